@@ -1,0 +1,430 @@
+//! Grey images, owned and borrowed, and the conversion from colour.
+
+use ndarray::{ArrayView2, ArrayView3};
+
+use crate::error::{Error, Result};
+
+/// The order of the channels of an interleaved colour buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ColorOrder {
+    /// Blue, green, red: OpenCV's order.
+    Bgr,
+    /// Red, green, blue: the order of the `image` crate.
+    Rgb,
+    /// Blue, green, red, alpha; alpha is ignored.
+    Bgra,
+    /// Red, green, blue, alpha; alpha is ignored.
+    Rgba,
+}
+
+impl ColorOrder {
+    /// The number of bytes per pixel.
+    #[must_use]
+    pub fn channels(self) -> usize {
+        match self {
+            Self::Bgr | Self::Rgb => 3,
+            Self::Bgra | Self::Rgba => 4,
+        }
+    }
+
+    fn red_first(self) -> bool {
+        matches!(self, Self::Rgb | Self::Rgba)
+    }
+}
+
+/// The grey value of one colour.
+///
+/// # Source
+/// `cv::cvtColor`, `COLOR_BGR2GRAY`, 8 bit: ITU-R BT.601 weights in 15-bit fixed point.
+#[inline]
+#[must_use]
+pub fn gray_of(r: u8, g: u8, b: u8) -> u8 {
+    ((u32::from(b) * 3735 + u32::from(g) * 19235 + u32::from(r) * 9798 + 16384) >> 15) as u8
+}
+
+/// A borrowed grey image: `height` rows of `width` bytes, `stride` bytes apart.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct GrayView<'a> {
+    pixels: &'a [u8],
+    width: usize,
+    height: usize,
+    stride: usize,
+}
+
+impl<'a> GrayView<'a> {
+    /// Borrows a row-major buffer of exactly `width * height` bytes.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the length differs, or a side is above `i32::MAX`.
+    pub fn new(pixels: &'a [u8], width: usize, height: usize) -> Result<Self> {
+        if width.checked_mul(height) != Some(pixels.len()) {
+            return Err(Error::shape(format!(
+                "{} bytes for a {width} x {height} grey image",
+                pixels.len()
+            )));
+        }
+        Self::with_stride(pixels, width, height, width)
+    }
+
+    /// Borrows rows that are `stride` bytes apart, such as a window of a larger image.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the rows overlap, do not fit the buffer, or a side is above `i32::MAX`.
+    pub fn with_stride(
+        pixels: &'a [u8],
+        width: usize,
+        height: usize,
+        stride: usize,
+    ) -> Result<Self> {
+        let needed = if width == 0 || height == 0 {
+            Some(0)
+        } else {
+            stride.checked_mul(height - 1).and_then(|n| n.checked_add(width))
+        };
+        let side_fits = |n: usize| i32::try_from(n).is_ok();
+        if stride < width
+            || needed.is_none_or(|n| n > pixels.len())
+            || !side_fits(width)
+            || !side_fits(height)
+        {
+            return Err(Error::shape(format!(
+                "{} bytes for a {width} x {height} grey image of stride {stride}",
+                pixels.len()
+            )));
+        }
+        Ok(Self { pixels, width, height, stride })
+    }
+
+    /// Width in pixels.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Height in pixels.
+    #[must_use]
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// Whether it has no pixel.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.width == 0 || self.height == 0
+    }
+
+    /// The `y`-th row, `width` bytes.
+    ///
+    /// # Panics
+    /// If `y >= height`.
+    #[inline]
+    #[must_use]
+    pub fn row(&self, y: usize) -> &'a [u8] {
+        assert!(y < self.height, "row {y} of {}", self.height);
+        &self.pixels[y * self.stride..][..self.width]
+    }
+
+    /// The buffer from the first row on, and the bytes from one row to the next.
+    pub(crate) fn as_strided(&self) -> (&'a [u8], usize) {
+        (self.pixels, self.stride)
+    }
+}
+
+impl std::fmt::Debug for GrayView<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GrayView")
+            .field("width", &self.width)
+            .field("height", &self.height)
+            .field("stride", &self.stride)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> From<&'a GrayImage> for GrayView<'a> {
+    fn from(image: &'a GrayImage) -> Self {
+        image.view()
+    }
+}
+
+impl<'a> From<&'a image::GrayImage> for GrayView<'a> {
+    fn from(image: &'a image::GrayImage) -> Self {
+        let (width, height) = (image.width() as usize, image.height() as usize);
+        Self { pixels: image.as_raw(), width, height, stride: width }
+    }
+}
+
+impl<'a> TryFrom<ArrayView2<'a, u8>> for GrayView<'a> {
+    type Error = Error;
+
+    /// Borrows an array of shape (height, width) in standard layout.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if it is a window or otherwise not contiguous: copy it with
+    /// [`GrayImage::from_ndarray`] then.
+    fn try_from(array: ArrayView2<'a, u8>) -> Result<Self> {
+        let (height, width) = array.dim();
+        let pixels = array.to_slice().ok_or_else(|| {
+            Error::shape(format!(
+                "the {height} x {width} array is not contiguous (strides {:?})",
+                array.strides()
+            ))
+        })?;
+        Self::new(pixels, width, height)
+    }
+}
+
+/// An owned grey image: width, height, row-major bytes, and how many channels it came from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GrayImage {
+    pixels: Vec<u8>,
+    width: usize,
+    height: usize,
+    channels: u8,
+}
+
+impl GrayImage {
+    /// Takes a row-major buffer of exactly `width * height` bytes.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the length differs.
+    pub fn new(pixels: Vec<u8>, width: usize, height: usize) -> Result<Self> {
+        GrayView::new(&pixels, width, height)?;
+        Ok(Self { pixels, width, height, channels: 1 })
+    }
+
+    /// Converts an interleaved colour buffer of exactly `width * height * channels` bytes,
+    /// with OpenCV's weights ([`gray_of`]).
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the length differs.
+    pub fn from_color(
+        pixels: &[u8],
+        width: usize,
+        height: usize,
+        order: ColorOrder,
+    ) -> Result<Self> {
+        let channels = order.channels();
+        if width.checked_mul(height).and_then(|n| n.checked_mul(channels)) != Some(pixels.len()) {
+            return Err(Error::shape(format!(
+                "{} bytes for a {width} x {height} image of {channels} channels",
+                pixels.len()
+            )));
+        }
+        let mut gray = Self { channels: channels as u8, ..Self::default() };
+        gray.refill(width, height, |out| {
+            match (channels, order.red_first()) {
+                (3, true) => convert::<3, true>(pixels, out),
+                (3, false) => convert::<3, false>(pixels, out),
+                (_, true) => convert::<4, true>(pixels, out),
+                (_, false) => convert::<4, false>(pixels, out),
+            }
+            Ok(())
+        })?;
+        Ok(gray)
+    }
+
+    /// Copies an array of shape (height, width), whatever its strides.
+    #[must_use]
+    pub fn from_ndarray(array: ArrayView2<'_, u8>) -> Self {
+        let (height, width) = array.dim();
+        Self { pixels: array.iter().copied().collect(), width, height, channels: 1 }
+    }
+
+    /// Converts an array of shape (height, width, channels), whatever its strides.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the last axis is not as long as `order` says.
+    pub fn from_ndarray_color(array: ArrayView3<'_, u8>, order: ColorOrder) -> Result<Self> {
+        let (height, width, channels) = array.dim();
+        if channels != order.channels() {
+            return Err(Error::shape(format!(
+                "an array of shape ({height}, {width}, {channels}) for {} channels",
+                order.channels()
+            )));
+        }
+        let packed = array.as_standard_layout();
+        // A standard layout is one slice.
+        Self::from_color(packed.as_slice().unwrap_or(&[]), width, height, order)
+    }
+
+    /// Borrows it.
+    #[must_use]
+    pub fn view(&self) -> GrayView<'_> {
+        GrayView {
+            pixels: &self.pixels,
+            width: self.width,
+            height: self.height,
+            stride: self.width,
+        }
+    }
+
+    /// Width in pixels.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Height in pixels.
+    #[must_use]
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// The number of channels of the image that it was made from: 1, 3 or 4 (2 for grey and alpha).
+    #[must_use]
+    pub fn channels(&self) -> u8 {
+        self.channels
+    }
+
+    /// The row-major pixels.
+    #[must_use]
+    pub fn as_raw(&self) -> &[u8] {
+        &self.pixels
+    }
+
+
+    /// Makes the buffer `width * height` bytes long and lets `fill` write it.
+    fn refill(
+        &mut self,
+        width: usize,
+        height: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<()>,
+    ) -> Result<()> {
+        self.pixels.clear();
+        self.pixels.resize(width * height, 0);
+        (self.width, self.height) = (width, height);
+        fill(&mut self.pixels)
+    }
+}
+
+fn convert<const CHANNELS: usize, const RED_FIRST: bool>(pixels: &[u8], out: &mut [u8]) {
+    for (pixel, out) in pixels.chunks_exact(CHANNELS).zip(out) {
+        let (r, g, b) = if RED_FIRST {
+            (pixel[0], pixel[1], pixel[2])
+        } else {
+            (pixel[2], pixel[1], pixel[0])
+        };
+        *out = gray_of(r, g, b);
+    }
+}
+
+impl From<&image::RgbImage> for GrayImage {
+    fn from(image: &image::RgbImage) -> Self {
+        let mut gray = Self {
+            pixels: vec![0; image.width() as usize * image.height() as usize],
+            width: image.width() as usize,
+            height: image.height() as usize,
+            channels: 3,
+        };
+        convert::<3, true>(image.as_raw(), &mut gray.pixels);
+        gray
+    }
+}
+
+impl From<image::GrayImage> for GrayImage {
+    fn from(image: image::GrayImage) -> Self {
+        let (width, height) = (image.width() as usize, image.height() as usize);
+        Self { pixels: image.into_raw(), width, height, channels: 1 }
+    }
+}
+
+/// Converts any image of the `image` crate: 16-bit samples keep their high byte and alpha is
+/// dropped, as `cv::imread` does; floats are scaled by the `image` crate.
+impl From<&image::DynamicImage> for GrayImage {
+    fn from(image: &image::DynamicImage) -> Self {
+        use image::DynamicImage as D;
+        let (width, height) = (image.width() as usize, image.height() as usize);
+        let high = |v: u16| (v >> 8) as u8;
+        let (pixels, channels): (Vec<u8>, u8) = match image {
+            D::ImageLuma8(i) => (i.as_raw().clone(), 1),
+            D::ImageLumaA8(i) => (i.as_raw().chunks_exact(2).map(|p| p[0]).collect(), 2),
+            D::ImageRgb8(i) => return Self::from(i),
+            D::ImageRgba8(i) => {
+                (i.as_raw().chunks_exact(4).map(|p| gray_of(p[0], p[1], p[2])).collect(), 4)
+            }
+            D::ImageLuma16(i) => (i.as_raw().iter().map(|&v| high(v)).collect(), 1),
+            D::ImageLumaA16(i) => (i.as_raw().chunks_exact(2).map(|p| high(p[0])).collect(), 2),
+            D::ImageRgb16(i) => (
+                i.as_raw()
+                    .chunks_exact(3)
+                    .map(|p| gray_of(high(p[0]), high(p[1]), high(p[2])))
+                    .collect(),
+                3,
+            ),
+            D::ImageRgba16(i) => (
+                i.as_raw()
+                    .chunks_exact(4)
+                    .map(|p| gray_of(high(p[0]), high(p[1]), high(p[2])))
+                    .collect(),
+                4,
+            ),
+            other => return Self::from(&other.to_rgb8()),
+        };
+        Self { pixels, width, height, channels }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::{Array2, Array3, s};
+
+    use super::*;
+
+    #[test]
+    fn gray_weights_are_opencvs() {
+        // cv2.cvtColor(.., COLOR_BGR2GRAY) on these colours, OpenCV 4.6 to 5.0.
+        assert_eq!(gray_of(255, 0, 0), 76);
+        assert_eq!(gray_of(0, 255, 0), 150);
+        assert_eq!(gray_of(0, 0, 255), 29);
+        assert_eq!(gray_of(12, 200, 77), 130);
+        for v in 0..=255 {
+            assert_eq!(gray_of(v, v, v), v);
+        }
+    }
+
+    #[test]
+    fn colour_orders_agree() {
+        let rgb = [10, 20, 30, 200, 100, 50];
+        let bgr = [30, 20, 10, 50, 100, 200];
+        let rgba = [10, 20, 30, 9, 200, 100, 50, 8];
+        let bgra = [30, 20, 10, 9, 50, 100, 200, 8];
+        let want = GrayImage::from_color(&rgb, 2, 1, ColorOrder::Rgb).unwrap();
+        assert_eq!(want.channels(), 3);
+        for (pixels, order) in [
+            (&bgr[..], ColorOrder::Bgr),
+            (&rgba[..], ColorOrder::Rgba),
+            (&bgra[..], ColorOrder::Bgra),
+        ] {
+            let got = GrayImage::from_color(pixels, 2, 1, order).unwrap();
+            assert_eq!(got.as_raw(), want.as_raw());
+            let array = Array3::from_shape_vec((1, 2, order.channels()), pixels.to_vec()).unwrap();
+            assert_eq!(GrayImage::from_ndarray_color(array.view(), order).unwrap(), got);
+        }
+        let image = image::RgbImage::from_raw(2, 1, rgb.to_vec()).unwrap();
+        assert_eq!(GrayImage::from(&image), want);
+        assert!(GrayImage::from_color(&rgb, 2, 2, ColorOrder::Rgb).is_err());
+    }
+
+    #[test]
+    fn a_contiguous_array_is_borrowed_and_others_are_copied() {
+        let array = Array2::from_shape_fn((5, 7), |(y, x)| (y * 7 + x) as u8);
+        let view = GrayView::try_from(array.slice(s![1..4, ..])).unwrap();
+        assert_eq!((view.width(), view.height()), (7, 3));
+        assert_eq!(view.row(2), &array.as_slice().unwrap()[21..28]);
+        for odd in [array.slice(s![1..4, 2..6]), array.slice(s![..;-1, ..]), array.t()] {
+            assert!(GrayView::try_from(odd).is_err());
+            let copy = GrayImage::from_ndarray(odd);
+            assert_eq!(copy.view().row(0), odd.row(0).to_vec());
+        }
+        assert!(GrayView::try_from(array.slice(s![0..0, ..])).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_wrong_length_or_stride_is_refused() {
+        assert!(GrayView::new(&[0; 5], 2, 3).is_err());
+        assert!(GrayView::with_stride(&[0; 8], 2, 3, 3).is_ok());
+        assert!(GrayView::with_stride(&[0; 7], 2, 3, 3).is_err());
+        assert!(GrayView::with_stride(&[0; 9], 3, 3, 2).is_err());
+        assert!(GrayView::with_stride(&[], usize::MAX, 2, usize::MAX).is_err());
+    }
+}

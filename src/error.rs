@@ -1,0 +1,339 @@
+//! The one error type of the crate.
+
+use std::error::Error as StdError;
+use std::io;
+use std::path::Path;
+
+/// A boxed foreign error: the cause behind an [`Error`], without making its crate part of our API.
+pub type BoxError = Box<dyn StdError + Send + Sync + 'static>;
+
+/// The result of everything fallible in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The stage of the flow in which an error arose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Stage {
+    /// Checking parameters, before any work.
+    Params,
+    /// Listing and reading images.
+    Source,
+    /// Bytes to pixels.
+    Decode,
+    /// Pixels to keypoints and descriptors.
+    Orb,
+    /// Rows, batches and the spool between the two passes.
+    Rows,
+    /// Fit, projection and the model file.
+    Pca,
+    /// Writing the result.
+    Sink,
+}
+
+impl Stage {
+    /// The stage's name, as the module of the same name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Params => "params",
+            Self::Source => "source",
+            Self::Decode => "decode",
+            Self::Orb => "orb",
+            Self::Rows => "rows",
+            Self::Pca => "pca",
+            Self::Sink => "sink",
+        }
+    }
+}
+
+/// Why an image could not be decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DecodeCause {
+    /// The object holds no byte.
+    Empty,
+    /// The bytes are not those of any image format that is read.
+    NotAnImage,
+    /// The format or a variant of it is not supported.
+    Unsupported,
+    /// The bytes break off or contradict the format.
+    Corrupt,
+    /// The image is larger than the limits allow.
+    TooLarge,
+}
+
+impl DecodeCause {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::NotAnImage => "not_an_image",
+            Self::Unsupported => "unsupported",
+            Self::Corrupt => "corrupt",
+            Self::TooLarge => "too_large",
+        }
+    }
+}
+
+/// Everything that can go wrong, by what a caller can do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A parameter is out of its range: fix the call.
+    #[error("invalid {name}: {value} ({allowed})")]
+    InvalidParam {
+        /// The parameter's name.
+        name: &'static str,
+        /// The value that was given.
+        value: Box<str>,
+        /// What is allowed.
+        allowed: Box<str>,
+    },
+    /// A buffer's length does not fit the shape it was given with.
+    #[error("wrong shape: {0}")]
+    Shape(Box<str>),
+    /// The source holds nothing to work on.
+    #[error("no image in {uri}: {reason}")]
+    NoInput {
+        /// The folder that was searched.
+        uri: Box<str>,
+        /// What was searched for, and what was there instead.
+        reason: Box<str>,
+    },
+    /// An object or folder cannot be listed or read.
+    #[error("cannot read {uri}")]
+    Read {
+        /// The path or key.
+        uri: Box<str>,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// A path is not valid UTF-8, so no column can hold it unmangled.
+    #[error("cannot use {uri}: the path is not valid UTF-8")]
+    NotUtf8 {
+        /// The path, with its odd bytes escaped.
+        uri: Box<str>,
+    },
+    /// An image cannot be decoded.
+    #[error("cannot decode {uri}: {source}")]
+    Decode {
+        /// The image.
+        uri: Box<str>,
+        /// The kind of failure.
+        cause: DecodeCause,
+        /// What the decoder said.
+        source: BoxError,
+    },
+    /// An image is too small (or the pyramid too deep): one of its levels has no pixel.
+    ///
+    /// OpenCV throws on the same images.
+    #[error("pyramid level {level} of the {width} x {height} image has no pixel")]
+    EmptyLevel {
+        /// Width of the image in pixels.
+        width: u32,
+        /// Height of the image in pixels.
+        height: u32,
+        /// The first level without a pixel.
+        level: u32,
+    },
+    /// A pyramid level would be larger than [`crate::orb::MAX_LEVEL_PIXELS`].
+    #[error("pyramid level {level} of the {width} x {height} image would be too large")]
+    HugeLevel {
+        /// Width of the image in pixels.
+        width: u32,
+        /// Height of the image in pixels.
+        height: u32,
+        /// The level.
+        level: u32,
+    },
+    /// A given keypoint cannot be described.
+    #[error("keypoint {index}: {reason}")]
+    KeyPoint {
+        /// Its position in the caller's list.
+        index: usize,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// OpenCV itself failed (the optional backend).
+    #[error("opencv: {0}")]
+    OpenCv(BoxError),
+    /// Extraction failed on one image.
+    #[error("cannot extract features from {uri}: {source}")]
+    Extract {
+        /// The image.
+        uri: Box<str>,
+        /// What the extractor said.
+        source: Box<Error>,
+    },
+    /// The rows between the two passes cannot be kept.
+    #[error("cannot spool rows in {path}")]
+    Spool {
+        /// The folder of the temporary file.
+        path: Box<str>,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The PCA cannot be fitted to these rows.
+    #[error("cannot fit the PCA: {0}")]
+    Fit(Box<str>),
+    /// A model does not fit the data, or its file is not a model.
+    #[error("cannot use the model {uri}: {reason}")]
+    Model {
+        /// The model's file, or what stands for it.
+        uri: Box<str>,
+        /// What is wrong with it.
+        reason: Box<str>,
+    },
+    /// The output exists already, and the write mode forbids touching it.
+    #[error("output {path} exists and is not empty (choose another, or the mode overwrite or append)")]
+    OutputExists {
+        /// The output folder.
+        path: Box<str>,
+    },
+    /// The result cannot be written.
+    #[error("cannot write {path}: {source}")]
+    Write {
+        /// The file or folder.
+        path: Box<str>,
+        /// The cause.
+        source: BoxError,
+    },
+    /// The caller asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Error {
+    #[cold]
+    pub(crate) fn param(
+        name: &'static str,
+        value: impl std::fmt::Display,
+        allowed: impl Into<Box<str>>,
+    ) -> Self {
+        Self::InvalidParam { name, value: value.to_string().into(), allowed: allowed.into() }
+    }
+
+    #[cold]
+    pub(crate) fn shape(what: impl Into<Box<str>>) -> Self {
+        Self::Shape(what.into())
+    }
+
+    #[cold]
+    pub(crate) fn read(uri: impl Into<Box<str>>, source: io::Error) -> Self {
+        Self::Read { uri: uri.into(), source }
+    }
+
+    #[cold]
+    pub(crate) fn write(path: &Path, source: impl Into<BoxError>) -> Self {
+        Self::Write { path: path.display().to_string().into(), source: source.into() }
+    }
+
+    #[cold]
+    pub(crate) fn decode(
+        uri: impl Into<Box<str>>,
+        cause: DecodeCause,
+        source: impl Into<BoxError>,
+    ) -> Self {
+        Self::Decode { uri: uri.into(), cause, source: source.into() }
+    }
+
+    /// The stage in which it arose.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        match self {
+            Self::InvalidParam { .. } | Self::Shape(_) | Self::Interrupted => Stage::Params,
+            Self::NoInput { .. } | Self::Read { .. } | Self::NotUtf8 { .. } => Stage::Source,
+            Self::Decode { .. } => Stage::Decode,
+            Self::EmptyLevel { .. }
+            | Self::HugeLevel { .. }
+            | Self::KeyPoint { .. }
+            | Self::OpenCv(_)
+            | Self::Extract { .. } => Stage::Orb,
+            Self::Spool { .. } => Stage::Rows,
+            Self::Fit(_) | Self::Model { .. } => Stage::Pca,
+            Self::OutputExists { .. } | Self::Write { .. } => Stage::Sink,
+        }
+    }
+
+    /// A short, stable word for the cause, to count by: `corrupt`, `unreadable`, `empty_level`..
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::InvalidParam { .. } => "invalid_param",
+            Self::Shape(_) => "wrong_shape",
+            Self::NoInput { .. } => "no_input",
+            Self::Read { .. } => "unreadable",
+            Self::NotUtf8 { .. } => "not_utf8",
+            Self::Decode { cause, .. } => cause.as_str(),
+            Self::EmptyLevel { .. } => "empty_level",
+            Self::HugeLevel { .. } => "huge_level",
+            Self::KeyPoint { .. } => "bad_keypoint",
+            Self::OpenCv(_) => "opencv",
+            Self::Extract { source, .. } => source.code(),
+            Self::Spool { .. } => "spool",
+            Self::Fit(_) => "fit",
+            Self::Model { .. } => "model",
+            Self::OutputExists { .. } => "output_exists",
+            Self::Write { .. } => "write",
+            Self::Interrupted => "interrupted",
+        }
+    }
+
+    /// The object, file or folder that it is about, where there is one.
+    #[must_use]
+    pub fn uri(&self) -> Option<&str> {
+        match self {
+            Self::NoInput { uri, .. }
+            | Self::Read { uri, .. }
+            | Self::NotUtf8 { uri }
+            | Self::Decode { uri, .. }
+            | Self::Extract { uri, .. }
+            | Self::Model { uri, .. } => Some(uri),
+            Self::Spool { path, .. } | Self::OutputExists { path } | Self::Write { path, .. } => {
+                Some(path)
+            }
+            _ => None,
+        }
+    }
+
+    /// The whole chain of causes on one line.
+    #[must_use]
+    pub fn to_line(&self) -> String {
+        let mut line = self.to_string();
+        let mut cause = StdError::source(self);
+        while let Some(error) = cause {
+            let text = error.to_string();
+            // Several variants show their cause already, and foreign errors repeat theirs.
+            if !line.contains(&text) {
+                line.push_str(": ");
+                line.push_str(&text);
+            }
+            cause = error.source();
+        }
+        line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_small_enough_to_return_by_value() {
+        assert!(size_of::<Error>() <= 64, "{}", size_of::<Error>());
+    }
+
+    #[test]
+    fn a_line_names_object_and_cause_once() {
+        let error = Error::read("a/b.jpg", io::Error::from(io::ErrorKind::PermissionDenied));
+        assert_eq!(error.to_line(), "cannot read a/b.jpg: permission denied");
+        let error = Error::Extract {
+            uri: "a/b.jpg".into(),
+            source: Box::new(Error::EmptyLevel { width: 1, height: 1, level: 4 }),
+        };
+        assert_eq!(
+            error.to_line(),
+            "cannot extract features from a/b.jpg: pyramid level 4 of the 1 x 1 image has no pixel"
+        );
+        assert_eq!((error.stage(), error.code()), (Stage::Orb, "empty_level"));
+    }
+}

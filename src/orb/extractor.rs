@@ -1,0 +1,85 @@
+//! The trait that extractors share.
+
+use super::keypoint::{Features, KeyPoint};
+use crate::decode::GrayView;
+use crate::error::Result;
+
+/// Finds keypoints in grey images and describes them.
+///
+/// [`Orb`](super::Orb) is ours; with the crate's feature `opencv`, `OpenCvOrb` is OpenCV's. They
+/// give the same features, and any stage or pipeline takes either, or a caller's own.
+///
+/// The methods ending in `_with` work in a scratch space that keeps its buffers from one image to
+/// the next: use one for each thread in a loop. The others make one for the call.
+pub trait FeatureExtractor: Send + Sync {
+    /// The working memory of one thread.
+    type Scratch: Default + Send;
+
+    /// Finds keypoints. A mask is of the image's size; no keypoint is found where it is 0.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) for a mask of another size,
+    /// [`Error::EmptyLevel`](crate::Error::EmptyLevel) for an image too small for the pyramid.
+    fn detect_with(
+        &self,
+        image: GrayView<'_>,
+        mask: Option<GrayView<'_>>,
+        scratch: &mut Self::Scratch,
+    ) -> Result<Vec<KeyPoint>>;
+
+    /// Describes given keypoints; those too close to the image's edge are left out.
+    ///
+    /// Position, angle and octave are the caller's; the octave says in which level to sample, and
+    /// may exceed the parameters' number of levels. The order is the caller's, or, if the octaves
+    /// do not ascend, that of the octaves and the caller's within each: OpenCV's rules.
+    ///
+    /// # Errors
+    /// [`Error::KeyPoint`](crate::Error::KeyPoint) for a negative octave, a position or angle that
+    /// is not finite, or, without an edge threshold, a position outside the image;
+    /// [`Error::EmptyLevel`](crate::Error::EmptyLevel) for an octave that the image is too small for.
+    fn compute_with(
+        &self,
+        image: GrayView<'_>,
+        keypoints: &[KeyPoint],
+        scratch: &mut Self::Scratch,
+    ) -> Result<Features>;
+
+    /// Finds keypoints and describes them: [`detect_with`](Self::detect_with) and more.
+    ///
+    /// # Errors
+    /// As [`detect_with`](Self::detect_with).
+    fn detect_and_compute_with(
+        &self,
+        image: GrayView<'_>,
+        mask: Option<GrayView<'_>>,
+        scratch: &mut Self::Scratch,
+    ) -> Result<Features>;
+
+    /// [`detect_with`](Self::detect_with) in a scratch space of its own.
+    ///
+    /// # Errors
+    /// As there.
+    fn detect(&self, image: GrayView<'_>, mask: Option<GrayView<'_>>) -> Result<Vec<KeyPoint>> {
+        self.detect_with(image, mask, &mut Self::Scratch::default())
+    }
+
+    /// [`compute_with`](Self::compute_with) in a scratch space of its own.
+    ///
+    /// # Errors
+    /// As there.
+    fn compute(&self, image: GrayView<'_>, keypoints: &[KeyPoint]) -> Result<Features> {
+        self.compute_with(image, keypoints, &mut Self::Scratch::default())
+    }
+
+    /// [`detect_and_compute_with`](Self::detect_and_compute_with) in a scratch space of its own.
+    ///
+    /// # Errors
+    /// As there.
+    fn detect_and_compute(
+        &self,
+        image: GrayView<'_>,
+        mask: Option<GrayView<'_>>,
+    ) -> Result<Features> {
+        self.detect_and_compute_with(image, mask, &mut Self::Scratch::default())
+    }
+}

@@ -1,0 +1,398 @@
+//! ORB keypoints and descriptors, bit-identical to OpenCV's.
+//!
+//! [`OrbParams`] are checked by [`OrbParams::build`], which gives an [`Orb`]; its methods are those
+//! of [`FeatureExtractor`]. The files follow the steps of the algorithm: `params`, `pyramid`, `fast`,
+//! `harris`, `select`, `angle`, `blur`, `brief` with its `pattern`.
+//!
+//! Work that cannot matter is left out: levels too small for a keypoint are not made, FAST runs
+//! on the pixels that can hold one, nothing is framed unless something reads beyond the level, and
+//! only the surroundings of keypoints are smoothed.
+//!
+//! # Source
+//! E. Rublee, V. Rabaud, K. Konolige, G. Bradski: "ORB: an efficient alternative to SIFT or SURF",
+//! ICCV 2011; `modules/features2d/src/orb.cpp` of OpenCV 4.6 to 5.0, whose results are matched.
+
+mod angle;
+mod blur;
+mod brief;
+mod extractor;
+mod fast;
+mod harris;
+mod keypoint;
+#[cfg(feature = "opencv")]
+mod opencv;
+mod params;
+mod pattern;
+mod pyramid;
+mod select;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use brief::{Pattern, Samples};
+use fast::{Corner, ScoreRows};
+use pyramid::{Framed, Geometry, Plane, Pyramid};
+
+use crate::arch::Kernels;
+use crate::decode::GrayView;
+use crate::error::{Error, Result};
+
+pub use extractor::FeatureExtractor;
+pub use keypoint::{DESCRIPTOR_LEN, Descriptor, Features, KeyPoint};
+#[cfg(feature = "opencv")]
+pub use opencv::{OpenCvOrb, OpenCvScratch, opencv_version};
+pub use params::{
+    DEFAULT_EDGE_THRESHOLD, DEFAULT_FAST_THRESHOLD, DEFAULT_FIRST_LEVEL, DEFAULT_N_FEATURES,
+    DEFAULT_N_LEVELS, DEFAULT_PATCH_SIZE, DEFAULT_SCALE_FACTOR, DEFAULT_WTA_K, MAX_N_FEATURES,
+    MAX_N_LEVELS, MAX_PATCH_SIZE, OpenCvBuild, OrbParams, ScoreType,
+};
+pub use pyramid::MAX_LEVEL_PIXELS;
+
+/// The native extractor: checked parameters and the tables made from them.
+///
+/// Cheap to clone, and shared between threads. Keypoints come in the order octave, y, x.
+///
+/// # Examples
+/// ```
+/// use orb_features::prelude::*;
+///
+/// let pixels: Vec<u8> = (0..200 * 200).map(|i| ((i % 200 / 20 + i / 4000) % 2 * 255) as u8).collect();
+/// let image = GrayView::new(&pixels, 200, 200)?;
+/// let orb = OrbParams::default().with_n_features(100).build()?;
+/// let features = orb.detect_and_compute(image, None)?;
+/// assert_eq!(features.keypoints.len(), features.descriptors.len());
+/// # Ok::<(), orb_features::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Orb {
+    tables: Arc<Tables>,
+}
+
+#[derive(Debug)]
+struct Tables {
+    params: OrbParams,
+    quotas: Vec<usize>,
+    patch_rows: Vec<usize>,
+    pattern: Pattern,
+    kernels: Kernels,
+}
+
+/// The working memory of one thread: after the first image of a size, no more is allocated but
+/// for the result.
+#[derive(Clone, Debug, Default)]
+pub struct OrbScratch {
+    image: Pyramid,
+    mask: Pyramid,
+    binary_mask: Plane,
+    scores: ScoreRows,
+    corners: Vec<Corner>,
+    responses: Vec<f32>,
+    description: Description,
+}
+
+/// What describing the keypoints of a level takes.
+#[derive(Clone, Debug, Default)]
+struct Description {
+    smoothed: Plane,
+    sums: blur::Sums,
+    samples: Samples,
+}
+
+impl Orb {
+    fn new(params: OrbParams) -> Self {
+        let tables = Tables {
+            quotas: select::quotas(&params),
+            patch_rows: angle::patch_rows(params.patch_size()),
+            pattern: Pattern::new(&pattern::points(&params), params.wta_k()),
+            kernels: Kernels::best(),
+            params,
+        };
+        Self { tables: Arc::new(tables) }
+    }
+
+    /// The parameters that it was built from.
+    #[must_use]
+    pub fn params(&self) -> &OrbParams {
+        &self.tables.params
+    }
+
+    fn edge(&self) -> usize {
+        self.params().edge_threshold() as usize
+    }
+
+    fn first_level(&self) -> usize {
+        self.params().first_level() as usize
+    }
+
+    /// The frame around each level for keypoints that may be anywhere on it.
+    ///
+    /// OpenCV's is one pixel less; a frame that nothing reads makes no difference.
+    fn frame(&self) -> usize {
+        let half = f64::from(self.params().patch_size() / 2);
+        let patch = (half * std::f64::consts::SQRT_2).ceil() as usize;
+        self.edge().max(patch).max(harris::REACH) + 2
+    }
+
+    /// The frame around each level for keypoints `edge_threshold` or more away from its edges.
+    fn frame_for_detection(&self) -> usize {
+        let half = (self.params().patch_size() / 2) as usize;
+        let reach = harris::REACH.max(half).max(self.tables.pattern.reach() + blur::REACH);
+        if self.edge() >= reach { 0 } else { self.frame() }
+    }
+
+    fn run(
+        &self,
+        image: GrayView<'_>,
+        mask: Option<GrayView<'_>>,
+        scratch: &mut OrbScratch,
+        describe: bool,
+    ) -> Result<Features> {
+        let mut features = Features::default();
+        check_mask(mask, image)?;
+        if image.is_empty() {
+            return Ok(features);
+        }
+        let params = self.params();
+        let (n_levels, edge) = (params.n_levels() as usize, self.edge());
+        // Levels too small to hold a keypoint are never made, but a level without a pixel is an
+        // error, as in OpenCV.
+        for level in 0..n_levels {
+            Geometry::new(params, image, level)?;
+        }
+        if let Some(mask) = mask {
+            scratch.binary_mask.copy_from(mask);
+            if params.compat().binarises_mask() {
+                scratch.binary_mask.map(|v| if v == 0 { 0 } else { 255 });
+            }
+        }
+        let frame = self.frame_for_detection();
+        for level in 0..n_levels {
+            let geometry = Geometry::new(params, image, level)?;
+            if geometry.width <= 2 * edge || geometry.height <= 2 * edge {
+                break;
+            }
+            let is_image = level == self.first_level();
+            let pixels: Framed<'_> = if is_image && frame == 0 {
+                image.into()
+            } else {
+                scratch.image.make(image, geometry, level, self.first_level(), frame)?.framed()
+            };
+            scratch.corners.clear();
+            fast::detect(
+                pixels.unframed(),
+                params.fast_threshold(),
+                edge..geometry.width - edge,
+                edge..geometry.height - edge,
+                &mut scratch.scores,
+                &mut scratch.corners,
+            );
+            if mask.is_some() {
+                let source = scratch.binary_mask.view();
+                let mask = scratch.mask.make(source, geometry, level, self.first_level(), 0)?;
+                if level > self.first_level() {
+                    mask.map(|v| if v == 255 { 255 } else { 0 });
+                }
+                let mask = mask.view();
+                scratch.corners.retain(|c| mask.row(c.y as usize)[c.x as usize] != 0);
+            }
+            self.cull(pixels, level, &mut scratch.corners, &mut scratch.responses);
+            let first = features.len();
+            features
+                .keypoints
+                .extend(scratch.corners.iter().map(|c| self.keypoint(pixels, &geometry, level, c)));
+            if describe {
+                let keypoints = &features.keypoints[first..];
+                self.describe(
+                    pixels,
+                    frame,
+                    &geometry,
+                    keypoints,
+                    &mut scratch.description,
+                    &mut features.descriptors,
+                );
+            }
+        }
+        Ok(features)
+    }
+
+    /// Culls the corners of a level to its quota, ranking them as the parameters say.
+    fn cull(
+        &self,
+        level: Framed<'_>,
+        octave: usize,
+        corners: &mut Vec<Corner>,
+        responses: &mut Vec<f32>,
+    ) {
+        let quota = self.tables.quotas[octave];
+        if self.params().score_type() == ScoreType::Harris {
+            select::retain_best(corners, 2 * quota, |c| c.response, responses);
+            for corner in &mut *corners {
+                corner.response = harris::response(level, corner.x as isize, corner.y as isize);
+            }
+        }
+        select::retain_best(corners, quota, |c| c.response, responses);
+    }
+
+    fn keypoint(
+        &self,
+        level: Framed<'_>,
+        geometry: &Geometry,
+        octave: usize,
+        corner: &Corner,
+    ) -> KeyPoint {
+        let (x, y) = (corner.x as isize, corner.y as isize);
+        KeyPoint {
+            x: corner.x as f32 * geometry.scale,
+            y: corner.y as f32 * geometry.scale,
+            size: self.params().patch_size() as f32 * geometry.scale,
+            angle: angle::orientation(level, x, y, &self.tables.patch_rows),
+            response: corner.response,
+            octave: octave as i32,
+        }
+    }
+
+    /// Appends the descriptors of keypoints of one level; their samples lie within its frame.
+    fn describe(
+        &self,
+        level: Framed<'_>,
+        frame: usize,
+        geometry: &Geometry,
+        keypoints: &[KeyPoint],
+        scratch: &mut Description,
+        descriptors: &mut Vec<Descriptor>,
+    ) {
+        let pattern = &self.tables.pattern;
+        let centres = || keypoints.iter().map(|k| geometry.position(k));
+        let span = |side: usize, along: fn((isize, isize)) -> isize| -> Option<Range<usize>> {
+            let (low, high) = (centres().map(along).min()?, centres().map(along).max()?);
+            let reach = pattern.reach() as isize;
+            let inside = |v: isize| v.clamp(0, side as isize) as usize;
+            Some(inside(low - reach)..inside(high + reach + 1))
+        };
+        let (Some(columns), Some(rows)) =
+            (span(level.width, |c| c.0), span(level.height, |c| c.1))
+        else {
+            return;
+        };
+        // OpenCV smooths the level but not its frame, from which samples can come all the same.
+        scratch.smoothed.reshape(level.width, level.height, frame);
+        if frame > 0 {
+            scratch.smoothed.copy_frame(level);
+        }
+        let fused = self.params().compat().fused_columns(level.width);
+        blur::blur(
+            &self.tables.kernels,
+            level,
+            columns,
+            rows,
+            fused,
+            &mut scratch.sums,
+            &mut scratch.smoothed,
+        );
+        let smoothed = scratch.smoothed.framed();
+        descriptors.extend(keypoints.iter().zip(centres()).map(|(k, (x, y))| {
+            pattern.describe(smoothed, x, y, k.angle, &mut scratch.samples)
+        }));
+    }
+}
+
+/// The given keypoints that can be described, by octave, in OpenCV's order.
+fn check_keypoints(
+    params: &OrbParams,
+    image: GrayView<'_>,
+    keypoints: &[KeyPoint],
+) -> Result<Vec<KeyPoint>> {
+    if let Some(index) = keypoints.iter().position(|k| k.octave < 0) {
+        return Err(Error::KeyPoint { index, reason: "its octave is negative" });
+    }
+    let edge = params.edge_threshold() as f32;
+    let mut accepted = Vec::with_capacity(keypoints.len());
+    for (index, keypoint) in keypoints.iter().enumerate() {
+        let inside = |v: f32, side: usize| {
+            let v = v.round_ties_even();
+            v >= edge && v < side as f32 - edge
+        };
+        if !(inside(keypoint.x, image.width()) && inside(keypoint.y, image.height())) {
+            if edge > 0.0 {
+                continue;
+            }
+            return Err(Error::KeyPoint { index, reason: "it lies outside the image" });
+        }
+        if !keypoint.angle.is_finite() {
+            return Err(Error::KeyPoint { index, reason: "its angle is not finite" });
+        }
+        accepted.push(*keypoint);
+    }
+    accepted.sort_by_key(|k| k.octave);
+    Ok(accepted)
+}
+
+fn check_mask(mask: Option<GrayView<'_>>, image: GrayView<'_>) -> Result<()> {
+    let size = |v: GrayView<'_>| (v.width(), v.height());
+    match mask {
+        Some(mask) if size(mask) != size(image) => Err(Error::shape(format!(
+            "a mask of {:?} for an image of {:?}",
+            size(mask),
+            size(image)
+        ))),
+        _ => Ok(()),
+    }
+}
+
+impl FeatureExtractor for Orb {
+    type Scratch = OrbScratch;
+
+    fn detect_with(
+        &self,
+        image: GrayView<'_>,
+        mask: Option<GrayView<'_>>,
+        scratch: &mut OrbScratch,
+    ) -> Result<Vec<KeyPoint>> {
+        Ok(self.run(image, mask, scratch, false)?.keypoints)
+    }
+
+    fn compute_with(
+        &self,
+        image: GrayView<'_>,
+        keypoints: &[KeyPoint],
+        scratch: &mut OrbScratch,
+    ) -> Result<Features> {
+        if image.is_empty() {
+            return Ok(Features::default());
+        }
+        let keypoints_kept = check_keypoints(self.params(), image, keypoints)?;
+        // OpenCV makes every level up to the highest octave given, kept or not.
+        let highest = keypoints.iter().map(|k| k.octave).max().unwrap_or(0) as usize;
+        let needed = keypoints_kept.last().map_or(0, |k| k.octave as usize + 1);
+        for level in 0..=highest {
+            Geometry::new(self.params(), image, level)?;
+        }
+        let frame = self.frame();
+        let mut descriptors = Vec::with_capacity(keypoints_kept.len());
+        for level in 0..needed {
+            let geometry = Geometry::new(self.params(), image, level)?;
+            let pixels =
+                scratch.image.make(image, geometry, level, self.first_level(), frame)?.framed();
+            let from = keypoints_kept.partition_point(|k| (k.octave as usize) < level);
+            let to = keypoints_kept.partition_point(|k| k.octave as usize <= level);
+            self.describe(
+                pixels,
+                frame,
+                &geometry,
+                &keypoints_kept[from..to],
+                &mut scratch.description,
+                &mut descriptors,
+            );
+        }
+        Ok(Features { keypoints: keypoints_kept, descriptors })
+    }
+
+    fn detect_and_compute_with(
+        &self,
+        image: GrayView<'_>,
+        mask: Option<GrayView<'_>>,
+        scratch: &mut OrbScratch,
+    ) -> Result<Features> {
+        self.run(image, mask, scratch, true)
+    }
+}

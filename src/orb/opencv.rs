@@ -1,0 +1,201 @@
+//! OpenCV's own ORB behind our trait: an alternative backend, and the oracle of the tests.
+
+use opencv::core::{KeyPoint as CvKeyPoint, Mat, Ptr, Vector};
+use opencv::features2d::{ORB, ORB_ScoreType};
+use opencv::prelude::*;
+
+use super::{DESCRIPTOR_LEN, FeatureExtractor, Features, KeyPoint, OrbParams, ScoreType};
+use crate::decode::GrayView;
+use crate::error::{Error, Result};
+
+/// OpenCV's ORB, of the library that this crate is linked with.
+///
+/// [`OrbParams::compat`] has no effect on it: it computes as its own build does. Results come in our
+/// order (octave, y, x). It runs on the calling thread only: parallelism is the caller's.
+#[derive(Clone, Debug)]
+pub struct OpenCvOrb {
+    params: OrbParams,
+}
+
+/// OpenCV's object, made at the first image of a thread.
+#[derive(Default)]
+pub struct OpenCvScratch {
+    made_for: Option<(OrbParams, Ptr<ORB>)>,
+}
+
+impl std::fmt::Debug for OpenCvScratch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OpenCvScratch").finish_non_exhaustive()
+    }
+}
+
+/// The version of the OpenCV library in use, such as `4.6.0`.
+#[must_use]
+pub fn opencv_version() -> String {
+    opencv::core::get_version_string().unwrap_or_default()
+}
+
+impl OpenCvOrb {
+    /// Checks the parameters.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParam`], as for the native extractor.
+    pub fn new(params: OrbParams) -> Result<Self> {
+        params.check()?;
+        Ok(Self { params })
+    }
+
+    /// The parameters that it was made from.
+    #[must_use]
+    pub fn params(&self) -> &OrbParams {
+        &self.params
+    }
+
+    fn object<'s>(&self, scratch: &'s mut OpenCvScratch) -> Result<&'s mut Ptr<ORB>> {
+        let made = match scratch.made_for.take() {
+            Some(made) if made.0 == self.params => made,
+            _ => {
+                // Images are spread over threads by the caller; OpenCV's own would only compete.
+                opencv::core::set_num_threads(1).map_err(failed)?;
+                (self.params.clone(), create(&self.params).map_err(failed)?)
+            }
+        };
+        Ok(&mut scratch.made_for.insert(made).1)
+    }
+}
+
+fn create(params: &OrbParams) -> opencv::Result<Ptr<ORB>> {
+    ORB::create(
+        params.n_features() as i32,
+        params.scale_factor(),
+        params.n_levels() as i32,
+        params.edge_threshold() as i32,
+        params.first_level() as i32,
+        params.wta_k() as i32,
+        match params.score_type() {
+            ScoreType::Harris => ORB_ScoreType::HARRIS_SCORE,
+            ScoreType::Fast => ORB_ScoreType::FAST_SCORE,
+        },
+        params.patch_size() as i32,
+        params.fast_threshold().into(),
+    )
+}
+
+fn failed(error: opencv::Error) -> Error {
+    Error::OpenCv(Box::new(error))
+}
+
+/// A copy of the image (or an empty one for none) as OpenCV's matrix.
+fn to_mat(image: Option<GrayView<'_>>) -> opencv::Result<Mat> {
+    let Some(image) = image.filter(|i| !i.is_empty()) else {
+        return Ok(Mat::default());
+    };
+    let mut mat =
+        Mat::new_rows_cols_with_default(image.height() as i32, image.width() as i32, u8::opencv_type(), 0.into())?;
+    for y in 0..image.height() {
+        mat.at_row_mut::<u8>(y as i32)?.copy_from_slice(image.row(y));
+    }
+    Ok(mat)
+}
+
+fn from_cv(keypoint: &CvKeyPoint) -> KeyPoint {
+    KeyPoint {
+        x: keypoint.pt().x,
+        y: keypoint.pt().y,
+        size: keypoint.size(),
+        angle: keypoint.angle(),
+        response: keypoint.response(),
+        octave: keypoint.octave(),
+    }
+}
+
+fn features(keypoints: &Vector<CvKeyPoint>, descriptors: &Mat) -> opencv::Result<Features> {
+    let rows = (0..descriptors.rows())
+        .map(|row| {
+            let mut descriptor = [0; DESCRIPTOR_LEN];
+            descriptor.copy_from_slice(descriptors.at_row::<u8>(row)?);
+            Ok(descriptor)
+        })
+        .collect::<opencv::Result<_>>()?;
+    Ok(Features { keypoints: keypoints.iter().map(|k| from_cv(&k)).collect(), descriptors: rows })
+}
+
+/// Sorts by octave, y, x.
+fn in_our_order(features: &Features) -> Features {
+    let mut order: Vec<usize> = (0..features.len()).collect();
+    order.sort_by(|&a, &b| {
+        let (a, b) = (&features.keypoints[a], &features.keypoints[b]);
+        a.octave.cmp(&b.octave).then(a.y.total_cmp(&b.y)).then(a.x.total_cmp(&b.x))
+    });
+    Features {
+        keypoints: order.iter().map(|&i| features.keypoints[i]).collect(),
+        descriptors: order.iter().filter_map(|&i| features.descriptors.get(i).copied()).collect(),
+    }
+}
+
+impl FeatureExtractor for OpenCvOrb {
+    type Scratch = OpenCvScratch;
+
+    fn detect_with(
+        &self,
+        image: GrayView<'_>,
+        mask: Option<GrayView<'_>>,
+        scratch: &mut OpenCvScratch,
+    ) -> Result<Vec<KeyPoint>> {
+        super::check_mask(mask, image)?;
+        let orb = self.object(scratch)?;
+        let mut keypoints = Vector::new();
+        (|| orb.detect(&to_mat(Some(image))?, &mut keypoints, &to_mat(mask)?))().map_err(failed)?;
+        let found = features(&keypoints, &Mat::default()).map_err(failed)?;
+        Ok(in_our_order(&found).keypoints)
+    }
+
+    fn compute_with(
+        &self,
+        image: GrayView<'_>,
+        keypoints: &[KeyPoint],
+        scratch: &mut OpenCvScratch,
+    ) -> Result<Features> {
+        // OpenCV reads out of bounds for some of what this refuses.
+        super::check_keypoints(&self.params, image, keypoints)?;
+        let orb = self.object(scratch)?;
+        let mut compute = || -> opencv::Result<Features> {
+            let mut kept: Vector<CvKeyPoint> = keypoints
+                .iter()
+                .map(|k| {
+                    CvKeyPoint::new_coords(k.x, k.y, k.size, k.angle, k.response, k.octave, -1)
+                })
+                .collect::<opencv::Result<_>>()?;
+            let mut descriptors = Mat::default();
+            orb.compute(&to_mat(Some(image))?, &mut kept, &mut descriptors)?;
+            if image.is_empty() {
+                kept.clear();
+            }
+            features(&kept, &descriptors)
+        };
+        compute().map_err(failed)
+    }
+
+    fn detect_and_compute_with(
+        &self,
+        image: GrayView<'_>,
+        mask: Option<GrayView<'_>>,
+        scratch: &mut OpenCvScratch,
+    ) -> Result<Features> {
+        super::check_mask(mask, image)?;
+        let orb = self.object(scratch)?;
+        let mut detect = || -> opencv::Result<Features> {
+            let (mut keypoints, mut descriptors) = (Vector::new(), Mat::default());
+            let mask = to_mat(mask)?;
+            orb.detect_and_compute(
+                &to_mat(Some(image))?,
+                &mask,
+                &mut keypoints,
+                &mut descriptors,
+                false,
+            )?;
+            features(&keypoints, &descriptors)
+        };
+        Ok(in_our_order(&detect().map_err(failed)?))
+    }
+}
