@@ -1,0 +1,65 @@
+//! Our extractor against golden results of OpenCV's wheels, for every build that can be named.
+//!
+//! `tests/fixtures/make_golden.py` made them; no OpenCV is needed here.
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use orb_features::prelude::*;
+use serde::Deserialize;
+use support::{draw, draw_mask, fnv};
+
+#[derive(Deserialize)]
+struct Case {
+    kind: String,
+    width: usize,
+    height: usize,
+    seed: u32,
+    mask: Option<String>,
+    params: serde_json::Value,
+    checksum: String,
+    want: BTreeMap<String, (isize, String)>,
+}
+
+fn bytes(features: &Features) -> impl Iterator<Item = u8> {
+    features.keypoints.iter().zip(&features.descriptors).flat_map(|(k, d)| {
+        [k.x, k.y, k.size, k.angle, k.response]
+            .into_iter()
+            .flat_map(f32::to_le_bytes)
+            .chain(k.octave.to_le_bytes())
+            .chain(*d)
+    })
+}
+
+#[test]
+fn wheels_of_opencv_give_the_same_bits() {
+    let text = include_str!("fixtures/golden_orb.jsonl");
+    let (mut compared, mut builds_differ) = (0, 0);
+    for line in text.lines().skip(1) {
+        let case: Case = serde_json::from_str(line).unwrap();
+        let (w, h) = (case.width, case.height);
+        let pixels = draw(&case.kind, w, h, case.seed);
+        let mask = case.mask.as_ref().map(|kind| draw_mask(kind, w, h, case.seed));
+        let drawn = pixels.iter().chain(mask.iter().flatten()).copied();
+        assert_eq!(format!("{:016x}", fnv(drawn)), case.checksum, "other pixels: {line}");
+        let image = GrayView::new(&pixels, w, h).unwrap();
+        let mask = mask.as_ref().map(|m| GrayView::new(m, w, h).unwrap());
+        for build in OpenCvBuild::ALL {
+            let params: OrbParams = serde_json::from_value(case.params.clone()).unwrap();
+            let orb = params.with_compat(build).build().unwrap();
+            let got = match orb.detect_and_compute(image, mask) {
+                Ok(features) => {
+                    compared += features.len();
+                    (features.len() as isize, format!("{:016x}", fnv(bytes(&features))))
+                }
+                Err(_) => (-1, "refused".to_owned()),
+            };
+            assert_eq!(got, case.want[build.as_str()], "OpenCV {}: {line}", build.as_str());
+        }
+        builds_differ += usize::from(case.want.values().any(|w| w != &case.want["4.13"]));
+    }
+    assert!(compared > 50_000, "only {compared} keypoints");
+    // The builds are told apart, or the choice between them would not be tested.
+    assert!(builds_differ > 20, "only {builds_differ} cases tell the builds apart");
+}
