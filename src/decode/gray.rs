@@ -210,16 +210,8 @@ impl GrayImage {
                 pixels.len()
             )));
         }
-        let mut gray = Self { channels: channels as u8, ..Self::default() };
-        gray.refill(width, height, |out| {
-            match (channels, order.red_first()) {
-                (3, true) => convert::<3, true>(pixels, out),
-                (3, false) => convert::<3, false>(pixels, out),
-                (_, true) => convert::<4, true>(pixels, out),
-                (_, false) => convert::<4, false>(pixels, out),
-            }
-            Ok(())
-        })?;
+        let mut gray = Self::default();
+        gray.refill_from_color(pixels, width, height, order, channels as u8);
         Ok(gray)
     }
 
@@ -284,16 +276,47 @@ impl GrayImage {
 
 
     /// Makes the buffer `width * height` bytes long and lets `fill` write it.
-    fn refill(
+    pub(crate) fn refill<E>(
         &mut self,
         width: usize,
         height: usize,
-        fill: impl FnOnce(&mut [u8]) -> Result<()>,
-    ) -> Result<()> {
-        self.pixels.clear();
+        channels: u8,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
         self.pixels.resize(width * height, 0);
-        (self.width, self.height) = (width, height);
+        (self.width, self.height, self.channels) = (width, height, channels);
         fill(&mut self.pixels)
+    }
+
+    /// Becomes the grey version of a colour buffer that has `width * height` pixels.
+    pub(crate) fn refill_from_color(
+        &mut self,
+        pixels: &[u8],
+        width: usize,
+        height: usize,
+        order: ColorOrder,
+        channels: u8,
+    ) {
+        let Ok(()) = self.refill::<std::convert::Infallible>(width, height, channels, |out| {
+            match (order.channels(), order.red_first()) {
+                (3, true) => convert::<3, true>(pixels, out),
+                (3, false) => convert::<3, false>(pixels, out),
+                (_, true) => convert::<4, true>(pixels, out),
+                (_, false) => convert::<4, false>(pixels, out),
+            }
+            Ok(())
+        });
+    }
+
+    /// Turns or mirrors it.
+    pub(crate) fn turn(&mut self, orientation: image::metadata::Orientation) {
+        let pixels = std::mem::take(&mut self.pixels);
+        let image = image::GrayImage::from_raw(self.width as u32, self.height as u32, pixels)
+            .expect("the buffer has width * height bytes");
+        let mut image = image::DynamicImage::ImageLuma8(image);
+        image.apply_orientation(orientation);
+        (self.width, self.height) = (image.width() as usize, image.height() as usize);
+        self.pixels = image.into_bytes();
     }
 }
 
@@ -310,13 +333,9 @@ fn convert<const CHANNELS: usize, const RED_FIRST: bool>(pixels: &[u8], out: &mu
 
 impl From<&image::RgbImage> for GrayImage {
     fn from(image: &image::RgbImage) -> Self {
-        let mut gray = Self {
-            pixels: vec![0; image.width() as usize * image.height() as usize],
-            width: image.width() as usize,
-            height: image.height() as usize,
-            channels: 3,
-        };
-        convert::<3, true>(image.as_raw(), &mut gray.pixels);
+        let (width, height) = (image.width() as usize, image.height() as usize);
+        let mut gray = Self::default();
+        gray.refill_from_color(image.as_raw(), width, height, ColorOrder::Rgb, 3);
         gray
     }
 }

@@ -1,3 +1,167 @@
-//! bytes to grey
+//! Bytes to grey pixels.
+//!
+//! JPEGs are decoded by `zune-jpeg` (pure Rust) or, with the crate's feature `turbojpeg`, by
+//! libjpeg-turbo with the pixels of `cv::imread`; the two differ by a grey level on some pixels.
+//! Every other format goes through the `image` crate: PNG, BMP, GIF (its first frame), TIFF, WebP
+//! and PNM.
+
 mod gray;
+#[cfg_attr(feature = "turbojpeg", path = "jpeg_turbo.rs")]
+#[cfg_attr(not(feature = "turbojpeg"), path = "jpeg_zune.rs")]
+mod jpeg;
+mod orientation;
+mod params;
+mod raster;
+
+use std::sync::Arc;
+
+use image::metadata::Orientation;
+
+use crate::error::{BoxError, DecodeCause, Error, Result};
+use crate::source::ImageObject;
+
 pub use gray::{ColorOrder, GrayImage, GrayView, gray_of};
+pub use params::{
+    DEFAULT_MAX_ALLOC, DEFAULT_MAX_SIDE, DecodeParams, ExifOrientation, GrayMode,
+};
+
+/// The JPEG decoder that this build uses: `zune-jpeg` or `libjpeg-turbo`.
+pub const JPEG_DECODER: &str = jpeg::NAME;
+
+/// What is known of an image once it is decoded; shared by all of its features and rows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ImageMeta {
+    /// The path or key, unmangled.
+    pub uri: String,
+    /// The label, if the source's rule gives one.
+    pub label: Option<String>,
+    /// The length of the encoded image in bytes.
+    pub byte_len: u64,
+    /// When the file or object was last modified.
+    pub modified: Option<std::time::SystemTime>,
+    /// Width in pixels, upright.
+    pub width: u32,
+    /// Height in pixels, upright.
+    pub height: u32,
+    /// Channels of the encoded image: 1 grey, 2 grey and alpha, 3 colour, 4 colour and alpha or CMYK.
+    pub channels: u8,
+}
+
+/// An image ready for an extractor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DecodedImage {
+    /// Where it comes from.
+    pub meta: Arc<ImageMeta>,
+    /// Its grey pixels.
+    pub gray: GrayImage,
+}
+
+/// Why decoding failed, before the image's name is known.
+type Failure = (DecodeCause, BoxError);
+
+/// Decodes images on one thread, keeping its buffers from one to the next.
+///
+/// # Examples
+/// ```
+/// use orb_features::decode::{DecodeParams, Decoder};
+/// use orb_features::source::ImageObject;
+///
+/// let mut decoder = Decoder::new(DecodeParams::default());
+/// let pgm = ImageObject::new("two.pgm", &b"P5 2 1 255\n\x07\xff"[..]);
+/// assert_eq!(decoder.decode(&pgm)?.as_raw(), [7, 255]);
+///
+/// let text = ImageObject::new("readme.jpg", &b"not an image"[..]);
+/// assert!(decoder.decode(&text).unwrap_err().to_string().contains("readme.jpg"));
+/// # Ok::<(), orb_features::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Decoder {
+    params: DecodeParams,
+    jpeg: jpeg::JpegDecoder,
+}
+
+impl Decoder {
+    /// Makes a decoder.
+    #[must_use]
+    pub fn new(params: DecodeParams) -> Self {
+        Self { params, jpeg: jpeg::JpegDecoder::default() }
+    }
+
+    /// Decodes one image.
+    ///
+    /// # Errors
+    /// [`Error::Decode`], naming the object and the cause.
+    pub fn decode(&mut self, object: &ImageObject) -> Result<GrayImage> {
+        let mut gray = GrayImage::default();
+        self.decode_into(object, &mut gray)?;
+        Ok(gray)
+    }
+
+    /// Decodes one image into a buffer that is reused; on error its content is unspecified.
+    ///
+    /// # Errors
+    /// As [`Decoder::decode`].
+    pub fn decode_into(&mut self, object: &ImageObject, gray: &mut GrayImage) -> Result<()> {
+        self.pixels(&object.bytes, gray)
+            .map_err(|(cause, source)| Error::decode(object.uri.as_str(), cause, source))
+    }
+
+    /// Decodes one image and describes it.
+    ///
+    /// # Errors
+    /// As [`Decoder::decode`].
+    pub fn decode_object(&mut self, object: &ImageObject) -> Result<DecodedImage> {
+        let gray = self.decode(object)?;
+        Ok(DecodedImage { meta: Arc::new(meta_of(object, &gray)), gray })
+    }
+
+    fn pixels(&mut self, bytes: &[u8], gray: &mut GrayImage) -> Result<(), Failure> {
+        if bytes.is_empty() {
+            return Err((DecodeCause::Empty, "the file has no byte".into()));
+        }
+        let orientation = if bytes.starts_with(&[0xff, 0xd8]) {
+            self.jpeg.decode(bytes, &self.params, gray)?;
+            orientation::of_jpeg(bytes)
+        } else {
+            raster::decode(bytes, &self.params, gray)?
+        };
+        if self.params.exif_orientation() == ExifOrientation::Apply
+            && orientation != Orientation::NoTransforms
+        {
+            gray.turn(orientation);
+        }
+        Ok(())
+    }
+}
+
+/// Describes a decoded object.
+pub(crate) fn meta_of(object: &ImageObject, gray: &GrayImage) -> ImageMeta {
+    ImageMeta {
+        uri: object.uri.clone(),
+        label: object.label.clone(),
+        byte_len: object.bytes.len() as u64,
+        modified: object.modified,
+        width: gray.width() as u32,
+        height: gray.height() as u32,
+        channels: gray.channels(),
+    }
+}
+
+/// Refuses an image beyond the limits, before anything is allocated for it.
+fn check_limits(
+    params: &DecodeParams,
+    width: usize,
+    height: usize,
+    bytes_per_pixel: usize,
+) -> Result<(), Failure> {
+    let bytes = (width as u64).saturating_mul(height as u64).saturating_mul(bytes_per_pixel as u64);
+    let side = params.max_side() as usize;
+    if width <= side && height <= side && bytes <= params.max_alloc() {
+        return Ok(());
+    }
+    let what = format!(
+        "{width} x {height} pixels ({bytes} bytes) exceed the limits of {side} pixels a side and {} bytes",
+        params.max_alloc()
+    );
+    Err((DecodeCause::TooLarge, what.into()))
+}

@@ -15,6 +15,9 @@ pub trait FeatureExtractor: Send + Sync {
     /// The working memory of one thread.
     type Scratch: Default + Send;
 
+    /// What it is, with its parameters, as JSON: goes into the footer of the result.
+    fn describe(&self) -> String;
+
     /// Finds keypoints. A mask is of the image's size; no keypoint is found where it is 0.
     ///
     /// # Errors

@@ -342,6 +342,10 @@ fn check_mask(mask: Option<GrayView<'_>>, image: GrayView<'_>) -> Result<()> {
 impl FeatureExtractor for Orb {
     type Scratch = OrbScratch;
 
+    fn describe(&self) -> String {
+        serde_json::json!({ "backend": "native", "params": self.params() }).to_string()
+    }
+
     fn detect_with(
         &self,
         image: GrayView<'_>,

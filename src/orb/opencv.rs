@@ -136,6 +136,11 @@ fn in_our_order(features: &Features) -> Features {
 impl FeatureExtractor for OpenCvOrb {
     type Scratch = OpenCvScratch;
 
+    fn describe(&self) -> String {
+        let backend = format!("opencv {}", opencv_version());
+        serde_json::json!({ "backend": backend, "params": self.params }).to_string()
+    }
+
     fn detect_with(
         &self,
         image: GrayView<'_>,

@@ -1,0 +1,80 @@
+//! JPEGs through libjpeg-turbo, with the pixels of `cv::imread`.
+
+use turbojpeg::{Colorspace, Decompressor, Image, PixelFormat};
+
+use super::{ColorOrder, DecodeParams, Failure, GrayImage, GrayMode, check_limits};
+use crate::error::DecodeCause;
+
+pub(super) const NAME: &str = "libjpeg-turbo";
+
+/// A decoder with its buffer of colour pixels.
+#[derive(Debug, Default)]
+pub(super) struct JpegDecoder {
+    decompressor: Option<Decompressor>,
+    color: Vec<u8>,
+}
+
+impl JpegDecoder {
+    pub fn decode(
+        &mut self,
+        bytes: &[u8],
+        params: &DecodeParams,
+        gray: &mut GrayImage,
+    ) -> Result<(), Failure> {
+        let decompressor = match &mut self.decompressor {
+            Some(decompressor) => decompressor,
+            none => none.insert(Decompressor::new().map_err(failure)?),
+        };
+        let header = decompressor.read_header(bytes).map_err(failure)?;
+        let (width, height) = (header.width, header.height);
+        let (channels, format) = match (header.colorspace, params.gray_mode()) {
+            (Colorspace::Gray, _) => (1, PixelFormat::GRAY),
+            (Colorspace::CMYK | Colorspace::YCCK, _) => (4, PixelFormat::CMYK),
+            (_, GrayMode::Luma) => (3, PixelFormat::GRAY),
+            (_, GrayMode::Bgr2Gray) => (3, PixelFormat::RGB),
+        };
+        check_limits(params, width, height, format.size())?;
+        let pitch = width * format.size();
+        if format == PixelFormat::GRAY {
+            return gray.refill(width, height, channels, |pixels| {
+                let image = Image { pixels, width, pitch, height, format };
+                decompressor.decompress(bytes, image).map_err(failure)
+            });
+        }
+        self.color.resize(pitch * height, 0);
+        let image = Image { pixels: &mut self.color[..], width, pitch, height, format };
+        decompressor.decompress(bytes, image).map_err(failure)?;
+        if format == PixelFormat::CMYK {
+            cmyk_to_rgb(&mut self.color);
+            gray.refill_from_color(&self.color, width, height, ColorOrder::Rgba, channels);
+        } else {
+            gray.refill_from_color(&self.color, width, height, ColorOrder::Rgb, channels);
+        }
+        Ok(())
+    }
+}
+
+/// Turns inverted CMYK, as JPEGs hold it, into red, green, blue and an unused byte.
+///
+/// # Source
+/// `icvCvt_CMYK2BGR_8u_C4C3R` in OpenCV's `imgcodecs/src/utils.cpp`.
+fn cmyk_to_rgb(pixels: &mut [u8]) {
+    for pixel in pixels.chunks_exact_mut(4) {
+        let k = i32::from(pixel[3]);
+        for ink in &mut pixel[..3] {
+            *ink = (k - (((255 - i32::from(*ink)) * k) >> 8)) as u8;
+        }
+    }
+}
+
+/// libjpeg-turbo's warnings are errors too: they mean that pixels were made up.
+fn failure(error: turbojpeg::Error) -> Failure {
+    let text = error.to_string();
+    let unsupported = ["Unsupported", "not supported", "not implemented"];
+    let cause = if unsupported.iter().any(|u| text.contains(u)) {
+        DecodeCause::Unsupported
+    } else {
+        DecodeCause::Corrupt
+    };
+    (cause, error.into())
+}

@@ -1,0 +1,105 @@
+//! How images become grey pixels.
+
+use serde::{Deserialize, Serialize};
+
+/// Default of [`DecodeParams::max_side`], in pixels: the most that a JPEG can have.
+pub const DEFAULT_MAX_SIDE: u32 = 65_535;
+/// Default of [`DecodeParams::max_alloc`], in bytes: 512 MiB, such as 13,377 x 13,377 in colour.
+pub const DEFAULT_MAX_ALLOC: u64 = 512 << 20;
+
+/// What the grey value of a pixel of a colour image is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GrayMode {
+    /// The image is decoded in colour and converted as `cv::cvtColor` does: what `detectAndCompute`
+    /// gives on the result of `cv::imread(path)`.
+    #[default]
+    #[serde(rename = "bgr")]
+    Bgr2Gray,
+    /// A JPEG gives its luma plane, as `cv::imread(path, IMREAD_GRAYSCALE)` does: faster, and
+    /// different by some grey levels where a colour is clipped. Other formats are converted as in
+    /// [`GrayMode::Bgr2Gray`].
+    Luma,
+}
+
+/// What to do with the orientation that a camera wrote into the EXIF data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExifOrientation {
+    /// Turn or mirror the image upright, as `cv::imread` does.
+    #[default]
+    Apply,
+    /// Leave the pixels as they are stored (`IMREAD_IGNORE_ORIENTATION`).
+    Ignore,
+}
+
+/// The parameters of decoding, the limits that no image may exceed among them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[must_use]
+pub struct DecodeParams {
+    gray_mode: GrayMode,
+    exif_orientation: ExifOrientation,
+    max_side: u32,
+    max_alloc: u64,
+}
+
+impl Default for DecodeParams {
+    fn default() -> Self {
+        Self {
+            gray_mode: GrayMode::default(),
+            exif_orientation: ExifOrientation::default(),
+            max_side: DEFAULT_MAX_SIDE,
+            max_alloc: DEFAULT_MAX_ALLOC,
+        }
+    }
+}
+
+impl DecodeParams {
+    /// Sets what grey is (default [`GrayMode::Bgr2Gray`]).
+    pub fn with_gray_mode(mut self, gray_mode: GrayMode) -> Self {
+        self.gray_mode = gray_mode;
+        self
+    }
+
+    /// Sets whether images are turned upright (default [`ExifOrientation::Apply`]).
+    pub fn with_exif_orientation(mut self, exif_orientation: ExifOrientation) -> Self {
+        self.exif_orientation = exif_orientation;
+        self
+    }
+
+    /// Sets the largest width and height in pixels (default [`DEFAULT_MAX_SIDE`]).
+    pub fn with_max_side(mut self, max_side: u32) -> Self {
+        self.max_side = max_side;
+        self
+    }
+
+    /// Sets the most bytes that the pixels of one image may take (default [`DEFAULT_MAX_ALLOC`]).
+    pub fn with_max_alloc(mut self, max_alloc: u64) -> Self {
+        self.max_alloc = max_alloc;
+        self
+    }
+
+    /// What grey is.
+    #[must_use]
+    pub fn gray_mode(&self) -> GrayMode {
+        self.gray_mode
+    }
+
+    /// Whether images are turned upright.
+    #[must_use]
+    pub fn exif_orientation(&self) -> ExifOrientation {
+        self.exif_orientation
+    }
+
+    /// The largest width and height in pixels.
+    #[must_use]
+    pub fn max_side(&self) -> u32 {
+        self.max_side
+    }
+
+    /// The most bytes that the pixels of one image may take.
+    #[must_use]
+    pub fn max_alloc(&self) -> u64 {
+        self.max_alloc
+    }
+}

@@ -1,0 +1,20 @@
+//! Principal components of descriptors: moments, solvers, model.
+//!
+//! A fit needs no more of the rows than their [`Moments`]: count, sum and Gram matrix, exact integers
+//! for descriptors, so that a model's bits do not depend on threads, batches or the order of the
+//! rows. [`Moments::fit`] solves them for a [`PcaModel`], which projects rows.
+//!
+//! Conventions are scikit-learn's: variances over n - 1, ratios of the total variance, components
+//! as rows, each with its largest loading positive.
+
+mod model;
+mod moments;
+mod params;
+mod solve;
+
+pub use model::PcaModel;
+pub use moments::Moments;
+pub use params::{
+    Centering, DEFAULT_N_COMPONENTS, DEFAULT_OVERSAMPLES, DEFAULT_SEED, PcaParams, PowerIterations,
+    Solver,
+};

@@ -1,0 +1,262 @@
+//! A fitted PCA.
+
+use std::path::Path;
+
+use ndarray::{Array1, Array2, ArrayView2};
+use serde::{Deserialize, Serialize};
+
+use super::{Centering, Solver};
+use crate::error::{Error, Result};
+
+/// A fitted PCA: projects rows onto its components.
+///
+/// Saved and loaded as JSON, without loss of a bit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "File", into = "File")]
+pub struct PcaModel {
+    pub(super) n_rows: u64,
+    pub(super) rank: usize,
+    pub(super) solver: Solver,
+    pub(super) iterations: usize,
+    pub(super) centering: Centering,
+    pub(super) total_variance: f64,
+    pub(super) explained_variance: Array1<f64>,
+    pub(super) explained_variance_ratio: Array1<f64>,
+    pub(super) singular_values: Array1<f64>,
+    pub(super) mean: Array1<f64>,
+    pub(super) components: Array2<f64>,
+}
+
+impl PcaModel {
+    /// The number of components, k.
+    #[must_use]
+    pub fn n_components(&self) -> usize {
+        self.components.nrows()
+    }
+
+    /// The number of elements of a row, d.
+    #[must_use]
+    pub fn dimensions(&self) -> usize {
+        self.components.ncols()
+    }
+
+    /// The number of rows that it was fitted to.
+    #[must_use]
+    pub fn n_rows(&self) -> u64 {
+        self.n_rows
+    }
+
+    /// How many of the components have any variance; those after it are arbitrary directions.
+    #[must_use]
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
+    /// The solver that was used, `Auto` resolved.
+    #[must_use]
+    pub fn solver(&self) -> Solver {
+        self.solver
+    }
+
+    /// How many power iterations the randomized solver took.
+    #[must_use]
+    pub fn iterations(&self) -> usize {
+        self.iterations
+    }
+
+    /// What projection does with the mean.
+    #[must_use]
+    pub fn centering(&self) -> Centering {
+        self.centering
+    }
+
+    /// The same model with another treatment of the mean.
+    #[must_use]
+    pub fn with_centering(mut self, centering: Centering) -> Self {
+        self.centering = centering;
+        self
+    }
+
+    /// The mean row: d elements.
+    #[must_use]
+    pub fn mean(&self) -> &Array1<f64> {
+        &self.mean
+    }
+
+    /// The components: shape (k, d), one unit vector a row, by descending variance.
+    #[must_use]
+    pub fn components(&self) -> &Array2<f64> {
+        &self.components
+    }
+
+    /// The variance along each component, over n - 1: k elements.
+    #[must_use]
+    pub fn explained_variance(&self) -> &Array1<f64> {
+        &self.explained_variance
+    }
+
+    /// The same as parts of the total variance: k elements.
+    #[must_use]
+    pub fn explained_variance_ratio(&self) -> &Array1<f64> {
+        &self.explained_variance_ratio
+    }
+
+    /// The singular values of the centred rows: k elements.
+    #[must_use]
+    pub fn singular_values(&self) -> &Array1<f64> {
+        &self.singular_values
+    }
+
+    /// The variance of all d elements together.
+    #[must_use]
+    pub fn total_variance(&self) -> f64 {
+        self.total_variance
+    }
+
+    /// Projects rows of shape (n, d) to scores of shape (n, k).
+    ///
+    /// Each score is summed in the order of the elements, so it depends on its row alone.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for rows of another length.
+    pub fn project<T: Copy + Into<f64>>(&self, rows: ArrayView2<'_, T>) -> Result<Array2<f64>> {
+        let (k, d) = self.components.dim();
+        if rows.ncols() != d {
+            return Err(Error::Model {
+                uri: "of the projection".into(),
+                reason: format!("it is for rows of {d} elements, not of {}", rows.ncols()).into(),
+            });
+        }
+        let start = match self.centering {
+            Centering::Mean => self
+                .components
+                .rows()
+                .into_iter()
+                .map(|c| -c.iter().zip(&self.mean).map(|(c, m)| c * m).sum::<f64>())
+                .collect(),
+            Centering::None => vec![0.0; k],
+        };
+        // One row of loadings for each element, so that the inner loop runs along memory.
+        let loadings: Vec<f64> = self.components.t().iter().copied().collect();
+        let mut scores = Vec::with_capacity(rows.nrows() * k);
+        for row in rows.rows() {
+            let at = scores.len();
+            scores.extend_from_slice(&start);
+            let scores = &mut scores[at..];
+            for (&value, loadings) in row.iter().zip(loadings.chunks_exact(k)) {
+                let value = value.into();
+                for (score, loading) in scores.iter_mut().zip(loadings) {
+                    *score += value * loading;
+                }
+            }
+        }
+        Ok(Array2::from_shape_vec((rows.nrows(), k), scores).expect("each row has k scores"))
+    }
+
+    /// Writes it to a file, whole or not at all.
+    ///
+    /// # Errors
+    /// [`Error::Write`], naming the file.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let mut name = std::ffi::OsString::from(".");
+        name.push(path.file_name().unwrap_or_default());
+        name.push(format!(".{}.tmp", std::process::id()));
+        let temporary = path.with_file_name(name);
+        let write = || -> std::io::Result<()> {
+            let mut json = serde_json::to_vec_pretty(self)?;
+            json.push(b'\n');
+            std::fs::write(&temporary, json)?;
+            std::fs::rename(&temporary, path)
+        };
+        write().map_err(|e| {
+            // Whatever is left of it; the first error is the one to tell.
+            let _ = std::fs::remove_file(&temporary);
+            Error::write(path, e)
+        })
+    }
+
+    /// Reads one that [`PcaModel::save`] wrote.
+    ///
+    /// # Errors
+    /// [`Error::Read`] if there is no file to read, [`Error::Model`] if it holds no model.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let name = path.display().to_string();
+        let bytes = std::fs::read(path).map_err(|e| Error::read(name.as_str(), e))?;
+        serde_json::from_slice(&bytes)
+            .map_err(|e| Error::Model { uri: name.into(), reason: e.to_string().into() })
+    }
+}
+
+/// The model as it stands in a file.
+#[derive(Serialize, Deserialize)]
+struct File {
+    format: String,
+    n_rows: u64,
+    rank: usize,
+    solver: Solver,
+    iterations: usize,
+    centering: Centering,
+    total_variance: f64,
+    explained_variance: Vec<f64>,
+    explained_variance_ratio: Vec<f64>,
+    singular_values: Vec<f64>,
+    mean: Vec<f64>,
+    components: Vec<Vec<f64>>,
+}
+
+/// What [`File::format`] says.
+const FORMAT: &str = "orb-features pca 1";
+
+impl From<PcaModel> for File {
+    fn from(model: PcaModel) -> Self {
+        Self {
+            format: FORMAT.to_owned(),
+            n_rows: model.n_rows,
+            rank: model.rank,
+            solver: model.solver,
+            iterations: model.iterations,
+            centering: model.centering,
+            total_variance: model.total_variance,
+            explained_variance: model.explained_variance.to_vec(),
+            explained_variance_ratio: model.explained_variance_ratio.to_vec(),
+            singular_values: model.singular_values.to_vec(),
+            mean: model.mean.to_vec(),
+            components: model.components.rows().into_iter().map(|r| r.to_vec()).collect(),
+        }
+    }
+}
+
+impl TryFrom<File> for PcaModel {
+    type Error = String;
+
+    fn try_from(file: File) -> Result<Self, String> {
+        if file.format != FORMAT {
+            return Err(format!("its format is {:?}, not {FORMAT:?}", file.format));
+        }
+        let (k, d) = (file.components.len(), file.mean.len());
+        let lengths =
+            [&file.explained_variance, &file.explained_variance_ratio, &file.singular_values];
+        if k == 0 || k > d || lengths.iter().any(|v| v.len() != k) {
+            return Err(format!("its lengths do not fit {k} components of {d} elements"));
+        }
+        if let Some(row) = file.components.iter().find(|row| row.len() != d) {
+            return Err(format!("a component has {} elements, the mean {d}", row.len()));
+        }
+        Ok(Self {
+            n_rows: file.n_rows,
+            rank: file.rank,
+            solver: file.solver,
+            iterations: file.iterations,
+            centering: file.centering,
+            total_variance: file.total_variance,
+            explained_variance: file.explained_variance.into(),
+            explained_variance_ratio: file.explained_variance_ratio.into(),
+            singular_values: file.singular_values.into(),
+            mean: file.mean.into(),
+            components: Array2::from_shape_vec((k, d), file.components.concat())
+                .map_err(|e| e.to_string())?,
+        })
+    }
+}

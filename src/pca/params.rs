@@ -1,0 +1,158 @@
+//! How a PCA is fitted.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Default of [`PcaParams::n_components`].
+pub const DEFAULT_N_COMPONENTS: usize = 20;
+/// Default of the oversamples of [`Solver::Randomized`].
+pub const DEFAULT_OVERSAMPLES: usize = 10;
+/// Default of the seed of [`Solver::Randomized`].
+pub const DEFAULT_SEED: u64 = 0;
+
+/// How many power iterations the randomized solver takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PowerIterations {
+    /// As many as the components need to settle, 1000 at most: on moments they cost no pass over
+    /// the data.
+    #[default]
+    Auto,
+    /// Just so many.
+    Fixed(usize),
+}
+
+/// How the components are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Solver {
+    /// A random range finder with power iterations, run on the covariance matrix.
+    ///
+    /// # Source
+    /// N. Halko, P. G. Martinsson, J. A. Tropp: "Finding structure with randomness", SIAM Review 53
+    /// (2011), algorithms 4.4 and 5.3.
+    Randomized {
+        /// How many more vectors than components span the range.
+        oversamples: usize,
+        /// How often the covariance is applied.
+        power_iterations: PowerIterations,
+        /// The seed of the random vectors.
+        seed: u64,
+    },
+    /// The exact eigen-decomposition of the covariance matrix.
+    Covariance,
+    /// scikit-learn's rule: `Randomized` for wide data of which few components are wanted, else
+    /// `Covariance`.
+    Auto {
+        /// The seed, should it be `Randomized`.
+        seed: u64,
+    },
+}
+
+impl Default for Solver {
+    fn default() -> Self {
+        Self::seeded(DEFAULT_SEED)
+    }
+}
+
+impl Solver {
+    /// The default solver with another seed.
+    #[must_use]
+    pub fn seeded(seed: u64) -> Self {
+        Self::Randomized {
+            oversamples: DEFAULT_OVERSAMPLES,
+            power_iterations: PowerIterations::Auto,
+            seed,
+        }
+    }
+
+    /// The solver that `Auto` stands for.
+    pub(super) fn resolve(self, rows: u64, dimensions: usize, n_components: usize) -> Self {
+        let (n, d, k) = (rows as f64, dimensions as f64, n_components as f64);
+        let tall = d <= 1000.0 && n >= 10.0 * d;
+        match self {
+            Self::Auto { seed } if !tall && n.max(d) > 500.0 && k < 0.8 * n.min(d) => {
+                Self::seeded(seed)
+            }
+            Self::Auto { .. } => Self::Covariance,
+            other => other,
+        }
+    }
+}
+
+/// Whether the mean is taken off before rows are projected.
+///
+/// The components are those of the centred data either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Centering {
+    /// The mean is taken off: scikit-learn's `transform`.
+    #[default]
+    Mean,
+    /// It is not: the `transform` of Spark's `PCAModel`.
+    None,
+}
+
+/// The parameters of a PCA.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[must_use]
+pub struct PcaParams {
+    n_components: usize,
+    solver: Solver,
+    centering: Centering,
+}
+
+impl Default for PcaParams {
+    fn default() -> Self {
+        Self::new(DEFAULT_N_COMPONENTS)
+    }
+}
+
+impl PcaParams {
+    /// Asks for so many components.
+    pub fn new(n_components: usize) -> Self {
+        Self { n_components, solver: Solver::default(), centering: Centering::default() }
+    }
+
+    /// Sets the solver (default [`Solver::Randomized`]).
+    pub fn with_solver(mut self, solver: Solver) -> Self {
+        self.solver = solver;
+        self
+    }
+
+    /// Sets what the model's projection does with the mean (default [`Centering::Mean`]).
+    pub fn with_centering(mut self, centering: Centering) -> Self {
+        self.centering = centering;
+        self
+    }
+
+    /// The number of components.
+    #[must_use]
+    pub fn n_components(&self) -> usize {
+        self.n_components
+    }
+
+    /// The solver.
+    #[must_use]
+    pub fn solver(&self) -> Solver {
+        self.solver
+    }
+
+    /// What the model's projection does with the mean.
+    #[must_use]
+    pub fn centering(&self) -> Centering {
+        self.centering
+    }
+
+    /// Checks the parameters for rows of `dimensions` elements, before there is any row.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParam`] unless there are 1 to `dimensions` components.
+    pub fn check(&self, dimensions: usize) -> Result<()> {
+        if (1..=dimensions).contains(&self.n_components) {
+            return Ok(());
+        }
+        Err(Error::param("n_components", self.n_components, format!("1 to {dimensions}")))
+    }
+}

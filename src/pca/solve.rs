@@ -1,0 +1,137 @@
+//! The eigen-decomposition of a covariance matrix, exact or randomized.
+
+use nalgebra::{DMatrix, DVector, SymmetricEigen};
+use ndarray::{Array1, Array2};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use rand_distr::{Distribution, StandardNormal};
+
+use super::{Moments, PcaModel, PcaParams, PowerIterations, Solver};
+
+/// The most power iterations that [`PowerIterations::Auto`] takes.
+const MAX_ITERATIONS: usize = 1000;
+
+/// When [`PowerIterations::Auto`] stops: the residual of every component, relative to the largest
+/// eigenvalue.
+const TOLERANCE: f64 = 1e-12;
+
+/// The leading eigenvalues, descending, and their vectors as columns.
+struct Eigen {
+    values: DVector<f64>,
+    vectors: DMatrix<f64>,
+}
+
+/// Solves checked parameters.
+pub(super) fn fit(moments: &Moments, params: &PcaParams) -> PcaModel {
+    let k = params.n_components();
+    let (rows, dimensions) = (moments.count(), moments.dimensions());
+    let covariance = moments.covariance();
+    let solver = params.solver().resolve(rows, dimensions, k);
+    let (eigen, iterations) = match solver {
+        Solver::Randomized { oversamples, power_iterations, seed } => {
+            randomized(&covariance, k, oversamples, power_iterations, seed)
+        }
+        Solver::Covariance | Solver::Auto { .. } => (exact(&covariance), 0),
+    };
+    let total = covariance.trace();
+    let variance: Array1<f64> = eigen.values.iter().take(k).map(|v| v.max(0.0)).collect();
+    let largest = variance.iter().copied().fold(0.0, f64::max);
+    let noise = largest * dimensions as f64 * f64::EPSILON;
+    let mut components = Array2::from_shape_fn((k, dimensions), |(i, j)| eigen.vectors[(j, i)]);
+    components.rows_mut().into_iter().for_each(make_largest_positive);
+    PcaModel {
+        n_rows: rows,
+        rank: variance.iter().filter(|&&v| v > noise).count(),
+        solver,
+        iterations,
+        centering: params.centering(),
+        explained_variance_ratio: variance.mapv(|v| if total > 0.0 { v / total } else { 0.0 }),
+        singular_values: variance.mapv(|v| (v * (rows as f64 - 1.0)).sqrt()),
+        explained_variance: variance,
+        total_variance: total,
+        mean: moments.mean().into(),
+        components,
+    }
+}
+
+/// Flips the component if its largest loading by magnitude is negative.
+///
+/// # Source
+/// `svd_flip` with `u_based_decision=False` in scikit-learn 1.5 and later.
+fn make_largest_positive(mut component: ndarray::ArrayViewMut1<'_, f64>) {
+    let mut largest = 0.0_f64;
+    for &v in &component {
+        if v.abs() > largest.abs() {
+            largest = v;
+        }
+    }
+    if largest < 0.0 {
+        component.mapv_inplace(|v| -v);
+    }
+}
+
+fn exact(matrix: &DMatrix<f64>) -> Eigen {
+    let eigen = SymmetricEigen::new(matrix.clone());
+    let mut order: Vec<usize> = (0..eigen.eigenvalues.len()).collect();
+    order.sort_by(|&a, &b| eigen.eigenvalues[b].total_cmp(&eigen.eigenvalues[a]));
+    Eigen {
+        values: DVector::from_iterator(order.len(), order.iter().map(|&i| eigen.eigenvalues[i])),
+        vectors: eigen.eigenvectors.select_columns(&order),
+    }
+}
+
+/// Finds the `k` leading eigenvectors in the range of the matrix's powers.
+fn randomized(
+    matrix: &DMatrix<f64>,
+    k: usize,
+    oversamples: usize,
+    power_iterations: PowerIterations,
+    seed: u64,
+) -> (Eigen, usize) {
+    let dimensions = matrix.nrows();
+    let width = k.saturating_add(oversamples).min(dimensions);
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let start = DMatrix::from_fn(dimensions, width, |_, _| StandardNormal.sample(&mut random));
+    let mut image = multiply(matrix, &start);
+    let mut iterations = 0;
+    loop {
+        // The images of an orthonormal basis: `basis` spans the range found so far.
+        let basis = image.qr().q();
+        image = multiply(matrix, &basis);
+        let last = match power_iterations {
+            PowerIterations::Fixed(n) => iterations == n,
+            PowerIterations::Auto => iterations == MAX_ITERATIONS,
+        };
+        let check = power_iterations == PowerIterations::Auto && iterations % 4 == 0;
+        if last || check {
+            let small = exact(&multiply(&basis.transpose(), &image));
+            let vectors = multiply(&basis, &small.vectors);
+            let settled = || {
+                let largest = small.values[0].abs();
+                let images = multiply(&image, &small.vectors);
+                (0..k).all(|i| {
+                    let residual = images.column(i) - vectors.column(i) * small.values[i];
+                    residual.norm() <= TOLERANCE * largest
+                })
+            };
+            if last || settled() {
+                return (Eigen { values: small.values, vectors }, iterations);
+            }
+        }
+        iterations += 1;
+    }
+}
+
+/// A matrix product whose sums run in index order on every machine: library products may fuse or
+/// reorder them by what the CPU offers, and a model's bits would depend on it.
+fn multiply(a: &DMatrix<f64>, b: &DMatrix<f64>) -> DMatrix<f64> {
+    let mut product = DMatrix::zeros(a.nrows(), b.ncols());
+    for (mut out, b) in product.column_iter_mut().zip(b.column_iter()) {
+        for (a, &factor) in a.column_iter().zip(b.iter()) {
+            for (out, &a) in out.iter_mut().zip(a.iter()) {
+                *out += a * factor;
+            }
+        }
+    }
+    product
+}

@@ -1,0 +1,495 @@
+//! The whole job in one call.
+
+mod report;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::decode::{DecodeParams, JPEG_DECODER};
+use crate::error::{Error, Result};
+use crate::orb::{DESCRIPTOR_LEN, FeatureExtractor};
+use crate::pca::{PcaModel, PcaParams};
+use crate::rows::{DEFAULT_BATCH_ROWS, DescriptorRow, RowBatch, Spool, SpooledFit};
+use crate::sink::{Failure, RowSink};
+use crate::source::{ImageObject, ImageSource};
+use crate::stage::{ImageFeatures, Parallelism, StageExt, Worker};
+
+use report::FIRST_FAILURES;
+pub use report::{ModelSummary, RunReport, Seconds};
+
+/// What to do about an image that cannot be read, decoded or processed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnError {
+    /// End the job with its error; nothing is written.
+    #[default]
+    Fail,
+    /// Leave it out, and count it in the report.
+    Skip,
+    /// Leave it out, and record it in the sink, beside the rows.
+    Record,
+}
+
+/// What becomes of the descriptors.
+#[derive(Clone, Debug)]
+enum Projection {
+    None,
+    Fit(PcaParams),
+    Model(PcaModel),
+}
+
+/// How far a job has come, for whoever shows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Images that are done, failures included.
+    pub images: u64,
+    /// Images that failed.
+    pub failed: u64,
+    /// Rows found so far.
+    pub rows: u64,
+    /// Rows written so far.
+    pub written: u64,
+}
+
+type Observer = Box<dyn FnMut(&Progress)>;
+
+/// The whole job: source, decode, ORB, rows, PCA, sink.
+///
+/// # Examples
+/// ```
+/// use orb_features::prelude::*;
+///
+/// # let pgm = |i: u32| [b"P5 128 128 255\n".to_vec(), (0..128 * 128_u32).map(|p| ((p ^ (p >> 7) ^ i).wrapping_mul(2_654_435_761) >> 24) as u8).collect()].concat();
+/// # let images = (0..4).map(|i| (format!("apple/{i}.pgm"), pgm(i)));
+/// let source = MemorySource::new(images);
+/// let orb = OrbParams::default().build()?;
+/// let report = Pipeline::new(source, orb, NullSink::default()).with_pca(PcaParams::new(8)).run()?;
+/// assert_eq!(report.images, 4);
+/// assert_eq!(report.model.unwrap().explained_variance_ratio.len(), 8);
+/// # Ok::<(), orb_features::Error>(())
+/// ```
+#[must_use = "a pipeline does nothing until it is run"]
+pub struct Pipeline<S, E, K> {
+    source: S,
+    extractor: E,
+    sink: K,
+    decode: DecodeParams,
+    projection: Projection,
+    spool: Spool,
+    on_error: OnError,
+    parallelism: Parallelism,
+    observer: Option<Observer>,
+    stop: Option<Arc<AtomicBool>>,
+}
+
+impl<S, E, K> std::fmt::Debug for Pipeline<S, E, K> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pipeline")
+            .field("decode", &self.decode)
+            .field("on_error", &self.on_error)
+            .field("parallelism", &self.parallelism)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, E, K> Pipeline<S, E, K>
+where
+    S: ImageSource,
+    E: FeatureExtractor + Clone + 'static,
+    K: RowSink,
+{
+    /// Joins a source, an extractor and a sink; the PCA has 20 components unless told otherwise.
+    pub fn new(source: S, extractor: E, sink: K) -> Self {
+        Self {
+            source,
+            extractor,
+            sink,
+            decode: DecodeParams::default(),
+            projection: Projection::Fit(PcaParams::default()),
+            spool: Spool::default(),
+            on_error: OnError::default(),
+            parallelism: Parallelism::default(),
+            observer: None,
+            stop: None,
+        }
+    }
+
+    /// Sets how images are decoded.
+    pub fn with_decode(mut self, decode: DecodeParams) -> Self {
+        self.decode = decode;
+        self
+    }
+
+    /// Fits a PCA to all descriptors, and projects them onto it.
+    pub fn with_pca(mut self, pca: PcaParams) -> Self {
+        self.projection = Projection::Fit(pca);
+        self
+    }
+
+    /// Projects the descriptors onto a model that is fitted already: one pass, no spool.
+    pub fn with_model(mut self, model: PcaModel) -> Self {
+        self.projection = Projection::Model(model);
+        self
+    }
+
+    /// Leaves the PCA out.
+    pub fn without_pca(mut self) -> Self {
+        self.projection = Projection::None;
+        self
+    }
+
+    /// Sets where rows wait while the PCA is fitted.
+    pub fn with_spool(mut self, spool: Spool) -> Self {
+        self.spool = spool;
+        self
+    }
+
+    /// Sets what to do about images that fail (default [`OnError::Fail`]).
+    pub fn with_on_error(mut self, on_error: OnError) -> Self {
+        self.on_error = on_error;
+        self
+    }
+
+    /// Sets the number of threads (default: one for each core); the result does not depend on it.
+    pub fn with_parallelism(mut self, parallelism: Parallelism) -> Self {
+        self.parallelism = parallelism;
+        self
+    }
+
+    /// Calls `observer` after each image and each batch that is written, on the calling thread.
+    pub fn with_progress(mut self, observer: impl FnMut(&Progress) + 'static) -> Self {
+        self.observer = Some(Box::new(observer));
+        self
+    }
+
+    /// Ends the job with [`Error::Interrupted`] soon after the flag is set; nothing is written.
+    pub fn with_stop(mut self, stop: Arc<AtomicBool>) -> Self {
+        self.stop = Some(stop);
+        self
+    }
+
+    /// Runs the job.
+    ///
+    /// # Errors
+    /// Whatever makes the job impossible, naming the object or file and the stage; with
+    /// [`OnError::Fail`] the first image, in order, that fails. The sink is not committed then.
+    pub fn run(self) -> Result<RunReport> {
+        if let Projection::Fit(params) = &self.projection {
+            params.check(DESCRIPTOR_LEN)?;
+        }
+        let start = Instant::now();
+        let times = Arc::new(Times::default());
+        let Self { source, extractor, sink, decode, projection, spool, parallelism, .. } = self;
+        let mut job = Job {
+            sink,
+            on_error: self.on_error,
+            observer: self.observer,
+            stop: self.stop,
+            progress: Progress::default(),
+            without_features: 0,
+            failed: BTreeMap::new(),
+            first_failures: Vec::new(),
+            times: Arc::clone(&times),
+        };
+        job.sink.annotate("orb", &extractor.describe());
+        job.sink.annotate("decode", &describe_decode(&decode));
+
+        let images = Counted { images: source.open()?, times: Arc::clone(&times) };
+        let worker_times = Arc::clone(&times);
+        let features = images.par_map(
+            parallelism,
+            move || Worker::new(&extractor, &decode),
+            move |worker: &mut Worker<E>, object: Result<ImageObject>| {
+                let features = worker.features(&object?);
+                worker_times.decode.add(worker.times[0]);
+                worker_times.orb.add(worker.times[1]);
+                features
+            },
+        );
+        let model = match projection {
+            Projection::None => {
+                job.stream(features, None)?;
+                None
+            }
+            Projection::Model(model) => {
+                job.stream(features, Some(&model))?;
+                Some(model)
+            }
+            Projection::Fit(params) => Some(job.two_passes(features, &params, &spool, parallelism)?),
+        };
+        job.finish(model, start, parallelism)
+    }
+}
+
+/// The state of a running job.
+struct Job<K> {
+    sink: K,
+    on_error: OnError,
+    observer: Option<Observer>,
+    stop: Option<Arc<AtomicBool>>,
+    progress: Progress,
+    without_features: u64,
+    failed: BTreeMap<String, u64>,
+    first_failures: Vec<Failure>,
+    times: Arc<Times>,
+}
+
+impl<K: RowSink> Job<K> {
+    /// Projects (if there is a model) and writes rows as they come.
+    fn stream(
+        &mut self,
+        features: impl Iterator<Item = Result<ImageFeatures>>,
+        model: Option<&PcaModel>,
+    ) -> Result<()> {
+        if let Some(model) = model {
+            self.annotate_model(model)?;
+        }
+        let mut rows: Vec<DescriptorRow> = Vec::new();
+        for image in features {
+            if let Some(image) = self.admit(image)? {
+                rows.extend(image.into_rows());
+            }
+            if rows.len() >= DEFAULT_BATCH_ROWS {
+                self.project_and_write(std::mem::take(&mut rows), model)?;
+            }
+        }
+        // Even without a row: it shows the sink the columns.
+        self.project_and_write(rows, model)
+    }
+
+    /// Fits a model to all rows, then projects and writes them.
+    fn two_passes(
+        &mut self,
+        features: impl Iterator<Item = Result<ImageFeatures>>,
+        params: &PcaParams,
+        spool: &Spool,
+        parallelism: Parallelism,
+    ) -> Result<PcaModel> {
+        let mut fit = SpooledFit::new(spool);
+        for image in features {
+            if let Some(image) = self.admit(image)? {
+                image.into_rows().try_for_each(|row| fit.push(&row))?;
+            }
+        }
+        let start = Instant::now();
+        let (model, rows) = fit.finish(params).map_err(|e| self.explain(e))?;
+        self.times.fit.add(start.elapsed());
+        self.annotate_model(&model)?;
+        let (projection, times) = (model.clone(), Arc::clone(&self.times));
+        let batches = rows.batches(DEFAULT_BATCH_ROWS).par_map(
+            // Batches are large; a few in flight keep every thread busy.
+            parallelism.with_window(2 * parallelism.threads()),
+            || (),
+            move |(), batch: Result<RowBatch>| {
+                let start = Instant::now();
+                let projected = batch?.project(&projection);
+                times.project.add(start.elapsed());
+                projected
+            },
+        );
+        for batch in batches {
+            self.write(&batch?)?;
+        }
+        Ok(model)
+    }
+
+    /// Decides about an image: its features, nothing (it failed and is left out), or the job's end.
+    fn admit(&mut self, image: Result<ImageFeatures>) -> Result<Option<ImageFeatures>> {
+        self.check_stop()?;
+        let image = match image {
+            Ok(image) => {
+                self.without_features += u64::from(image.keypoints.is_empty());
+                self.progress.rows += image.keypoints.len() as u64;
+                Some(image)
+            }
+            Err(error) => {
+                let of_one_image = matches!(
+                    error,
+                    Error::Read { .. }
+                        | Error::NotUtf8 { .. }
+                        | Error::Decode { .. }
+                        | Error::Extract { .. }
+                );
+                if self.on_error == OnError::Fail || !of_one_image {
+                    return Err(error);
+                }
+                self.leave_out(&error)?;
+                None
+            }
+        };
+        self.progress.images += 1;
+        self.show_progress();
+        Ok(image)
+    }
+
+    fn leave_out(&mut self, error: &Error) -> Result<()> {
+        let failure = Failure::from(error);
+        self.progress.failed += 1;
+        *self.failed.entry(failure.cause.clone()).or_default() += 1;
+        if self.on_error == OnError::Record {
+            self.sink.record(&failure)?;
+        }
+        if self.first_failures.len() < FIRST_FAILURES {
+            self.first_failures.push(failure);
+        }
+        Ok(())
+    }
+
+    /// Adds to a failed fit why there are so few rows.
+    fn explain(&self, error: Error) -> Error {
+        match error {
+            Error::Fit(reason) => {
+                let Progress { images, failed, .. } = self.progress;
+                let empty = self.without_features;
+                Error::Fit(
+                    format!(
+                        "{reason} ({images} images: {empty} without features, {failed} failed; \
+                         the PCA can be left out)"
+                    )
+                    .into(),
+                )
+            }
+            other => other,
+        }
+    }
+
+    fn project_and_write(
+        &mut self,
+        rows: Vec<DescriptorRow>,
+        model: Option<&PcaModel>,
+    ) -> Result<()> {
+        let batch = RowBatch { rows, scores: None };
+        let start = Instant::now();
+        let batch = match model {
+            Some(model) => batch.project(model)?,
+            None => batch,
+        };
+        self.times.project.add(start.elapsed());
+        self.write(&batch)
+    }
+
+    fn write(&mut self, batch: &RowBatch) -> Result<()> {
+        self.check_stop()?;
+        let start = Instant::now();
+        self.sink.write(batch)?;
+        self.times.write.add(start.elapsed());
+        self.progress.written += batch.rows.len() as u64;
+        self.show_progress();
+        Ok(())
+    }
+
+    fn annotate_model(&mut self, model: &PcaModel) -> Result<()> {
+        let json = serde_json::to_string(model).map_err(|e| Error::Model {
+            uri: "of this job".into(),
+            reason: e.to_string().into(),
+        })?;
+        self.sink.annotate("pca", &json);
+        Ok(())
+    }
+
+    fn check_stop(&self) -> Result<()> {
+        match &self.stop {
+            Some(stop) if stop.load(Ordering::Relaxed) => Err(Error::Interrupted),
+            _ => Ok(()),
+        }
+    }
+
+    fn show_progress(&mut self) {
+        if let Some(observer) = &mut self.observer {
+            observer(&self.progress);
+        }
+    }
+
+    fn finish(
+        self,
+        model: Option<PcaModel>,
+        start: Instant,
+        parallelism: Parallelism,
+    ) -> Result<RunReport> {
+        let committing = Instant::now();
+        let sink = self.sink.finish()?;
+        self.times.write.add(committing.elapsed());
+        let times = &self.times;
+        Ok(RunReport {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            images: self.progress.images,
+            decoded: self.progress.images - self.progress.failed,
+            without_features: self.without_features,
+            failed: self.failed,
+            first_failures: self.first_failures,
+            rows: self.progress.rows,
+            bytes_in: times.bytes.load(Ordering::Relaxed),
+            sink,
+            threads: parallelism.threads(),
+            seconds: Seconds {
+                total: start.elapsed().as_secs_f64(),
+                read: times.read.seconds(),
+                decode: times.decode.seconds(),
+                orb: times.orb.seconds(),
+                fit: times.fit.seconds(),
+                project: times.project.seconds(),
+                write: times.write.seconds(),
+            },
+            model: model.as_ref().map(ModelSummary::from),
+            pca_model: model,
+        })
+    }
+}
+
+/// What the threads of a job count.
+#[derive(Debug, Default)]
+struct Times {
+    bytes: AtomicU64,
+    read: Clock,
+    decode: Clock,
+    orb: Clock,
+    fit: Clock,
+    project: Clock,
+    write: Clock,
+}
+
+/// A sum of durations, in nanoseconds.
+#[derive(Debug, Default)]
+struct Clock(AtomicU64);
+
+impl Clock {
+    fn add(&self, time: Duration) {
+        self.0.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    fn seconds(&self) -> f64 {
+        Duration::from_nanos(self.0.load(Ordering::Relaxed)).as_secs_f64()
+    }
+}
+
+/// Times and counts what a source gives.
+struct Counted<I> {
+    images: I,
+    times: Arc<Times>,
+}
+
+impl<I: Iterator<Item = Result<ImageObject>>> Iterator for Counted<I> {
+    type Item = Result<ImageObject>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let start = Instant::now();
+        let image = self.images.next();
+        self.times.read.add(start.elapsed());
+        if let Some(Ok(image)) = &image {
+            self.times.bytes.fetch_add(image.bytes.len() as u64, Ordering::Relaxed);
+        }
+        image
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.images.size_hint()
+    }
+}
+
+fn describe_decode(params: &DecodeParams) -> String {
+    serde_json::json!({ "jpeg": JPEG_DECODER, "params": params }).to_string()
+}

@@ -1,0 +1,167 @@
+//! What a job did.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::pca::{PcaModel, Solver};
+use crate::sink::{Failure, SinkReport};
+
+/// How many failures a report spells out; all of them are counted.
+pub(super) const FIRST_FAILURES: usize = 10;
+
+/// What a job did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunReport {
+    /// The version of this crate.
+    pub version: String,
+    /// Images seen: every one is decoded or failed.
+    pub images: u64,
+    /// Images decoded and searched for features.
+    pub decoded: u64,
+    /// Decoded images in which no keypoint was found.
+    pub without_features: u64,
+    /// Images that failed, by cause ([`Error::code`]).
+    pub failed: BTreeMap<String, u64>,
+    /// The first ten failures, in order.
+    pub first_failures: Vec<Failure>,
+    /// Rows: descriptors found.
+    pub rows: u64,
+    /// Bytes of encoded images read.
+    pub bytes_in: u64,
+    /// What was written.
+    pub sink: SinkReport,
+    /// Threads used.
+    pub threads: usize,
+    /// Where the time went.
+    pub seconds: Seconds,
+    /// The PCA in short, if there was one.
+    pub model: Option<ModelSummary>,
+    /// The PCA itself; not part of the report's JSON.
+    #[serde(skip)]
+    pub pca_model: Option<PcaModel>,
+}
+
+/// Seconds by stage.
+///
+/// All but `total` are sums over the threads, so they can exceed it, and include the time a thread
+/// had to wait for a core.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Seconds {
+    /// From start to commit, by the clock.
+    pub total: f64,
+    /// Listing and reading images.
+    pub read: f64,
+    /// Decoding.
+    pub decode: f64,
+    /// Keypoints and descriptors.
+    pub orb: f64,
+    /// Solving the PCA.
+    pub fit: f64,
+    /// Projecting rows.
+    pub project: f64,
+    /// Encoding, writing and committing files.
+    pub write: f64,
+}
+
+/// A PCA in short.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModelSummary {
+    /// The number of components.
+    pub n_components: usize,
+    /// How many of them have any variance.
+    pub rank: usize,
+    /// The number of rows that the model was fitted to.
+    pub n_rows: u64,
+    /// The solver that was used.
+    pub solver: Solver,
+    /// The part of the variance along each component.
+    pub explained_variance_ratio: Vec<f64>,
+    /// Their sum.
+    pub explained_variance_ratio_sum: f64,
+}
+
+impl From<&PcaModel> for ModelSummary {
+    fn from(model: &PcaModel) -> Self {
+        Self {
+            n_components: model.n_components(),
+            rank: model.rank(),
+            n_rows: model.n_rows(),
+            solver: model.solver(),
+            explained_variance_ratio: model.explained_variance_ratio().to_vec(),
+            explained_variance_ratio_sum: model.explained_variance_ratio().sum(),
+        }
+    }
+}
+
+/// A short table for people.
+impl fmt::Display for RunReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = &self.seconds;
+        let mut line = |name: &str, value: u64, note: String| {
+            let gap = if note.is_empty() { "" } else { "  " };
+            writeln!(f, "{name:<20}{value:>12}{gap}{note}")
+        };
+        let rate = self.images as f64 / seconds.total.max(1e-9);
+        line("images", self.images, format!("{} read", Bytes(self.bytes_in)))?;
+        line("  without features", self.without_features, String::new())?;
+        line("  failed", self.failed.values().sum(), counts(&self.failed))?;
+        line("rows", self.rows, String::new())?;
+        if let Some(model) = &self.model {
+            let solver = match model.solver {
+                Solver::Randomized { seed, .. } => format!("randomized, seed {seed}"),
+                Solver::Covariance => "covariance".to_owned(),
+                Solver::Auto { .. } => "auto".to_owned(),
+            };
+            let note = format!(
+                "{:.2} % of the variance of {} rows ({solver})",
+                100.0 * model.explained_variance_ratio_sum, model.n_rows
+            );
+            line("components", model.n_components as u64, note)?;
+            if model.rank < model.n_components {
+                let note = "the other components have no variance and are arbitrary";
+                line("  of full rank", model.rank as u64, note.to_owned())?;
+            }
+        }
+        let place = self.sink.path.as_ref().map_or(String::new(), |p| format!(" in {p}"));
+        line("files", self.sink.files, format!("{}{place}", Bytes(self.sink.bytes)))?;
+        writeln!(
+            f,
+            "{:<20}{:>11.2}s  on {} threads: {rate:.0} images/s",
+            "time", seconds.total, self.threads
+        )?;
+        write!(
+            f,
+            "  by stage, s       read {:.2}  decode {:.2}  orb {:.2}  fit {:.2}  project {:.2}  write {:.2}",
+            seconds.read, seconds.decode, seconds.orb, seconds.fit, seconds.project, seconds.write
+        )?;
+        for failure in &self.first_failures {
+            write!(f, "\nleft out: {}", failure.message)?;
+        }
+        let more = self.failed.values().sum::<u64>() - self.first_failures.len() as u64;
+        if more > 0 {
+            write!(f, "\nleft out: {more} more")?;
+        }
+        Ok(())
+    }
+}
+
+fn counts(failed: &BTreeMap<String, u64>) -> String {
+    failed.iter().map(|(cause, n)| format!("{cause} {n}")).collect::<Vec<_>>().join(", ")
+}
+
+/// A number of bytes, for people.
+struct Bytes(u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let n = self.0 as f64;
+        match self.0 {
+            0..1_000 => write!(f, "{} B", self.0),
+            1_000..1_000_000 => write!(f, "{:.1} kB", n / 1e3),
+            1_000_000..1_000_000_000 => write!(f, "{:.1} MB", n / 1e6),
+            _ => write!(f, "{:.2} GB", n / 1e9),
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Where rows go: Parquet files in a folder, or nowhere.
+
+mod null;
+#[cfg(feature = "parquet")]
+mod parquet;
+#[cfg(feature = "parquet")]
+mod schema;
+#[cfg(feature = "parquet")]
+mod staging;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::rows::RowBatch;
+
+pub use null::NullSink;
+#[cfg(feature = "parquet")]
+pub use parquet::{
+    Codec, DEFAULT_ROW_GROUP_ROWS, DEFAULT_ROWS_PER_FILE, ParquetParams, ParquetSink,
+};
+#[cfg(feature = "parquet")]
+pub use schema::{ScoreWidth, schema, to_record_batch};
+#[cfg(feature = "parquet")]
+pub use staging::WriteMode;
+
+/// Takes batches of rows, and makes them visible all at once or not at all.
+pub trait RowSink {
+    /// Adds a note about the job to the result: parameters, model. Call it before the first batch.
+    fn annotate(&mut self, key: &str, value: &str);
+
+    /// Writes a batch.
+    ///
+    /// # Errors
+    /// [`Error::Write`], naming the file; the result is not committed then.
+    fn write(&mut self, batch: &RowBatch) -> Result<()>;
+
+    /// Records an image that failed.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    fn record(&mut self, failure: &Failure) -> Result<()>;
+
+    /// Completes the result and makes it visible. A sink that is dropped instead leaves nothing.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    fn finish(self) -> Result<SinkReport>;
+}
+
+/// What a sink has written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinkReport {
+    /// Rows.
+    pub rows: u64,
+    /// Files of rows.
+    pub files: u64,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// Failures recorded beside the rows.
+    pub failures: u64,
+    /// The folder, for sinks that have one.
+    pub path: Option<String>,
+}
+
+/// An image that could not be processed, as data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The image, where it is known.
+    pub uri: Option<String>,
+    /// The stage: `source`, `decode`, `orb`.
+    pub stage: String,
+    /// The cause in a word, to count by: [`Error::code`].
+    pub cause: String,
+    /// The whole message.
+    pub message: String,
+}
+
+impl From<&Error> for Failure {
+    fn from(error: &Error) -> Self {
+        Self {
+            uri: error.uri().map(str::to_owned),
+            stage: error.stage().as_str().to_owned(),
+            cause: error.code().to_owned(),
+            message: error.to_line(),
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! A sink that only counts: for benchmarks and dry runs.
+
+use super::{Failure, RowSink, SinkReport};
+use crate::error::Result;
+use crate::rows::RowBatch;
+
+/// Counts rows and failures and keeps none.
+#[derive(Clone, Debug, Default)]
+pub struct NullSink {
+    report: SinkReport,
+}
+
+impl RowSink for NullSink {
+    fn annotate(&mut self, _key: &str, _value: &str) {}
+
+    fn write(&mut self, batch: &RowBatch) -> Result<()> {
+        self.report.rows += batch.rows.len() as u64;
+        Ok(())
+    }
+
+    fn record(&mut self, _failure: &Failure) -> Result<()> {
+        self.report.failures += 1;
+        Ok(())
+    }
+
+    fn finish(self) -> Result<SinkReport> {
+        Ok(self.report)
+    }
+}

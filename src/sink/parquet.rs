@@ -1,0 +1,368 @@
+//! Parquet files in a folder.
+
+use std::fs::File;
+use std::io::{self, BufWriter};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::{Compression, GzipLevel, ZstdLevel};
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::WriterProperties;
+use parquet::schema::types::ColumnPath;
+use serde::{Deserialize, Serialize};
+
+use super::schema::{ScoreWidth, schema, to_record_batch};
+use super::staging::{ERRORS, Staging, WriteMode};
+use super::{Failure, RowSink, SinkReport};
+use crate::error::{Error, Result};
+use crate::rows::RowBatch;
+
+/// Default of [`ParquetParams::with_row_group_rows`]: some 20 MB before compression.
+pub const DEFAULT_ROW_GROUP_ROWS: usize = 131_072;
+/// Default of [`ParquetParams::with_rows_per_file`]: some 300 MB.
+pub const DEFAULT_ROWS_PER_FILE: u64 = 2_097_152;
+
+/// Failures that are gathered before they are written.
+const FAILURES_AT_A_TIME: usize = 1024;
+
+/// The compression of the columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Codec {
+    /// None.
+    Uncompressed,
+    /// Snappy, Spark's default.
+    Snappy,
+    /// Gzip.
+    Gzip,
+    /// LZ4, raw blocks.
+    Lz4,
+    /// Zstandard at a level, 1 to 22.
+    Zstd(i32),
+}
+
+impl Default for Codec {
+    fn default() -> Self {
+        Self::Zstd(1)
+    }
+}
+
+impl Codec {
+    fn compression(self) -> Result<Compression> {
+        Ok(match self {
+            Self::Uncompressed => Compression::UNCOMPRESSED,
+            Self::Snappy => Compression::SNAPPY,
+            Self::Gzip => Compression::GZIP(GzipLevel::default()),
+            Self::Lz4 => Compression::LZ4_RAW,
+            Self::Zstd(level) => Compression::ZSTD(
+                ZstdLevel::try_new(level)
+                    .map_err(|_| Error::param("zstd level", level, "1 to 22"))?,
+            ),
+        })
+    }
+}
+
+/// How Parquet files are written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct ParquetParams {
+    mode: WriteMode,
+    codec: Codec,
+    row_group_rows: usize,
+    rows_per_file: u64,
+    score_width: ScoreWidth,
+}
+
+impl Default for ParquetParams {
+    fn default() -> Self {
+        Self {
+            mode: WriteMode::default(),
+            codec: Codec::default(),
+            row_group_rows: DEFAULT_ROW_GROUP_ROWS,
+            rows_per_file: DEFAULT_ROWS_PER_FILE,
+            score_width: ScoreWidth::default(),
+        }
+    }
+}
+
+impl ParquetParams {
+    /// Sets what to do when the folder exists (default [`WriteMode::Error`]).
+    pub fn with_mode(mut self, mode: WriteMode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Sets the compression (default [`Codec::Zstd`] at level 1).
+    pub fn with_codec(mut self, codec: Codec) -> Self {
+        self.codec = codec;
+        self
+    }
+
+    /// Sets the rows of a row group (default [`DEFAULT_ROW_GROUP_ROWS`]); one row group is held in
+    /// memory.
+    pub fn with_row_group_rows(mut self, rows: usize) -> Self {
+        self.row_group_rows = rows;
+        self
+    }
+
+    /// Sets the most rows of a file (default [`DEFAULT_ROWS_PER_FILE`]).
+    pub fn with_rows_per_file(mut self, rows: u64) -> Self {
+        self.rows_per_file = rows;
+        self
+    }
+
+    /// Sets the type of the scores (default [`ScoreWidth::F32`]).
+    pub fn with_score_width(mut self, width: ScoreWidth) -> Self {
+        self.score_width = width;
+        self
+    }
+}
+
+/// Writes `part-00000-<run id>.parquet` and so on to a folder, in the columns of [`schema`].
+///
+/// Files are written to a hidden folder beside the output (in it, to append) and moved when the job
+/// is complete, `_SUCCESS` last: a new or replaced result appears as a whole. Recorded failures go to
+/// `_errors/` in the output. A sink that is dropped before [`RowSink::finish`] leaves nothing.
+///
+/// The footer of each file holds the annotations, and the version of this crate.
+#[derive(Debug)]
+pub struct ParquetSink {
+    params: ParquetParams,
+    properties: WriterProperties,
+    notes: Vec<KeyValue>,
+    run_id: String,
+    part: Option<Part>,
+    failures: Vec<Failure>,
+    failure_part: Option<Part>,
+    report: SinkReport,
+    schema: Option<SchemaRef>,
+    // Last, so that the files are closed before their folder is removed.
+    staging: Staging,
+}
+
+impl ParquetSink {
+    /// Makes the hidden folder, and looks whether the mode allows the output.
+    ///
+    /// # Errors
+    /// [`Error::OutputExists`], [`Error::Write`], or [`Error::InvalidParam`] for row counts of 0.
+    pub fn create(path: impl AsRef<Path>, params: ParquetParams) -> Result<Self> {
+        if params.row_group_rows == 0 {
+            return Err(Error::param("row_group_rows", 0, "at least 1"));
+        }
+        if params.rows_per_file == 0 {
+            return Err(Error::param("rows_per_file", 0, "at least 1"));
+        }
+        let properties = writer_properties(&params)?;
+        let run_id = uuid::Uuid::new_v4().simple().to_string();
+        let staging = Staging::create(path.as_ref(), params.mode, &run_id)?;
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Ok(Self {
+            params,
+            properties,
+            notes: vec![KeyValue::new("orb_features.version".to_owned(), version)],
+            run_id,
+            part: None,
+            failures: Vec::new(),
+            failure_part: None,
+            report: SinkReport {
+                path: Some(path.as_ref().display().to_string()),
+                ..SinkReport::default()
+            },
+            schema: None,
+            staging,
+        })
+    }
+
+    fn write_batch(&mut self, batch: &RecordBatch) -> Result<()> {
+        let schema = match &self.schema {
+            Some(schema) => Arc::clone(schema),
+            None => {
+                let schema = batch.schema();
+                if self.params.mode == WriteMode::Append {
+                    check_others(self.staging.target(), &schema)?;
+                }
+                Arc::clone(self.schema.insert(schema))
+            }
+        };
+        let mut written = 0;
+        loop {
+            let part = match &mut self.part {
+                Some(part) => part,
+                none => {
+                    let name = format!("part-{:05}-{}.parquet", self.report.files, self.run_id);
+                    let path = self.staging.folder().join(name);
+                    self.report.files += 1;
+                    none.insert(Part::create(path, &schema, &self.properties, &self.notes)?)
+                }
+            };
+            let room = self.params.rows_per_file - part.rows;
+            let rows = usize::try_from(room).unwrap_or(usize::MAX).min(batch.num_rows() - written);
+            part.write(&batch.slice(written, rows))?;
+            written += rows;
+            if part.rows == self.params.rows_per_file {
+                self.close_part()?;
+            }
+            if written == batch.num_rows() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn close_part(&mut self) -> Result<()> {
+        if let Some(part) = self.part.take() {
+            self.report.rows += part.rows;
+            self.report.bytes += part.close()?;
+        }
+        Ok(())
+    }
+
+    fn write_failures(&mut self) -> Result<()> {
+        if self.failures.is_empty() {
+            return Ok(());
+        }
+        let part = match &mut self.failure_part {
+            Some(part) => part,
+            none => {
+                let folder = self.staging.folder().join(ERRORS);
+                std::fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, e))?;
+                let path = folder.join(format!("part-00000-{}.parquet", self.run_id));
+                let schema = failure_schema();
+                none.insert(Part::create(path, &schema, &WriterProperties::default(), &self.notes)?)
+            }
+        };
+        let text = |value: fn(&Failure) -> Option<&str>| -> ArrayRef {
+            Arc::new(self.failures.iter().map(value).collect::<StringArray>())
+        };
+        let columns = vec![
+            text(|f| f.uri.as_deref()),
+            text(|f| Some(&f.stage)),
+            text(|f| Some(&f.cause)),
+            text(|f| Some(&f.message)),
+        ];
+        let batch = RecordBatch::try_new(failure_schema(), columns)
+            .map_err(|e| Error::write(&part.path, e))?;
+        part.write(&batch)?;
+        self.report.failures += self.failures.len() as u64;
+        self.failures.clear();
+        Ok(())
+    }
+}
+
+impl RowSink for ParquetSink {
+    fn annotate(&mut self, key: &str, value: &str) {
+        self.notes.push(KeyValue::new(format!("orb_features.{key}"), value.to_owned()));
+    }
+
+    fn write(&mut self, batch: &RowBatch) -> Result<()> {
+        let batch = to_record_batch(batch, self.params.score_width)
+            .map_err(|e| Error::write(self.staging.target(), e))?;
+        self.write_batch(&batch)
+    }
+
+    fn record(&mut self, failure: &Failure) -> Result<()> {
+        self.failures.push(failure.clone());
+        if self.failures.len() < FAILURES_AT_A_TIME { Ok(()) } else { self.write_failures() }
+    }
+
+    fn finish(mut self) -> Result<SinkReport> {
+        if self.schema.is_none() {
+            // No row at all: an empty file still shows readers the columns.
+            self.write_batch(&RecordBatch::new_empty(schema(None, self.params.score_width)))?;
+        }
+        self.close_part()?;
+        self.write_failures()?;
+        if let Some(part) = self.failure_part.take() {
+            self.report.bytes += part.close()?;
+        }
+        let Self { staging, report, .. } = self;
+        staging.commit()?;
+        Ok(report)
+    }
+}
+
+/// One open file.
+struct Part {
+    path: PathBuf,
+    writer: ArrowWriter<BufWriter<File>>,
+    rows: u64,
+}
+
+impl std::fmt::Debug for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Part").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Part {
+    fn create(
+        path: PathBuf,
+        schema: &SchemaRef,
+        properties: &WriterProperties,
+        notes: &[KeyValue],
+    ) -> Result<Self> {
+        let failed = |e| Error::write(&path, e);
+        let file = BufWriter::with_capacity(1 << 20, File::create(&path).map_err(failed)?);
+        let mut writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties.clone()))
+            .map_err(|e| Error::write(&path, e))?;
+        for note in notes {
+            writer.append_key_value_metadata(note.clone());
+        }
+        Ok(Self { path, writer, rows: 0 })
+    }
+
+    fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        self.writer.write(batch).map_err(|e| Error::write(&self.path, e))?;
+        self.rows += batch.num_rows() as u64;
+        Ok(())
+    }
+
+    /// Completes the file and returns its length.
+    fn close(self) -> Result<u64> {
+        let failed = |e: io::Error| Error::write(&self.path, e);
+        let file = self.writer.into_inner().map_err(|e| Error::write(&self.path, e))?;
+        let file = file.into_inner().map_err(|e| failed(e.into_error()))?;
+        file.metadata().map(|m| m.len()).map_err(failed)
+    }
+}
+
+fn writer_properties(params: &ParquetParams) -> Result<WriterProperties> {
+    let mut builder = WriterProperties::builder()
+        .set_created_by(concat!("orb-features ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_compression(params.codec.compression()?)
+        .set_max_row_group_row_count(Some(params.row_group_rows));
+    // Values that hardly repeat: a dictionary would be built only to be given up.
+    for column in ["x", "y", "size", "angle", "response", "descriptor"] {
+        builder = builder.set_column_dictionary_enabled(column.into(), false);
+    }
+    let scores = ColumnPath::new(["pca", "list", "element"].map(str::to_owned).to_vec());
+    Ok(builder.set_column_dictionary_enabled(scores, false).build())
+}
+
+fn failure_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("uri", DataType::Utf8, true),
+        Field::new("stage", DataType::Utf8, false),
+        Field::new("cause", DataType::Utf8, false),
+        Field::new("message", DataType::Utf8, false),
+    ]))
+}
+
+/// Refuses to add files to a result that has other columns.
+fn check_others(folder: &Path, schema: &SchemaRef) -> Result<()> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
+    let paths = entries.filter_map(|e| e.ok().map(|e| e.path()));
+    let Some(path) = paths.filter(|p| p.extension().is_some_and(|e| e == "parquet")).min() else {
+        return Ok(());
+    };
+    let file = File::open(&path).map_err(|e| Error::write(&path, e))?;
+    let other = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| Error::write(&path, e))?;
+    if other.schema().fields() == schema.fields() {
+        return Ok(());
+    }
+    let why = format!("its columns differ from those of {}", path.display());
+    Err(Error::write(folder, io::Error::other(why)))
+}

@@ -1,0 +1,264 @@
+//! A folder of images.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use globset::{GlobBuilder, GlobMatcher};
+use walkdir::{DirEntry, WalkDir};
+
+use super::{ImageObject, ImageSource, LabelRule};
+use crate::error::{DecodeCause, Error, Result};
+
+/// The endings of the files that are taken when no glob is set, in any case.
+pub const IMAGE_EXTENSIONS: [&str; 12] = [
+    "bmp", "gif", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "ppm", "tif", "tiff", "webp",
+];
+
+/// Default of [`FsSource::with_max_file_bytes`]: 1 GiB.
+pub const DEFAULT_MAX_FILE_BYTES: u64 = 1 << 30;
+
+/// The images of a folder, or a single image file.
+///
+/// Files come in the order of their paths' bytes below the folder, as an object store lists keys.
+/// Links are followed. Names that begin with a dot are passed over, as are files that are neither
+/// matched by the glob nor, without a glob, have one of the [`IMAGE_EXTENSIONS`].
+///
+/// # Examples
+/// ```no_run
+/// use orb_features::prelude::*;
+///
+/// for image in FsSource::new("fruits/Test").with_glob("**/*.jpg").open()? {
+///     let image = image?;
+///     println!("{} {:?} {} bytes", image.uri, image.label, image.bytes.len());
+/// }
+/// # Ok::<(), orb_features::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct FsSource {
+    root: PathBuf,
+    glob: Option<String>,
+    recursive: bool,
+    label: LabelRule,
+    max_file_bytes: u64,
+}
+
+impl FsSource {
+    /// Takes a folder, with all folders in it.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self {
+            root: root.into(),
+            glob: None,
+            recursive: true,
+            label: LabelRule::default(),
+            max_file_bytes: DEFAULT_MAX_FILE_BYTES,
+        }
+    }
+
+    /// Takes only files whose path below the folder matches, such as `**/*.jpg`.
+    ///
+    /// `*` and `?` stay within a name, `**` crosses folders, `{a,b}` is either.
+    pub fn with_glob(mut self, glob: impl Into<String>) -> Self {
+        self.glob = Some(glob.into());
+        self
+    }
+
+    /// Sets whether folders in the folder are searched (default true).
+    pub fn with_recursive(mut self, recursive: bool) -> Self {
+        self.recursive = recursive;
+        self
+    }
+
+    /// Sets the label rule (default [`LabelRule::Parent`]).
+    pub fn with_label(mut self, label: LabelRule) -> Self {
+        self.label = label;
+        self
+    }
+
+    /// Sets the largest file to read (default [`DEFAULT_MAX_FILE_BYTES`]); a larger one is an error.
+    pub fn with_max_file_bytes(mut self, max_file_bytes: u64) -> Self {
+        self.max_file_bytes = max_file_bytes;
+        self
+    }
+}
+
+impl ImageSource for FsSource {
+    type Images = FsImages;
+
+    /// Opens the folder.
+    ///
+    /// A folder without a single file to take ends in an [`Error::NoInput`] item.
+    ///
+    /// # Errors
+    /// [`Error::Read`] if it is missing or closed to us, [`Error::InvalidParam`] for a bad glob,
+    /// [`Error::NotUtf8`] for a path that no column can hold.
+    fn open(self) -> Result<FsImages> {
+        let root = name_of(&self.root)?.to_owned();
+        let matcher = self
+            .glob
+            .as_ref()
+            .map(|glob| {
+                GlobBuilder::new(glob)
+                    .literal_separator(true)
+                    .build()
+                    .map(|g| g.compile_matcher())
+                    .map_err(|e| Error::param("glob", glob, e.kind().to_string()))
+            })
+            .transpose()?;
+        let is_folder = std::fs::metadata(&self.root)
+            .map_err(|e| Error::read(root.as_str(), e))?
+            .is_dir();
+        if is_folder {
+            // Now rather than at the first image: a closed folder is the caller's error.
+            std::fs::read_dir(&self.root).map_err(|e| Error::read(root.as_str(), e))?;
+        }
+        let walk = WalkDir::new(&self.root)
+            .follow_links(true)
+            .max_depth(if self.recursive { usize::MAX } else { 1 })
+            .sort_by(|a, b| key_order(a).cmp(&key_order(b)))
+            .into_iter();
+        let folder = folder_name(&self.root, is_folder);
+        Ok(FsImages {
+            options: self,
+            root,
+            folder,
+            is_folder,
+            matcher,
+            walk,
+            seen: 0,
+            taken: 0,
+            done: false,
+        })
+    }
+}
+
+/// What a path sorts by: a folder as its name and a slash, for all that is in it begins with that.
+fn key_order(entry: &DirEntry) -> OsString {
+    let mut name = entry.file_name().to_owned();
+    if entry.file_type().is_dir() {
+        name.push("/");
+    }
+    name
+}
+
+/// The name of the folder whose direct files have no other folder to be labelled by.
+fn folder_name(root: &Path, is_folder: bool) -> String {
+    // The whole path, as the root may be `.` or `..`.
+    let path = root.canonicalize().unwrap_or_else(|_| root.to_owned());
+    let folder = if is_folder { Some(path.as_path()) } else { path.parent() };
+    let name = if is_folder { root.file_name() } else { None };
+    name.or_else(|| folder.and_then(Path::file_name))
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+fn name_of(path: &Path) -> Result<&str> {
+    path.to_str().ok_or_else(|| Error::NotUtf8 { uri: format!("{path:?}").into() })
+}
+
+/// The stream of an [`FsSource`].
+pub struct FsImages {
+    options: FsSource,
+    root: String,
+    folder: String,
+    is_folder: bool,
+    matcher: Option<GlobMatcher>,
+    walk: walkdir::IntoIter,
+    seen: u64,
+    taken: u64,
+    done: bool,
+}
+
+impl std::fmt::Debug for FsImages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FsImages").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl FsImages {
+    /// Whether a file is one to read; its path below the root decides.
+    fn takes(&self, relative: &Path) -> bool {
+        match &self.matcher {
+            _ if !self.is_folder => true,
+            Some(matcher) => matcher.is_match(relative),
+            None => relative
+                .extension()
+                .and_then(|e| e.to_str())
+                .is_some_and(|e| IMAGE_EXTENSIONS.iter().any(|known| e.eq_ignore_ascii_case(known))),
+        }
+    }
+
+    fn read(&self, path: &Path, relative: &Path) -> Result<ImageObject> {
+        let uri = name_of(path)?;
+        let read = |error| Error::read(uri, error);
+        let mut file = File::open(path).map_err(read)?;
+        let metadata = file.metadata().map_err(read)?;
+        let limit = self.options.max_file_bytes;
+        let mut bytes = Vec::with_capacity(metadata.len().min(limit) as usize + 1);
+        // One byte more than the limit shows a file that is longer, or grew.
+        let len = (&mut file).take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(read)?;
+        if len as u64 > limit {
+            let what = format!("the file is longer than the limit of {limit} bytes");
+            return Err(Error::decode(uri, DecodeCause::TooLarge, what));
+        }
+        Ok(ImageObject {
+            uri: uri.to_owned(),
+            // A part of a path that is valid UTF-8.
+            label: self.options.label.label(&self.folder, name_of(relative)?),
+            modified: metadata.modified().ok(),
+            bytes: bytes.into(),
+        })
+    }
+}
+
+impl Iterator for FsImages {
+    type Item = Result<ImageObject>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.done {
+            let Some(entry) = self.walk.next() else {
+                self.done = true;
+                if self.taken > 0 {
+                    return None;
+                }
+                let reason = match &self.options.glob {
+                    Some(glob) => format!("none of its {} files matches the glob {glob}", self.seen),
+                    None => format!("none of its {} files has the ending of an image", self.seen),
+                };
+                return Some(Err(Error::NoInput { uri: self.root.as_str().into(), reason: reason.into() }));
+            };
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => {
+                    self.taken += 1;
+                    let uri = error.path().map_or_else(|| self.root.clone(), |p| p.display().to_string());
+                    let source = error.into_io_error().unwrap_or_else(|| {
+                        io::Error::other("a link leads back to a folder that holds it")
+                    });
+                    return Some(Err(Error::read(uri, source)));
+                }
+            };
+            let hidden = entry.depth() > 0 && entry.file_name().as_encoded_bytes().starts_with(b".");
+            if entry.file_type().is_dir() {
+                if hidden {
+                    self.walk.skip_current_dir();
+                }
+                continue;
+            }
+            if hidden || !entry.file_type().is_file() {
+                continue;
+            }
+            self.seen += 1;
+            let relative = entry.path().strip_prefix(&self.options.root).unwrap_or(entry.path());
+            if self.takes(relative) {
+                self.taken += 1;
+                return Some(self.read(entry.path(), relative));
+            }
+        }
+        None
+    }
+}
+
+impl std::iter::FusedIterator for FsImages {}

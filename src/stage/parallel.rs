@@ -1,0 +1,304 @@
+//! The one parallel stage: a bounded, order-keeping map.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::num::NonZero;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+/// Default of [`Parallelism::with_window`], for each thread.
+pub const DEFAULT_WINDOW_PER_THREAD: usize = 32;
+
+/// How many threads a parallel stage has, and how far they may run ahead of the consumer.
+///
+/// Results do not depend on either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Parallelism {
+    threads: usize,
+    window: usize,
+}
+
+impl Default for Parallelism {
+    /// One thread for each core that this process may use.
+    fn default() -> Self {
+        Self::new(std::thread::available_parallelism().map_or(1, NonZero::get))
+    }
+}
+
+impl Parallelism {
+    /// Takes `threads` threads, at least one; with one, the work is done on the consumer's.
+    pub fn new(threads: usize) -> Self {
+        let threads = threads.max(1);
+        Self { threads, window: threads.saturating_mul(DEFAULT_WINDOW_PER_THREAD) }
+    }
+
+    /// Sets how many items may be in work or waiting for the consumer, at least one for each
+    /// thread (default [`DEFAULT_WINDOW_PER_THREAD`] for each): what bounds the memory.
+    pub fn with_window(mut self, window: usize) -> Self {
+        self.window = window.max(self.threads);
+        self
+    }
+
+    /// The number of threads.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// The number of items that may be in work or waiting.
+    #[must_use]
+    pub fn window(&self) -> usize {
+        self.window
+    }
+}
+
+/// The iterator of [`StageExt::par_map`](crate::StageExt::par_map).
+///
+/// Results come in the order of the items. The threads start at the first `next` and take items
+/// from the source one at a time, so that no queue of items builds up; they stop when the iterator
+/// is dropped, which waits for the work that is under way. A panic in the work or the source goes
+/// on in the consumer.
+#[must_use = "iterator adaptors are lazy and do nothing unless consumed"]
+pub struct ParMap<T, R> {
+    state: State<T, R>,
+    size_hint: (usize, Option<usize>),
+}
+
+type Work<T, R> = Box<dyn FnMut(T) -> R + Send>;
+type Start<T, R> = Arc<dyn Fn() -> Work<T, R> + Send + Sync>;
+type Items<T> = Box<dyn Iterator<Item = T> + Send>;
+
+enum State<T, R> {
+    Waiting { items: Items<T>, start: Start<T, R>, parallelism: Parallelism },
+    Inline { items: Items<T>, work: Work<T, R> },
+    Threads { shared: Arc<Shared<T, R>>, ready: VecDeque<Outcome<R>> },
+    Done,
+}
+
+/// A result, or the panic that took its place.
+type Outcome<R> = Result<R, Box<dyn Any + Send>>;
+
+struct Shared<T, R> {
+    source: Mutex<Source<T>>,
+    book: Mutex<Book<R>>,
+    /// Signals the consumer: the next result is there, the source has ended, a thread has left.
+    progress: Condvar,
+    /// Signals the thread at the source: there is room, or it is time to stop.
+    room: Condvar,
+    window: usize,
+}
+
+struct Source<T> {
+    /// Gone once it has ended.
+    items: Option<Items<T>>,
+    /// How many items were taken.
+    taken: usize,
+}
+
+struct Book<R> {
+    /// Results from number `emitted` on, in order; `None` is still in work.
+    results: VecDeque<Option<Outcome<R>>>,
+    emitted: usize,
+    /// How many items there are, once the source has ended.
+    total: Option<usize>,
+    stop: bool,
+    threads: usize,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it holds a lock but the source, whose panic is carried on.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<T: Send + 'static, R: Send + 'static> ParMap<T, R> {
+    pub(crate) fn new<I, S: Send + 'static>(
+        items: I,
+        parallelism: Parallelism,
+        start: impl Fn() -> S + Send + Sync + 'static,
+        work: impl Fn(&mut S, T) -> R + Send + Sync + 'static,
+    ) -> Self
+    where
+        I: Iterator<Item = T> + Send + 'static,
+    {
+        let size_hint = items.size_hint();
+        let work = Arc::new(work);
+        let start: Start<T, R> = Arc::new(move || {
+            let (mut scratch, work) = (start(), Arc::clone(&work));
+            Box::new(move |item| work(&mut scratch, item))
+        });
+        Self { state: State::Waiting { items: Box::new(items), start, parallelism }, size_hint }
+    }
+
+    fn begin(items: Items<T>, start: &Start<T, R>, parallelism: Parallelism) -> State<T, R> {
+        let threads = parallelism.threads();
+        let pool = match threads {
+            1 => None,
+            // A machine that refuses threads still gets the work done.
+            _ => rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .thread_name(|i| format!("orb-features-{i}"))
+                .build()
+                .ok(),
+        };
+        let Some(pool) = pool else {
+            return State::Inline { items, work: start() };
+        };
+        let shared = Arc::new(Shared {
+            source: Mutex::new(Source { items: Some(items), taken: 0 }),
+            book: Mutex::new(Book {
+                results: VecDeque::new(),
+                emitted: 0,
+                total: None,
+                stop: false,
+                threads,
+            }),
+            progress: Condvar::new(),
+            room: Condvar::new(),
+            window: parallelism.window(),
+        });
+        for _ in 0..threads {
+            let (shared, start) = (Arc::clone(&shared), Arc::clone(start));
+            pool.spawn(move || {
+                shared.run(&start);
+                drop(start);
+                lock(&shared.book).threads -= 1;
+                shared.progress.notify_all();
+            });
+        }
+        State::Threads { shared, ready: VecDeque::new() }
+    }
+}
+
+impl<T, R> Shared<T, R> {
+    /// What each thread does.
+    fn run(&self, start: &Start<T, R>) {
+        let mut work = None;
+        while let Some((number, item)) = self.take() {
+            let outcome = item.and_then(|item| {
+                catch_unwind(AssertUnwindSafe(|| work.get_or_insert_with(|| start())(item)))
+            });
+            let mut book = lock(&self.book);
+            let place = number - book.emitted;
+            book.results[place] = Some(outcome);
+            if place == 0 {
+                self.progress.notify_all();
+            }
+        }
+    }
+
+    /// Takes the next item and its number, once there is room for its result.
+    #[allow(clippy::type_complexity)]
+    fn take(&self) -> Option<(usize, Outcome<T>)> {
+        // Held while waiting: whoever is first at the source is first to go on.
+        let mut source = lock(&self.source);
+        let number = source.taken;
+        let full = |book: &mut Book<R>| !book.stop && number >= book.emitted + self.window;
+        let book = self.room.wait_while(lock(&self.book), full).unwrap_or_else(PoisonError::into_inner);
+        if book.stop {
+            return None;
+        }
+        drop(book);
+        let item = catch_unwind(AssertUnwindSafe(|| source.items.as_mut()?.next()));
+        let item = match item {
+            Ok(Some(item)) => Ok(item),
+            Ok(None) => {
+                source.items = None;
+                lock(&self.book).total.get_or_insert(number);
+                self.progress.notify_all();
+                return None;
+            }
+            Err(panic) => {
+                source.items = None;
+                Err(panic)
+            }
+        };
+        source.taken += 1;
+        lock(&self.book).results.push_back(None);
+        Some((number, item))
+    }
+
+    /// Waits for the next results and moves all that are ready into `ready`.
+    fn collect(&self, ready: &mut VecDeque<Outcome<R>>) {
+        let pending = |book: &mut Book<R>| {
+            !matches!(book.results.front(), Some(Some(_))) && book.total != Some(book.emitted)
+        };
+        let mut book =
+            self.progress.wait_while(lock(&self.book), pending).unwrap_or_else(PoisonError::into_inner);
+        while let Some(outcome) = book.results.front_mut().and_then(Option::take) {
+            book.results.pop_front();
+            book.emitted += 1;
+            ready.push_back(outcome);
+        }
+        drop(book);
+        self.room.notify_all();
+    }
+}
+
+impl<T: Send + 'static, R: Send + 'static> Iterator for ParMap<T, R> {
+    type Item = R;
+
+    fn next(&mut self) -> Option<R> {
+        if matches!(self.state, State::Waiting { .. }) {
+            if let State::Waiting { items, start, parallelism } =
+                std::mem::replace(&mut self.state, State::Done)
+            {
+                self.state = Self::begin(items, &start, parallelism);
+            }
+        }
+        let next = match &mut self.state {
+            State::Inline { items, work } => items.next().map(work),
+            State::Threads { shared, ready } => {
+                if ready.is_empty() {
+                    shared.collect(ready);
+                }
+                match ready.pop_front() {
+                    Some(Ok(result)) => Some(result),
+                    Some(Err(panic)) => {
+                        self.stop();
+                        resume_unwind(panic)
+                    }
+                    None => None,
+                }
+            }
+            State::Waiting { .. } | State::Done => None,
+        };
+        if next.is_none() {
+            self.stop();
+        }
+        let less = |n: usize| n.saturating_sub(1);
+        self.size_hint = (less(self.size_hint.0), self.size_hint.1.map(less));
+        next
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.size_hint
+    }
+}
+
+impl<T: Send + 'static, R: Send + 'static> std::iter::FusedIterator for ParMap<T, R> {}
+
+impl<T, R> ParMap<T, R> {
+    /// Ends the threads and waits until none touches source or work any more.
+    fn stop(&mut self) {
+        if let State::Threads { shared, .. } = std::mem::replace(&mut self.state, State::Done) {
+            let mut book = lock(&shared.book);
+            book.stop = true;
+            shared.room.notify_all();
+            let running = |book: &mut Book<R>| book.threads > 0;
+            drop(shared.progress.wait_while(book, running));
+        }
+    }
+}
+
+impl<T, R> Drop for ParMap<T, R> {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl<T, R> std::fmt::Debug for ParMap<T, R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ParMap").field("size_hint", &self.size_hint).finish_non_exhaustive()
+    }
+}
