@@ -44,13 +44,21 @@ impl JpegDecoder {
         self.color.resize(pitch * height, 0);
         let image = Image { pixels: &mut self.color[..], width, pitch, height, format };
         decompressor.decompress(bytes, image).map_err(failure)?;
-        if format == PixelFormat::CMYK {
-            cmyk_to_rgb(&mut self.color);
-            gray.refill_from_color(&self.color, width, height, ColorOrder::Rgba, channels);
-        } else {
+        if format == PixelFormat::RGB {
             gray.refill_from_color(&self.color, width, height, ColorOrder::Rgb, channels);
+            return Ok(());
         }
-        Ok(())
+        cmyk_to_rgb(&mut self.color);
+        if params.gray_mode() == GrayMode::Bgr2Gray {
+            gray.refill_from_color(&self.color, width, height, ColorOrder::Rgba, channels);
+            return Ok(());
+        }
+        gray.refill(width, height, channels, |out| {
+            for (pixel, out) in self.color.chunks_exact(4).zip(out) {
+                *out = cmyk_luma(pixel[0], pixel[1], pixel[2]);
+            }
+            Ok(())
+        })
     }
 }
 
@@ -65,6 +73,14 @@ fn cmyk_to_rgb(pixels: &mut [u8]) {
             *ink = (k - (((255 - i32::from(*ink)) * k) >> 8)) as u8;
         }
     }
+}
+
+/// What `IMREAD_GRAYSCALE` makes of them.
+///
+/// # Source
+/// `icvCvt_CMYK2Gray_8u_C4C1R` in the same file: 14-bit weights, where `cv::cvtColor` has 15 bits.
+fn cmyk_luma(r: u8, g: u8, b: u8) -> u8 {
+    ((u32::from(b) * 1868 + u32::from(g) * 9617 + u32::from(r) * 4899 + 8192) >> 14) as u8
 }
 
 /// libjpeg-turbo's warnings are errors too: they mean that pixels were made up.
