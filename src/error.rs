@@ -184,7 +184,9 @@ pub enum Error {
         reason: Box<str>,
     },
     /// The output exists already, and the write mode forbids touching it.
-    #[error("output {path} exists and is not empty (choose another, or the mode overwrite or append)")]
+    #[error(
+        "output {path} exists and is not empty (choose another, or the mode overwrite or append)"
+    )]
     OutputExists {
         /// The output folder.
         path: Box<str>,

@@ -1,15 +1,73 @@
-//! x
+//! Folders of photos to ORB keypoints and descriptors, principal components and Parquet.
+//!
+//! ```text
+//!  source            decode            orb                 rows            pca              sink
+//!  folder, memory    bytes -> grey     grey -> features    one row each    fit, project     Parquet
+//!  ImageObject  ──▶  DecodedImage ──▶  ImageFeatures  ──▶  DescriptorRow ─▶ RowBatch  ────▶ files, _SUCCESS
+//! ```
+//!
+//! Every arrow is an iterator of `Result`s and every box a stage of [`StageExt`] that can be used
+//! alone, left out or replaced. [`Pipeline`](pipeline::Pipeline) runs the whole job in one call.
+//!
+//! # Example
+//!
+//! The whole job, stage by stage, on images in memory:
+//!
+//! ```
+//! use orb_features::prelude::*;
+//!
+//! # let pgm = |i: u32| [b"P5 128 128 255\n".to_vec(), (0..128 * 128_u32).map(|p| ((p ^ (p >> 7) ^ i).wrapping_mul(2_654_435_761) >> 24) as u8).collect()].concat();
+//! # let images = (0..4).map(|i| (format!("apple/{i}.pgm"), pgm(i)));
+//! let orb = OrbParams::default().with_n_features(30).build()?;
+//! let rows = MemorySource::new(images)
+//!     .open()?                                                                   // ImageObject
+//!     .orb_features(&orb, &DecodeParams::default(), Parallelism::default())      // ImageFeatures
+//!     .explode();                                                                // DescriptorRow
+//! let (model, rows) = rows.fit_pca(&PcaParams::new(20), &Spool::default())?;
+//! let report = rows.project(&model).write_to(NullSink::default())?;
+//! assert_eq!(report.rows, model.n_rows());
+//! # Ok::<(), orb_features::Error>(())
+//! ```
+//!
+//! # What is guaranteed
+//!
+//! - **Parity.** On the same grey pixels, for every value of every parameter, x, y, size, angle, response,
+//!   octave and descriptor are those of OpenCV's `cv::ORB` on x86-64, bit for bit, for the build that
+//!   [`OrbParams::compat`](orb::OrbParams::compat) names. `PARITY.md` has what was compared.
+//! - **Determinism.** Rows, their order, the model's bits and the content of the files do not depend on
+//!   threads, batches or instruction sets.
+//! - **Bounded memory.** It depends on threads and windows, not on the number of images.
+//! - **Nothing lost.** An image ends as its rows, as an image without features, or as one error that names
+//!   it, the stage and the cause.
+//! - **All or nothing.** A result appears when it is complete, `_SUCCESS` last.
+//!
+//! What is *not* promised is a number of keypoints: `n_features` is a quota shared out over the levels,
+//! ties may exceed it, and small images reach less ([`OrbParams`](orb::OrbParams)).
+//!
+//! # Features of the crate
+//!
+//! | feature | default | brings |
+//! |---|---|---|
+//! | `parquet` | yes | the Parquet sink, through arrow and parquet |
+//! | `cli` | no | the program `orb-features` |
+//! | `turbojpeg` | no | JPEGs through libjpeg-turbo, with the pixels of `cv::imread`; built from source with cmake and nasm, or the system's (version 3) with `TURBOJPEG_SOURCE=pkg-config` in the environment of the build |
+//! | `opencv` | no | OpenCV's own ORB behind [`FeatureExtractor`](orb::FeatureExtractor), and the parity tests |
+//!
+//! Without default features there are ORB, rows and PCA, in pure Rust.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod arch;
 pub mod decode;
 mod error;
 pub mod orb;
 pub mod pca;
 pub mod pipeline;
+pub mod prelude;
 pub mod rows;
 pub mod sink;
 pub mod source;
 pub mod stage;
-pub use error::{Error, Result};
+
+pub use error::{BoxError, DecodeCause, Error, Result, Stage};
 pub use stage::StageExt;
-pub mod prelude { //! p
-pub use crate::decode::*; pub use crate::orb::*; pub use crate::error::*; pub use crate::source::*; pub use crate::stage::*; pub use crate::rows::*;pub use crate::pca::*;pub use crate::sink::*; pub use crate::pipeline::*; }

@@ -40,14 +40,20 @@ struct Parity {
 }
 
 impl Parity {
-    fn check(&mut self, tag: &str, params: &OrbParams, image: GrayView<'_>, mask: Option<GrayView<'_>>) {
+    fn check(
+        &mut self,
+        tag: &str,
+        params: &OrbParams,
+        image: GrayView<'_>,
+        mask: Option<GrayView<'_>>,
+    ) {
         let params = params.clone().with_compat(linked_build());
         let (native, oracle) =
             (params.clone().build().unwrap(), OpenCvOrb::new(params.clone()).unwrap());
         let want = oracle.detect_and_compute(image, mask);
         let got = native.detect_and_compute_with(image, mask, &mut self.ours);
         self.compare(&format!("{tag} {params:?}"), want, got);
-        if self.calls % 16 == 0 {
+        if self.calls.is_multiple_of(16) {
             let want = oracle.detect(image, mask);
             let got = native.detect_with(image, mask, &mut self.ours);
             self.compare(
@@ -58,7 +64,13 @@ impl Parity {
         }
     }
 
-    fn compute(&mut self, tag: &str, params: &OrbParams, image: GrayView<'_>, keypoints: &[KeyPoint]) {
+    fn compute(
+        &mut self,
+        tag: &str,
+        params: &OrbParams,
+        image: GrayView<'_>,
+        keypoints: &[KeyPoint],
+    ) {
         let params = params.clone().with_compat(linked_build());
         let want = OpenCvOrb::new(params.clone()).unwrap().compute(image, keypoints);
         let got = params.clone().build().unwrap().compute_with(image, keypoints, &mut self.ours);
@@ -79,7 +91,8 @@ impl Parity {
                         .collect()
                 };
                 if bits(&want) != bits(&got) {
-                    writeln!(self.mismatches, "keypoints: {tag}: {} {}", want.len(), got.len()).unwrap();
+                    writeln!(self.mismatches, "keypoints: {tag}: {} {}", want.len(), got.len())
+                        .unwrap();
                 } else if want.descriptors != got.descriptors {
                     let bad = want.descriptors.iter().zip(&got.descriptors).filter(|(a, b)| a != b);
                     writeln!(self.mismatches, "{} descriptors: {tag}", bad.count()).unwrap();
@@ -87,7 +100,8 @@ impl Parity {
             }
             (Err(_), Err(_)) => self.refused += 1,
             (want, got) => {
-                writeln!(self.mismatches, "{tag}: opencv {:?}, ours {:?}", want.err(), got.err()).unwrap();
+                writeln!(self.mismatches, "{tag}: opencv {:?}, ours {:?}", want.err(), got.err())
+                    .unwrap();
             }
         }
     }
@@ -101,7 +115,11 @@ impl Parity {
             self.refused,
             opencv_version()
         );
-        assert!(self.mismatches.is_empty(), "{}", &self.mismatches[..self.mismatches.len().min(4000)]);
+        assert!(
+            self.mismatches.is_empty(),
+            "{}",
+            &self.mismatches[..self.mismatches.len().min(4000)]
+        );
         assert!(self.keypoints >= least_keypoints, "only {} keypoints", self.keypoints);
     }
 }
@@ -220,7 +238,9 @@ fn tiny_images_of_every_size() {
 #[test]
 fn large_images() {
     let mut parity = Parity::default();
-    for (kind, w, h) in [("smooth", 1920, 1080), ("noise", 1501, 333), ("text", 640, 480), ("blobs", 33, 2000)] {
+    for (kind, w, h) in
+        [("smooth", 1920, 1080), ("noise", 1501, 333), ("text", 640, 480), ("blobs", 33, 2000)]
+    {
         let pixels = draw(kind, w, h, 3);
         for n in [30, 500, 100_000] {
             parity.check(kind, &OrbParams::default().with_n_features(n), view(&pixels, w, h), None);
@@ -308,7 +328,10 @@ fn find_images(folder: &Path, files: &mut Vec<PathBuf>) {
         let path = entry.unwrap().path();
         if path.is_dir() {
             find_images(&path, files);
-        } else if path.extension().is_some_and(|e| ["jpg", "jpeg", "png"].iter().any(|x| e.eq_ignore_ascii_case(x))) {
+        } else if path
+            .extension()
+            .is_some_and(|e| ["jpg", "jpeg", "png"].iter().any(|x| e.eq_ignore_ascii_case(x)))
+        {
             files.push(path);
         }
     }

@@ -44,7 +44,10 @@ fn fit(rows: ArrayView2<'_, u8>, params: &PcaParams) -> Result<PcaModel> {
     moments.fit(params)
 }
 
-fn worst<'a>(got: impl IntoIterator<Item = &'a f64>, want: impl IntoIterator<Item = &'a f64>) -> f64 {
+fn worst<'a>(
+    got: impl IntoIterator<Item = &'a f64>,
+    want: impl IntoIterator<Item = &'a f64>,
+) -> f64 {
     let (got, want): (Vec<_>, Vec<_>) = (got.into_iter().collect(), want.into_iter().collect());
     assert_eq!(got.len(), want.len());
     got.into_iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
@@ -117,8 +120,7 @@ fn without_centering_the_projection_is_sparks() {
 #[test]
 fn the_example_of_spark() {
     let rows = array![[0_u8, 1, 0, 7, 0], [2, 0, 3, 4, 5], [4, 0, 0, 6, 7]];
-    let params =
-        PcaParams::new(2).with_solver(Solver::Covariance).with_centering(Centering::None);
+    let params = PcaParams::new(2).with_solver(Solver::Covariance).with_centering(Centering::None);
     let model = fit(rows.view(), &params).unwrap();
     let ratio = [0.794_393_253_223_053_1, 0.205_606_746_776_946_94];
     assert!(worst(model.explained_variance_ratio(), &ratio) < 1e-12);
@@ -160,7 +162,9 @@ fn a_model_does_not_depend_on_how_the_rows_are_split() {
             .collect();
         parts.reverse();
         let mut merged = Moments::new(32);
-        parts.iter().for_each(|part| merged.merge(part).unwrap());
+        for part in &parts {
+            merged.merge(part).unwrap();
+        }
         assert_eq!(merged.fit(&RANDOMIZED()).unwrap(), whole);
     }
 }

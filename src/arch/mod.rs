@@ -64,8 +64,9 @@ mod tests {
         for width in (1..40).chain([63, 64, 65, 200]) {
             for start in 0..3 {
                 let pixels: Vec<u8> = (0..start + width + 6).map(|_| byte()).collect();
-                let rows: Vec<Vec<f32>> =
-                    (0..7).map(|_| (0..width).map(|_| f32::from(byte()) * 0.99).collect()).collect();
+                let rows: Vec<Vec<f32>> = (0..7)
+                    .map(|_| (0..width).map(|_| f32::from(byte()) * 0.99).collect())
+                    .collect();
                 let rows: [&[f32]; 7] = std::array::from_fn(|i| rows[i].as_slice());
                 for fused in [0, width / 4 * 4, width / 2, width] {
                     let run = |k: Kernels| {

@@ -7,9 +7,10 @@ use super::{Kernels, blur};
 pub(super) fn avx2() -> Option<Kernels> {
     (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Kernels {
         name: "avx2",
-        // SAFETY (all entries): the table is only made on a CPU that has these features. They are
-        // there for speed: without FMA the scalar `mul_add` is a library call for each product.
+        // SAFETY: the table is only made on a CPU that has these features. They are there for
+        // speed: without FMA the scalar `mul_add` is a library call for each product.
         blur_row: |source, fused, out| unsafe { blur_row(source, fused, out) },
+        // SAFETY: as above.
         blur_column: |rows, fused, out| unsafe { blur_column(rows, fused, out) },
     })
 }

@@ -274,7 +274,6 @@ impl GrayImage {
         &self.pixels
     }
 
-
     /// Makes the buffer `width * height` bytes long and lets `fill` write it.
     pub(crate) fn refill<E>(
         &mut self,
@@ -322,11 +321,8 @@ impl GrayImage {
 
 fn convert<const CHANNELS: usize, const RED_FIRST: bool>(pixels: &[u8], out: &mut [u8]) {
     for (pixel, out) in pixels.chunks_exact(CHANNELS).zip(out) {
-        let (r, g, b) = if RED_FIRST {
-            (pixel[0], pixel[1], pixel[2])
-        } else {
-            (pixel[2], pixel[1], pixel[0])
-        };
+        let (r, g, b) =
+            if RED_FIRST { (pixel[0], pixel[1], pixel[2]) } else { (pixel[2], pixel[1], pixel[0]) };
         *out = gray_of(r, g, b);
     }
 }

@@ -43,9 +43,8 @@ impl JpegDecoder {
         decoder.set_options(options.jpeg_set_out_colorspace(output));
         let channels = input.num_components() as u8;
         if direct {
-            return gray.refill(width, height, channels, |out| {
-                decoder.decode_into(out).map_err(failure)
-            });
+            return gray
+                .refill(width, height, channels, |out| decoder.decode_into(out).map_err(failure));
         }
         self.color.resize(width * height * 3, 0);
         decoder.decode_into(&mut self.color).map_err(failure)?;

@@ -21,9 +21,7 @@ use crate::error::{BoxError, DecodeCause, Error, Result};
 use crate::source::ImageObject;
 
 pub use gray::{ColorOrder, GrayImage, GrayView, gray_of};
-pub use params::{
-    DEFAULT_MAX_ALLOC, DEFAULT_MAX_SIDE, DecodeParams, ExifOrientation, GrayMode,
-};
+pub use params::{DEFAULT_MAX_ALLOC, DEFAULT_MAX_SIDE, DecodeParams, ExifOrientation, GrayMode};
 
 /// The JPEG decoder that this build uses: `zune-jpeg` or `libjpeg-turbo`.
 pub const JPEG_DECODER: &str = jpeg::NAME;

@@ -4,9 +4,7 @@ use image::metadata::Orientation;
 
 /// Reads it from the EXIF segment of a JPEG; upright if there is none.
 pub(super) fn of_jpeg(bytes: &[u8]) -> Orientation {
-    exif_segment(bytes)
-        .and_then(Orientation::from_exif_chunk)
-        .unwrap_or(Orientation::NoTransforms)
+    exif_segment(bytes).and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms)
 }
 
 /// Finds the first APP1 segment that holds EXIF data, before the image data starts.
@@ -26,10 +24,10 @@ fn exif_segment(bytes: &[u8]) -> Option<&[u8]> {
         }
         let length = usize::from(u16::from_be_bytes([*rest.get(2)?, *rest.get(3)?]));
         let segment = rest.get(4..2 + length)?;
-        if marker == APP1 {
-            if let Some(exif) = segment.strip_prefix(b"Exif\0\0") {
-                return Some(exif);
-            }
+        if marker == APP1
+            && let Some(exif) = segment.strip_prefix(b"Exif\0\0")
+        {
+            return Some(exif);
         }
         rest = &rest[2 + length..];
     }

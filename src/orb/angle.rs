@@ -53,10 +53,10 @@ pub(super) fn orientation(level: Framed<'_>, x: isize, y: isize, patch_rows: &[u
 /// `fastAtan2` in OpenCV's `mathfuncs_core.simd.hpp`: float32, no fused multiply-add.
 fn atan2_degrees(y: f32, x: f32) -> f32 {
     const DEGREES: f32 = (180.0 / std::f64::consts::PI) as f32;
-    const P1: f32 = 0.999_787_841_279_480_7 * DEGREES;
-    const P3: f32 = -0.325_808_397_464_097_5 * DEGREES;
-    const P5: f32 = 0.155_578_651_846_328_1 * DEGREES;
-    const P7: f32 = -0.044_326_555_547_921_28 * DEGREES;
+    const P1: f32 = 0.999_787_87 * DEGREES;
+    const P3: f32 = -0.325_808_4 * DEGREES;
+    const P5: f32 = 0.155_578_66 * DEGREES;
+    const P7: f32 = -0.044_326_555 * DEGREES;
     const EPSILON: f32 = f64::EPSILON as f32;
     let polynomial = |c: f32| {
         let c2 = c * c;
@@ -143,10 +143,30 @@ fn reduce(x: f64) -> (f64, i32) {
 /// The same for 120 and above, by long multiplication with the bits of 4 / pi.
 fn reduce_large(bits: u32) -> (f64, i32) {
     const FOUR_OVER_PI: [u32; 24] = [
-        0xa2, 0xa2f9, 0xa2_f983, 0xa2f9_836e, 0xf983_6e4e, 0x836e_4e44, 0x6e4e_4415, 0x4e44_1529,
-        0x4415_29fc, 0x1529_fc27, 0x29fc_2757, 0xfc27_57d1, 0x2757_d1f5, 0x57d1_f534, 0xd1f5_34dd,
-        0xf534_ddc0, 0x34dd_c0db, 0xddc0_db62, 0xc0db_6295, 0xdb62_9599, 0x6295_993c, 0x9599_3c43,
-        0x993c_4390, 0x3c43_9041,
+        0xa2,
+        0xa2f9,
+        0xa2_f983,
+        0xa2f9_836e,
+        0xf983_6e4e,
+        0x836e_4e44,
+        0x6e4e_4415,
+        0x4e44_1529,
+        0x4415_29fc,
+        0x1529_fc27,
+        0x29fc_2757,
+        0xfc27_57d1,
+        0x2757_d1f5,
+        0x57d1_f534,
+        0xd1f5_34dd,
+        0xf534_ddc0,
+        0x34dd_c0db,
+        0xddc0_db62,
+        0xc0db_6295,
+        0xdb62_9599,
+        0x6295_993c,
+        0x9599_3c43,
+        0x993c_4390,
+        0x3c43_9041,
     ];
     /// pi / 2^63.
     const UNIT: f64 = 3.406_121_580_086_554_5e-19;

@@ -17,8 +17,22 @@ pub(super) struct Corner {
 
 /// The circle of 16 pixels around a candidate, as (dx, dy), in order.
 const RING: [(isize, isize); 16] = [
-    (0, 3), (1, 3), (2, 2), (3, 1), (3, 0), (3, -1), (2, -2), (1, -3),
-    (0, -3), (-1, -3), (-2, -2), (-3, -1), (-3, 0), (-3, 1), (-2, 2), (-1, 3),
+    (0, 3),
+    (1, 3),
+    (2, 2),
+    (3, 1),
+    (3, 0),
+    (3, -1),
+    (2, -2),
+    (1, -3),
+    (0, -3),
+    (-1, -3),
+    (-2, -2),
+    (-3, -1),
+    (-3, 0),
+    (-3, 1),
+    (-2, 2),
+    (-1, 3),
 ];
 
 /// The radius of the circle: no candidate is closer to the edge of the level.
@@ -128,10 +142,10 @@ fn find_candidates(
     let [p0, p2, p4, p6] = [ring(0), ring(2), ring(4), ring(6)];
     let [q0, q2, q4, q6] = [ring(8), ring(10), ring(12), ring(14)];
     for i in 0..len {
-        let brightest = (p0[i].max(q0[i]).min(p2[i].max(q2[i])))
-            .min(p4[i].max(q4[i]).min(p6[i].max(q6[i])));
-        let darkest = (p0[i].min(q0[i]).max(p2[i].min(q2[i])))
-            .max(p4[i].min(q4[i]).max(p6[i].min(q6[i])));
+        let brightest =
+            (p0[i].max(q0[i]).min(p2[i].max(q2[i]))).min(p4[i].max(q4[i]).min(p6[i].max(q6[i])));
+        let darkest =
+            (p0[i].min(q0[i]).max(p2[i].min(q2[i]))).max(p4[i].min(q4[i]).max(p6[i].min(q6[i])));
         let c = centre[i];
         out[i] = u8::from(brightest > c.saturating_add(threshold))
             | u8::from(darkest < c.saturating_sub(threshold));
@@ -164,6 +178,7 @@ mod tests {
     use super::*;
 
     /// The definition, word by word: every arc of nine, no rejection, the whole image.
+    #[allow(clippy::needless_range_loop)] // The formula's indices.
     fn naive(image: GrayView<'_>, threshold: u8) -> Vec<Corner> {
         let (w, h) = (image.width(), image.height());
         let mut scores = vec![vec![0_i32; w]; h];
@@ -187,7 +202,8 @@ mod tests {
         for y in 1..h.saturating_sub(1) {
             for x in 1..w.saturating_sub(1) {
                 let s = scores[y][x];
-                let beats_all = (0..9).filter(|&k| k != 4).all(|k| s > scores[y + k / 3 - 1][x + k % 3 - 1]);
+                let beats_all =
+                    (0..9).filter(|&k| k != 4).all(|k| s > scores[y + k / 3 - 1][x + k % 3 - 1]);
                 if s > 0 && beats_all {
                     corners.push(Corner { x: x as u32, y: y as u32, response: s as f32 });
                 }
@@ -205,7 +221,9 @@ mod tests {
         };
         let mut found = 0;
         for (w, h) in [(7, 7), (8, 7), (6, 40), (23, 19), (40, 31), (65, 20)] {
-            for (mask, threshold) in [(255, 0), (255, 20), (255, 60), (0x80, 20), (3, 0), (255, 255)] {
+            for (mask, threshold) in
+                [(255, 0), (255, 20), (255, 60), (0x80, 20), (3, 0), (255, 255)]
+            {
                 let pixels: Vec<u8> = (0..w * h).map(|_| noise(mask)).collect();
                 let image = GrayView::new(&pixels, w, h).unwrap();
                 let all = naive(image, threshold);
@@ -216,7 +234,14 @@ mod tests {
                     }
                     let (columns, rows) = (margin..w - margin, margin..h - margin);
                     let mut got = Vec::new();
-                    detect(image, threshold, columns.clone(), rows.clone(), &mut ScoreRows::default(), &mut got);
+                    detect(
+                        image,
+                        threshold,
+                        columns.clone(),
+                        rows.clone(),
+                        &mut ScoreRows::default(),
+                        &mut got,
+                    );
                     let inside = |c: &&Corner| {
                         columns.contains(&(c.x as usize)) && rows.contains(&(c.y as usize))
                     };

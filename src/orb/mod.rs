@@ -111,7 +111,6 @@ impl Orb {
     }
 
     /// The parameters that it was built from.
-    #[must_use]
     pub fn params(&self) -> &OrbParams {
         &self.tables.params
     }
@@ -269,8 +268,7 @@ impl Orb {
             let inside = |v: isize| v.clamp(0, side as isize) as usize;
             Some(inside(low - reach)..inside(high + reach + 1))
         };
-        let (Some(columns), Some(rows)) =
-            (span(level.width, |c| c.0), span(level.height, |c| c.1))
+        let (Some(columns), Some(rows)) = (span(level.width, |c| c.0), span(level.height, |c| c.1))
         else {
             return;
         };
@@ -290,9 +288,12 @@ impl Orb {
             &mut scratch.smoothed,
         );
         let smoothed = scratch.smoothed.framed();
-        descriptors.extend(keypoints.iter().zip(centres()).map(|(k, (x, y))| {
-            pattern.describe(smoothed, x, y, k.angle, &mut scratch.samples)
-        }));
+        descriptors.extend(
+            keypoints
+                .iter()
+                .zip(centres())
+                .map(|(k, (x, y))| pattern.describe(smoothed, x, y, k.angle, &mut scratch.samples)),
+        );
     }
 }
 

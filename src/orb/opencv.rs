@@ -46,7 +46,6 @@ impl OpenCvOrb {
     }
 
     /// The parameters that it was made from.
-    #[must_use]
     pub fn params(&self) -> &OrbParams {
         &self.params
     }
@@ -90,8 +89,12 @@ fn to_mat(image: Option<GrayView<'_>>) -> opencv::Result<Mat> {
     let Some(image) = image.filter(|i| !i.is_empty()) else {
         return Ok(Mat::default());
     };
-    let mut mat =
-        Mat::new_rows_cols_with_default(image.height() as i32, image.width() as i32, u8::opencv_type(), 0.into())?;
+    let mut mat = Mat::new_rows_cols_with_default(
+        image.height() as i32,
+        image.width() as i32,
+        u8::opencv_type(),
+        0.into(),
+    )?;
     for y in 0..image.height() {
         mat.at_row_mut::<u8>(y as i32)?.copy_from_slice(image.row(y));
     }

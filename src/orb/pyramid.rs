@@ -260,7 +260,10 @@ impl Plane {
     /// Copies the frame of a plane of the same shape; the pixels within stay what they were.
     pub fn copy_frame(&mut self, other: Framed<'_>) {
         let (frame, stride) = (self.frame, self.stride());
-        debug_assert_eq!((other.stride, other.width, other.height), (stride, self.width, self.height));
+        debug_assert_eq!(
+            (other.stride, other.width, other.height),
+            (stride, self.width, self.height)
+        );
         let rows = self.height + 2 * frame;
         for (y, (to, from)) in (0..rows)
             .zip(self.pixels.chunks_exact_mut(stride).zip(other.pixels.chunks_exact(stride)))

@@ -28,7 +28,12 @@ pub(super) fn quotas(params: &OrbParams) -> Vec<usize> {
 ///
 /// The set is that of `cv::KeyPointsFilter::retainBest`; the order there is an accident of
 /// `nth_element`, ours stays the raster order.
-pub(super) fn retain_best<T>(items: &mut Vec<T>, n: usize, response: impl Fn(&T) -> f32, values: &mut Vec<f32>) {
+pub(super) fn retain_best<T>(
+    items: &mut Vec<T>,
+    n: usize,
+    response: impl Fn(&T) -> f32,
+    values: &mut Vec<f32>,
+) {
     if items.len() <= n {
         return;
     }

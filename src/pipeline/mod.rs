@@ -39,7 +39,7 @@ pub enum OnError {
 enum Projection {
     None,
     Fit(PcaParams),
-    Model(PcaModel),
+    Model(Box<PcaModel>),
 }
 
 /// How far a job has come, for whoever shows it.
@@ -132,7 +132,7 @@ where
 
     /// Projects the descriptors onto a model that is fitted already: one pass, no spool.
     pub fn with_model(mut self, model: PcaModel) -> Self {
-        self.projection = Projection::Model(model);
+        self.projection = Projection::Model(Box::new(model));
         self
     }
 
@@ -217,9 +217,11 @@ where
             }
             Projection::Model(model) => {
                 job.stream(features, Some(&model))?;
-                Some(model)
+                Some(*model)
             }
-            Projection::Fit(params) => Some(job.two_passes(features, &params, &spool, parallelism)?),
+            Projection::Fit(params) => {
+                Some(job.two_passes(features, &params, &spool, parallelism)?)
+            }
         };
         job.finish(model, start, parallelism)
     }

@@ -22,7 +22,7 @@ pub struct RunReport {
     pub decoded: u64,
     /// Decoded images in which no keypoint was found.
     pub without_features: u64,
-    /// Images that failed, by cause ([`Error::code`]).
+    /// Images that failed, by cause ([`Error::code`](crate::Error::code)).
     pub failed: BTreeMap<String, u64>,
     /// The first ten failures, in order.
     pub first_failures: Vec<Failure>,
@@ -116,7 +116,8 @@ impl fmt::Display for RunReport {
             };
             let note = format!(
                 "{:.2} % of the variance of {} rows ({solver})",
-                100.0 * model.explained_variance_ratio_sum, model.n_rows
+                100.0 * model.explained_variance_ratio_sum,
+                model.n_rows
             );
             line("components", model.n_components as u64, note)?;
             if model.rank < model.n_components {

@@ -12,8 +12,8 @@ use crate::orb::{DESCRIPTOR_LEN, Descriptor, KeyPoint};
 use crate::pca::PcaModel;
 use crate::stage::ImageFeatures;
 
-pub use spool::{DEFAULT_SPOOL_MEMORY, Spool, SpooledRows};
 pub(crate) use spool::SpooledFit;
+pub use spool::{DEFAULT_SPOOL_MEMORY, Spool, SpooledRows};
 
 /// The number of rows that stages gather into a batch.
 pub const DEFAULT_BATCH_ROWS: usize = 8192;
@@ -57,6 +57,7 @@ impl RowBatch {
 
 impl ImageFeatures {
     /// The rows of this image, one for each descriptor.
+    #[must_use]
     pub fn into_rows(self) -> impl ExactSizeIterator<Item = DescriptorRow> + std::fmt::Debug {
         ImageRows { image: self, next: 0 }
     }

@@ -178,15 +178,14 @@ impl ParquetSink {
     }
 
     fn write_batch(&mut self, batch: &RecordBatch) -> Result<()> {
-        let schema = match &self.schema {
-            Some(schema) => Arc::clone(schema),
-            None => {
-                let schema = batch.schema();
-                if self.params.mode == WriteMode::Append {
-                    check_others(self.staging.target(), &schema)?;
-                }
-                Arc::clone(self.schema.insert(schema))
+        let schema = if let Some(schema) = &self.schema {
+            Arc::clone(schema)
+        } else {
+            let schema = batch.schema();
+            if self.params.mode == WriteMode::Append {
+                check_others(self.staging.target(), &schema)?;
             }
+            Arc::clone(self.schema.insert(schema))
         };
         let mut written = 0;
         loop {
@@ -359,7 +358,8 @@ fn check_others(folder: &Path, schema: &SchemaRef) -> Result<()> {
         return Ok(());
     };
     let file = File::open(&path).map_err(|e| Error::write(&path, e))?;
-    let other = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| Error::write(&path, e))?;
+    let other =
+        ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| Error::write(&path, e))?;
     if other.schema().fields() == schema.fields() {
         return Ok(());
     }

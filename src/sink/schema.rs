@@ -112,13 +112,16 @@ pub fn to_record_batch(batch: &RowBatch, width: ScoreWidth) -> Result<RecordBatc
         int(|r| r.keypoint.octave),
         Arc::new(descriptors.finish()),
     ];
-    let components = batch.scores.as_ref().map(|scores| scores.ncols());
+    let components = batch.scores.as_ref().map(ndarray::ArrayBase::ncols);
     if let Some(scores) = &batch.scores {
         let values: ArrayRef = match width {
-            ScoreWidth::F32 => Arc::new(Float32Array::from_iter_values(scores.iter().map(|&s| s as f32))),
+            ScoreWidth::F32 => {
+                Arc::new(Float32Array::from_iter_values(scores.iter().map(|&s| s as f32)))
+            }
             ScoreWidth::F64 => Arc::new(Float64Array::from_iter_values(scores.iter().copied())),
         };
-        let list = FixedSizeListArray::try_new(score_field(width), scores.ncols() as i32, values, None)?;
+        let list =
+            FixedSizeListArray::try_new(score_field(width), scores.ncols() as i32, values, None)?;
         columns.push(Arc::new(list));
     }
     RecordBatch::try_new(schema(components, width), columns)

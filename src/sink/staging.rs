@@ -71,8 +71,10 @@ impl Staging {
         };
         fs::create_dir(&folder).map_err(|e| Error::write(&folder, e))?;
         let staging = Self { target, folder, mode, committed: false };
-        if exists && mode != WriteMode::Append && is_other_device(&staging.target, &staging.folder) {
-            let why = "it is a mount point, which cannot be replaced as a whole: name a folder in it";
+        if exists && mode != WriteMode::Append && is_other_device(&staging.target, &staging.folder)
+        {
+            let why =
+                "it is a mount point, which cannot be replaced as a whole: name a folder in it";
             return Err(failed_at(&staging.target, io::Error::other(why)));
         }
         Ok(staging)
@@ -97,7 +99,9 @@ impl Staging {
                 Ok(()) => {}
                 Err(e) if is_not_empty(&e) => {
                     // Another run was faster.
-                    return Err(Error::OutputExists { path: self.target.display().to_string().into() });
+                    return Err(Error::OutputExists {
+                        path: self.target.display().to_string().into(),
+                    });
                 }
                 Err(e) => return Err(failed_at(&self.target, e)),
             },
@@ -210,7 +214,8 @@ fn check_content(target: &Path, mode: WriteMode) -> Result<()> {
         // Also what Spark and Hadoop leave in a result.
         let is_ours = text.ends_with(".parquet") || text.starts_with(['_', '.']);
         if !is_ours {
-            let why = format!("it holds {name:?}, which is not part of a result: it is not overwritten");
+            let why =
+                format!("it holds {name:?}, which is not part of a result: it is not overwritten");
             return Err(failed_at(target, io::Error::other(why)));
         }
     }

@@ -12,9 +12,8 @@ use super::{ImageObject, ImageSource, LabelRule};
 use crate::error::{DecodeCause, Error, Result};
 
 /// The endings of the files that are taken when no glob is set, in any case.
-pub const IMAGE_EXTENSIONS: [&str; 12] = [
-    "bmp", "gif", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "ppm", "tif", "tiff", "webp",
-];
+pub const IMAGE_EXTENSIONS: [&str; 12] =
+    ["bmp", "gif", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "ppm", "tif", "tiff", "webp"];
 
 /// Default of [`FsSource::with_max_file_bytes`]: 1 GiB.
 pub const DEFAULT_MAX_FILE_BYTES: u64 = 1 << 30;
@@ -107,9 +106,8 @@ impl ImageSource for FsSource {
                     .map_err(|e| Error::param("glob", glob, e.kind().to_string()))
             })
             .transpose()?;
-        let is_folder = std::fs::metadata(&self.root)
-            .map_err(|e| Error::read(root.as_str(), e))?
-            .is_dir();
+        let is_folder =
+            std::fs::metadata(&self.root).map_err(|e| Error::read(root.as_str(), e))?.is_dir();
         if is_folder {
             // Now rather than at the first image: a closed folder is the caller's error.
             std::fs::read_dir(&self.root).map_err(|e| Error::read(root.as_str(), e))?;
@@ -183,10 +181,9 @@ impl FsImages {
         match &self.matcher {
             _ if !self.is_folder => true,
             Some(matcher) => matcher.is_match(relative),
-            None => relative
-                .extension()
-                .and_then(|e| e.to_str())
-                .is_some_and(|e| IMAGE_EXTENSIONS.iter().any(|known| e.eq_ignore_ascii_case(known))),
+            None => relative.extension().and_then(|e| e.to_str()).is_some_and(|e| {
+                IMAGE_EXTENSIONS.iter().any(|known| e.eq_ignore_ascii_case(known))
+            }),
         }
     }
 
@@ -198,7 +195,8 @@ impl FsImages {
         let limit = self.options.max_file_bytes;
         let mut bytes = Vec::with_capacity(metadata.len().min(limit) as usize + 1);
         // One byte more than the limit shows a file that is longer, or grew.
-        let len = (&mut file).take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(read)?;
+        let len =
+            (&mut file).take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(read)?;
         if len as u64 > limit {
             let what = format!("the file is longer than the limit of {limit} bytes");
             return Err(Error::decode(uri, DecodeCause::TooLarge, what));
@@ -224,23 +222,30 @@ impl Iterator for FsImages {
                     return None;
                 }
                 let reason = match &self.options.glob {
-                    Some(glob) => format!("none of its {} files matches the glob {glob}", self.seen),
+                    Some(glob) => {
+                        format!("none of its {} files matches the glob {glob}", self.seen)
+                    }
                     None => format!("none of its {} files has the ending of an image", self.seen),
                 };
-                return Some(Err(Error::NoInput { uri: self.root.as_str().into(), reason: reason.into() }));
+                return Some(Err(Error::NoInput {
+                    uri: self.root.as_str().into(),
+                    reason: reason.into(),
+                }));
             };
             let entry = match entry {
                 Ok(entry) => entry,
                 Err(error) => {
                     self.taken += 1;
-                    let uri = error.path().map_or_else(|| self.root.clone(), |p| p.display().to_string());
+                    let uri =
+                        error.path().map_or_else(|| self.root.clone(), |p| p.display().to_string());
                     let source = error.into_io_error().unwrap_or_else(|| {
                         io::Error::other("a link leads back to a folder that holds it")
                     });
                     return Some(Err(Error::read(uri, source)));
                 }
             };
-            let hidden = entry.depth() > 0 && entry.file_name().as_encoded_bytes().starts_with(b".");
+            let hidden =
+                entry.depth() > 0 && entry.file_name().as_encoded_bytes().starts_with(b".");
             if entry.file_type().is_dir() {
                 if hidden {
                     self.walk.skip_current_dir();

@@ -194,7 +194,8 @@ impl<T, R> Shared<T, R> {
         let mut source = lock(&self.source);
         let number = source.taken;
         let full = |book: &mut Book<R>| !book.stop && number >= book.emitted + self.window;
-        let book = self.room.wait_while(lock(&self.book), full).unwrap_or_else(PoisonError::into_inner);
+        let book =
+            self.room.wait_while(lock(&self.book), full).unwrap_or_else(PoisonError::into_inner);
         if book.stop {
             return None;
         }
@@ -223,8 +224,10 @@ impl<T, R> Shared<T, R> {
         let pending = |book: &mut Book<R>| {
             !matches!(book.results.front(), Some(Some(_))) && book.total != Some(book.emitted)
         };
-        let mut book =
-            self.progress.wait_while(lock(&self.book), pending).unwrap_or_else(PoisonError::into_inner);
+        let mut book = self
+            .progress
+            .wait_while(lock(&self.book), pending)
+            .unwrap_or_else(PoisonError::into_inner);
         while let Some(outcome) = book.results.front_mut().and_then(Option::take) {
             book.results.pop_front();
             book.emitted += 1;
@@ -239,12 +242,11 @@ impl<T: Send + 'static, R: Send + 'static> Iterator for ParMap<T, R> {
     type Item = R;
 
     fn next(&mut self) -> Option<R> {
-        if matches!(self.state, State::Waiting { .. }) {
-            if let State::Waiting { items, start, parallelism } =
+        if matches!(self.state, State::Waiting { .. })
+            && let State::Waiting { items, start, parallelism } =
                 std::mem::replace(&mut self.state, State::Done)
-            {
-                self.state = Self::begin(items, &start, parallelism);
-            }
+        {
+            self.state = Self::begin(items, &start, parallelism);
         }
         let next = match &mut self.state {
             State::Inline { items, work } => items.next().map(work),

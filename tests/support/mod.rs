@@ -6,9 +6,8 @@
 
 /// A hash of position and seed.
 pub fn hash(x: u32, y: u32, seed: u32) -> u32 {
-    let mut h = x.wrapping_mul(0x9E37_79B1)
-        ^ y.wrapping_mul(0x85EB_CA77)
-        ^ seed.wrapping_mul(0xC2B2_AE3D);
+    let mut h =
+        x.wrapping_mul(0x9E37_79B1) ^ y.wrapping_mul(0x85EB_CA77) ^ seed.wrapping_mul(0xC2B2_AE3D);
     h ^= h >> 15;
     h = h.wrapping_mul(0x2C1B_3C6D);
     h ^= h >> 12;
@@ -25,7 +24,7 @@ pub const KINDS: [&str; 10] = [
 pub fn draw(kind: &str, width: usize, height: usize, seed: u32) -> Vec<u8> {
     let pixel: Box<dyn Fn(u32, u32) -> u8> = match kind {
         "noise" => Box::new(move |x, y| hash(x, y, seed) as u8),
-        "sparse" => Box::new(move |x, y| if hash(x, y, seed) % 9 == 0 { 255 } else { 0 }),
+        "sparse" => Box::new(move |x, y| if hash(x, y, seed).is_multiple_of(9) { 255 } else { 0 }),
         "smooth" => Box::new(move |x, y| smooth(x, y, seed)),
         "steps" => Box::new(move |x, y| smooth(x, y, seed) / 40 * 40),
         "gradient" => Box::new(move |x, y| (x * (1 + seed % 3) + y * (1 + seed % 5)) as u8),
@@ -45,16 +44,18 @@ pub fn draw(kind: &str, width: usize, height: usize, seed: u32) -> Vec<u8> {
                 })
                 .collect();
             Box::new(move |x, y| {
-                let hit = discs.iter().rev().find(|d| {
-                    x.abs_diff(d[0]).pow(2) + y.abs_diff(d[1]).pow(2) <= d[2].pow(2)
-                });
+                let hit = discs
+                    .iter()
+                    .rev()
+                    .find(|d| x.abs_diff(d[0]).pow(2) + y.abs_diff(d[1]).pow(2) <= d[2].pow(2));
                 hit.map_or(230, |d| d[3] as u8)
             })
         }
         "text" => Box::new(move |x, y| {
             // Glyphs of 5 x 7 dots, each 2 x 2 pixels, in cells of 14 x 18.
             let (gx, gy) = (x % 14 / 2, y % 18 / 2);
-            let ink = gx < 5 && gy < 7 && hash(x / 14 * 8 + gx, y / 18 * 8 + gy, seed) % 2 == 0;
+            let ink =
+                gx < 5 && gy < 7 && hash(x / 14 * 8 + gx, y / 18 * 8 + gy, seed).is_multiple_of(2);
             if ink { 15 } else { 240 }
         }),
         "flat" => Box::new(move |_, _| seed as u8),

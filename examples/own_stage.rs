@@ -1,0 +1,66 @@
+//! A stage of one's own between ours: any iterator adaptor is one.
+//!
+//! Here, one keeps the strongest keypoint of each image, and one counts rows by label on the way.
+//!
+//! ```sh
+//! cargo run --release --example own_stage
+//! ```
+
+mod samples;
+
+use std::collections::BTreeMap;
+
+use orb_features::prelude::*;
+
+/// Keeps the keypoint with the highest response of each image, and passes errors through.
+struct Strongest<I>(I);
+
+impl<I: Iterator<Item = Result<ImageFeatures>>> Iterator for Strongest<I> {
+    type Item = Result<ImageFeatures>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some(self.0.next()?.map(|mut image| {
+            let response = |i: &usize| image.keypoints[*i].response;
+            let best =
+                (0..image.keypoints.len()).max_by(|a, b| response(a).total_cmp(&response(b)));
+            image.keypoints = best.map(|i| image.keypoints[i]).into_iter().collect();
+            image.descriptors = best.map(|i| image.descriptors[i]).into_iter().collect();
+            image
+        }))
+    }
+}
+
+/// Makes it a method, as ours are.
+trait OwnStages: Iterator<Item = Result<ImageFeatures>> + Sized {
+    fn strongest(self) -> Strongest<Self> {
+        Strongest(self)
+    }
+}
+
+impl<I: Iterator<Item = Result<ImageFeatures>>> OwnStages for I {}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut photos = Vec::new();
+    for kind in 0..6 {
+        for i in 0..10 {
+            photos.push((format!("kind {kind}/{i:03}.jpg"), samples::photo(kind, i)?));
+        }
+    }
+    let orb = OrbParams::default().build()?;
+    let mut by_label = BTreeMap::new();
+    let rows = MemorySource::new(photos)
+        .open()?
+        .orb_features(&orb, &DecodeParams::default(), Parallelism::default())
+        .strongest()
+        .explode()
+        // A closure is a stage, too.
+        .inspect(|row| {
+            if let Ok(row) = row {
+                *by_label.entry(row.meta.label.clone()).or_insert(0) += 1;
+            }
+        });
+    let (model, rows) = rows.fit_pca(&PcaParams::new(4), &Spool::default())?;
+    let report = rows.project(&model).write_to(NullSink::default())?;
+    println!("{} rows, {} components; by label: {by_label:?}", report.rows, model.n_components());
+    Ok(())
+}

@@ -1,0 +1,28 @@
+//! Everything that the stages take and give, for `use orb_features::prelude::*`.
+
+pub use crate::decode::{
+    ColorOrder, DecodeParams, DecodedImage, Decoder, ExifOrientation, GrayImage, GrayMode,
+    GrayView, ImageMeta,
+};
+pub use crate::error::{DecodeCause, Error, Result, Stage};
+#[cfg(feature = "opencv")]
+pub use crate::orb::OpenCvOrb;
+pub use crate::orb::{
+    DEFAULT_EDGE_THRESHOLD, DEFAULT_FAST_THRESHOLD, DEFAULT_FIRST_LEVEL, DEFAULT_N_FEATURES,
+    DEFAULT_N_LEVELS, DEFAULT_PATCH_SIZE, DEFAULT_SCALE_FACTOR, DEFAULT_WTA_K, DESCRIPTOR_LEN,
+    Descriptor, FeatureExtractor, Features, KeyPoint, MAX_N_FEATURES, OpenCvBuild, Orb, OrbParams,
+    OrbScratch, ScoreType,
+};
+pub use crate::pca::{
+    Centering, DEFAULT_N_COMPONENTS, DEFAULT_SEED, Moments, PcaModel, PcaParams, PowerIterations,
+    Solver,
+};
+pub use crate::pipeline::{OnError, Pipeline, Progress, RunReport};
+pub use crate::rows::{DEFAULT_BATCH_ROWS, DescriptorRow, RowBatch, Spool, SpooledRows};
+#[cfg(feature = "parquet")]
+pub use crate::sink::{
+    Codec, DEFAULT_ROWS_PER_FILE, ParquetParams, ParquetSink, ScoreWidth, WriteMode,
+};
+pub use crate::sink::{Failure, NullSink, RowSink, SinkReport};
+pub use crate::source::{FsSource, ImageObject, ImageSource, LabelRule, MemorySource};
+pub use crate::stage::{ImageFeatures, Parallelism, StageExt};

@@ -1,0 +1,366 @@
+//! The Parquet sink: content, files, write modes, all or nothing.
+#![cfg(feature = "parquet")]
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type};
+use ndarray::Array2;
+use orb_features::prelude::*;
+use orb_features::sink::{Codec, ScoreWidth};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::Compression;
+
+/// Rows with values that tell them apart.
+fn batch(rows: std::ops::Range<u32>, components: Option<usize>) -> RowBatch {
+    let row = |i: u32| DescriptorRow {
+        meta: Arc::new(ImageMeta {
+            uri: format!("a b/ü+%/{}.jpg", i / 3),
+            label: (i % 2 == 0).then(|| format!("label {}", i / 3)),
+            byte_len: 1,
+            modified: None,
+            width: 100 + i,
+            height: 200 + i,
+            channels: 3,
+        }),
+        index: i % 3,
+        keypoint: KeyPoint {
+            x: i as f32 + 0.5,
+            y: i as f32 * 2.0,
+            size: 31.0,
+            angle: i as f32 % 360.0,
+            response: -(i as f32),
+            octave: i as i32 % 8,
+        },
+        descriptor: std::array::from_fn(|j| (i as usize * 7 + j) as u8),
+    };
+    RowBatch {
+        scores: components.map(|k| {
+            Array2::from_shape_fn((rows.len(), k), |(r, c)| {
+                f64::from(rows.start + r as u32) + c as f64 / 3.0
+            })
+        }),
+        rows: rows.clone().map(row).collect(),
+    }
+}
+
+fn parts(folder: &Path) -> Vec<PathBuf> {
+    let mut parts: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.extension().is_some_and(|e| e == "parquet"))
+        .collect();
+    parts.sort();
+    parts
+}
+
+fn read(path: &Path) -> RecordBatch {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap();
+    let schema = Arc::clone(reader.schema());
+    let batches: Vec<_> = reader.build().unwrap().map(Result::unwrap).collect();
+    concat_batches(&schema, &batches).unwrap()
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+fn write(path: &Path, params: ParquetParams, batches: &[RowBatch]) -> Result<SinkReport> {
+    let mut sink = ParquetSink::create(path, params)?;
+    batches.iter().try_for_each(|b| sink.write(b))?;
+    sink.finish()
+}
+
+#[test]
+fn what_is_written_is_read_back() {
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("new/out");
+    let mut sink = ParquetSink::create(&out, ParquetParams::default()).unwrap();
+    sink.annotate("orb", "{\"n_features\":30}");
+    sink.write(&batch(0..5, Some(4))).unwrap();
+    sink.write(&batch(5..11, Some(4))).unwrap();
+    assert!(!out.exists(), "nothing is visible before the commit");
+    let report = sink.finish().unwrap();
+    assert_eq!((report.rows, report.files, report.failures), (11, 1, 0));
+    let [part] = &parts(&out)[..] else { panic!("one part") };
+    assert_eq!(report.bytes, fs::metadata(part).unwrap().len());
+    assert!(part.file_name().unwrap().to_str().unwrap().starts_with("part-00000-"));
+    assert_eq!(names(&out).first().unwrap(), "_SUCCESS");
+    assert_eq!(names(root.path().join("new").as_path()), ["out"], "no litter");
+
+    let table = read(part);
+    let want = batch(0..11, Some(4));
+    let text = |name: &str| table.column_by_name(name).unwrap().as_string::<i32>().clone();
+    let int = |name: &str| table.column_by_name(name).unwrap().as_primitive::<Int32Type>().clone();
+    let float =
+        |name: &str| table.column_by_name(name).unwrap().as_primitive::<Float32Type>().clone();
+    let descriptors = table.column_by_name("descriptor").unwrap().as_fixed_size_binary().clone();
+    let scores = table.column_by_name("pca").unwrap().as_fixed_size_list().clone();
+    for (i, row) in want.rows.iter().enumerate() {
+        assert_eq!(text("path").value(i), row.meta.uri);
+        let label = text("label");
+        assert_eq!((!label.is_null(i)).then(|| label.value(i)), row.meta.label.as_deref());
+        assert_eq!(int("image_height").value(i), row.meta.height as i32);
+        assert_eq!(int("image_width").value(i), row.meta.width as i32);
+        assert_eq!(int("image_channels").value(i), 3);
+        assert_eq!(int("keypoint_index").value(i), row.index as i32);
+        let k = row.keypoint;
+        for (name, value) in
+            [("x", k.x), ("y", k.y), ("size", k.size), ("angle", k.angle), ("response", k.response)]
+        {
+            assert_eq!(float(name).value(i), value, "{name}");
+        }
+        assert_eq!(int("octave").value(i), k.octave);
+        assert_eq!(descriptors.value(i), row.descriptor);
+        let got = scores.value(i);
+        let want: Vec<f32> =
+            want.scores.as_ref().unwrap().row(i).iter().map(|&s| s as f32).collect();
+        assert_eq!(got.as_primitive::<Float32Type>().values(), &want[..]);
+    }
+    let columns: Vec<_> = table.schema().fields().iter().map(|f| f.name().clone()).collect();
+    assert_eq!(
+        columns.join(" "),
+        "path label image_height image_width image_channels keypoint_index x y size angle response octave descriptor pca"
+    );
+}
+
+#[test]
+fn the_footer_explains_the_file() {
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("out");
+    let mut sink =
+        ParquetSink::create(&out, ParquetParams::default().with_rows_per_file(2)).unwrap();
+    sink.annotate("orb", "params");
+    sink.write(&batch(0..5, None)).unwrap();
+    sink.finish().unwrap();
+    for part in parts(&out) {
+        let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(part).unwrap()).unwrap();
+        let file = reader.metadata().file_metadata();
+        assert!(file.created_by().unwrap().starts_with("orb-features "));
+        let notes = file.key_value_metadata().unwrap();
+        let note = |key: &str| notes.iter().find(|n| n.key == key).and_then(|n| n.value.clone());
+        assert_eq!(note("orb_features.version").as_deref(), Some(env!("CARGO_PKG_VERSION")));
+        assert_eq!(note("orb_features.orb").as_deref(), Some("params"));
+    }
+}
+
+#[test]
+fn codecs_groups_files_and_widths_are_as_asked() {
+    let root = tempfile::tempdir().unwrap();
+    for (i, (codec, want)) in [
+        (Codec::Uncompressed, Compression::UNCOMPRESSED),
+        (Codec::Snappy, Compression::SNAPPY),
+        (Codec::Gzip, Compression::GZIP(parquet::basic::GzipLevel::default())),
+        (Codec::Lz4, Compression::LZ4_RAW),
+        (Codec::Zstd(3), Compression::ZSTD(parquet::basic::ZstdLevel::default())),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let out = root.path().join(i.to_string());
+        let params = ParquetParams::default()
+            .with_codec(codec)
+            .with_row_group_rows(4)
+            .with_rows_per_file(10)
+            .with_score_width(ScoreWidth::F64);
+        let report = write(&out, params, &[batch(0..7, Some(2)), batch(7..33, Some(2))]).unwrap();
+        assert_eq!((report.rows, report.files), (33, 4));
+        let parts = parts(&out);
+        let rows: Vec<_> = parts.iter().map(|p| read(p).num_rows()).collect();
+        assert_eq!(rows, [10, 10, 10, 3]);
+        let reader =
+            ParquetRecordBatchReaderBuilder::try_new(File::open(&parts[0]).unwrap()).unwrap();
+        let groups: Vec<_> = reader.metadata().row_groups().iter().map(|g| g.num_rows()).collect();
+        assert_eq!(groups, [4, 4, 2]);
+        let compression = reader.metadata().row_group(0).column(0).compression();
+        assert_eq!(std::mem::discriminant(&compression), std::mem::discriminant(&want));
+        let table = read(&parts[3]);
+        let last = table.column_by_name("pca").unwrap().as_fixed_size_list().value(2);
+        assert_eq!(last.as_primitive::<Float64Type>().values(), &[32.0, 32.0 + 1.0 / 3.0]);
+    }
+    for bad in [
+        ParquetParams::default().with_row_group_rows(0),
+        ParquetParams::default().with_rows_per_file(0),
+        ParquetParams::default().with_codec(Codec::Zstd(99)),
+    ] {
+        let error = ParquetSink::create(root.path().join("bad"), bad).unwrap_err();
+        assert!(matches!(error, Error::InvalidParam { .. }), "{error}");
+    }
+    assert!(!root.path().join("bad").exists());
+}
+
+#[test]
+fn no_row_still_makes_a_readable_file() {
+    let root = tempfile::tempdir().unwrap();
+    let report = write(&root.path().join("a"), ParquetParams::default(), &[]).unwrap();
+    assert_eq!((report.rows, report.files), (0, 1));
+    let table = read(&parts(&root.path().join("a"))[0]);
+    assert_eq!((table.num_rows(), table.num_columns()), (0, 13));
+    write(&root.path().join("b"), ParquetParams::default(), &[batch(0..0, Some(3))]).unwrap();
+    let table = read(&parts(&root.path().join("b"))[0]);
+    assert_eq!((table.num_rows(), table.num_columns()), (0, 14));
+    let DataType::FixedSizeList(_, 3) = table.schema().field(13).data_type() else { panic!() };
+}
+
+fn mode(mode: WriteMode) -> ParquetParams {
+    ParquetParams::default().with_mode(mode)
+}
+
+#[test]
+fn an_existing_result_is_refused_replaced_or_added_to() {
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("out");
+    fs::create_dir(&out).unwrap();
+    write(&out, mode(WriteMode::Error), &[batch(0..3, None)]).expect("an empty folder is none");
+    let error = write(&out, mode(WriteMode::Error), &[batch(0..4, None)]).unwrap_err();
+    assert!(
+        matches!(error, Error::OutputExists { .. }) && error.to_string().contains("out"),
+        "{error}"
+    );
+    assert_eq!(parts(&out).len(), 1);
+
+    write(&out, mode(WriteMode::Append), &[batch(0..4, None)]).unwrap();
+    let rows = || parts(&out).iter().map(|p| read(p).num_rows()).sum::<usize>();
+    assert_eq!((parts(&out).len(), rows()), (2, 7));
+    let error = write(&out, mode(WriteMode::Append), &[batch(0..4, Some(2))]).unwrap_err();
+    assert!(error.to_line().contains("columns differ"), "{}", error.to_line());
+    assert_eq!(rows(), 7);
+
+    write(&out, mode(WriteMode::Overwrite), &[batch(0..5, None)]).unwrap();
+    assert_eq!((parts(&out).len(), rows()), (1, 5));
+    assert_eq!(names(&out).len(), 2);
+    assert_eq!(names(root.path()), ["out"], "no litter");
+
+    write(&root.path().join("fresh"), mode(WriteMode::Overwrite), &[batch(0..1, None)]).unwrap();
+    write(&root.path().join("added"), mode(WriteMode::Append), &[batch(0..1, None)]).unwrap();
+    assert_eq!(names(&root.path().join("added")).len(), 2);
+}
+
+#[test]
+fn a_folder_of_other_things_is_never_overwritten() {
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("photos");
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("dear.jpg"), b"photo").unwrap();
+    let error = ParquetSink::create(&out, mode(WriteMode::Overwrite)).unwrap_err().to_line();
+    assert!(error.contains("dear.jpg"), "{error}");
+    // Nor what has come since the start.
+    fs::remove_file(out.join("dear.jpg")).unwrap();
+    let mut sink = ParquetSink::create(&out, mode(WriteMode::Overwrite)).unwrap();
+    sink.write(&batch(0..3, None)).unwrap();
+    fs::write(out.join("dear.jpg"), b"photo").unwrap();
+    assert!(sink.finish().is_err());
+    assert_eq!(fs::read(out.join("dear.jpg")).unwrap(), b"photo");
+    assert_eq!(names(root.path()), ["photos"]);
+}
+
+#[test]
+fn a_dropped_sink_leaves_nothing_and_the_old_result_in_place() {
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("out");
+    for kind in [WriteMode::Error, WriteMode::Overwrite, WriteMode::Append] {
+        let mut sink = ParquetSink::create(root.path().join("dropped"), mode(kind)).unwrap();
+        sink.write(&batch(0..3, None)).unwrap();
+        drop(sink);
+        let left = root.path().join("dropped");
+        assert!(!left.exists() || names(&left).is_empty());
+    }
+    write(&out, mode(WriteMode::Error), &[batch(0..3, None)]).unwrap();
+    let before = names(&out);
+    for kind in [WriteMode::Overwrite, WriteMode::Append] {
+        let mut sink = ParquetSink::create(&out, mode(kind)).unwrap();
+        sink.write(&batch(0..9, None)).unwrap();
+        drop(sink);
+        assert_eq!(names(&out), before);
+    }
+}
+
+#[test]
+fn of_two_runs_at_once_one_wins_and_one_is_told() {
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("out");
+    let mut first = ParquetSink::create(&out, mode(WriteMode::Error)).unwrap();
+    let mut second = ParquetSink::create(&out, mode(WriteMode::Error)).unwrap();
+    first.write(&batch(0..3, None)).unwrap();
+    second.write(&batch(0..5, None)).unwrap();
+    second.finish().unwrap();
+    assert!(matches!(first.finish(), Err(Error::OutputExists { .. })));
+    assert_eq!(read(&parts(&out)[0]).num_rows(), 5);
+    assert_eq!(names(root.path()), ["out"]);
+}
+
+#[test]
+fn failures_are_recorded_beside_the_rows() {
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("out");
+    let mut sink = ParquetSink::create(&out, ParquetParams::default()).unwrap();
+    sink.write(&batch(0..3, None)).unwrap();
+    for i in 0..2500 {
+        let failure = Failure {
+            uri: (i > 0).then(|| format!("{i}.jpg")),
+            stage: "decode".into(),
+            cause: "corrupt".into(),
+            message: format!("cannot decode {i}.jpg"),
+        };
+        sink.record(&failure).unwrap();
+    }
+    assert_eq!(sink.finish().unwrap().failures, 2500);
+    assert_eq!(parts(&out).len(), 1, "a reader of the folder's files sees rows only");
+    let table = read(&parts(&out.join("_errors"))[0]);
+    assert_eq!(table.num_rows(), 2500);
+    assert!(table.column(0).is_null(0));
+    assert_eq!(table.column(0).as_string::<i32>().value(2499), "2499.jpg");
+    assert_eq!(table.column_by_name("cause").unwrap().as_string::<i32>().value(1), "corrupt");
+    // Another run's failures are added, or go with the old result.
+    let mut sink = ParquetSink::create(&out, mode(WriteMode::Append)).unwrap();
+    sink.write(&batch(0..3, None)).unwrap();
+    let failure =
+        Failure { uri: None, stage: "orb".into(), cause: "x".into(), message: "y".into() };
+    sink.record(&failure).unwrap();
+    sink.finish().unwrap();
+    assert_eq!(parts(&out.join("_errors")).len(), 2);
+    write(&out, mode(WriteMode::Overwrite), &[batch(0..3, None)]).unwrap();
+    assert!(!out.join("_errors").exists());
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_named() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("file");
+    fs::write(&file, b"x").unwrap();
+    for path in
+        [file.clone(), file.join("below"), PathBuf::from("/proc/none/out"), PathBuf::from("/")]
+    {
+        for kind in [WriteMode::Error, WriteMode::Overwrite, WriteMode::Append] {
+            if path == Path::new("/") && kind == WriteMode::Append {
+                continue;
+            }
+            let error = ParquetSink::create(&path, mode(kind)).unwrap_err().to_line();
+            let name = path.file_name().unwrap_or(path.as_os_str()).to_str().unwrap();
+            assert!(error.contains(name), "{kind:?} {error}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_made_is_named() {
+    let root = tempfile::tempdir().unwrap();
+    let mut sink = ParquetSink::create(
+        root.path().join("out"),
+        ParquetParams::default().with_row_group_rows(1),
+    )
+    .unwrap();
+    // The hidden folder goes away under the sink: its next file cannot be made.
+    let hidden = names(root.path()).into_iter().find(|n| n.starts_with(".out.")).unwrap();
+    fs::remove_dir_all(root.path().join(hidden)).unwrap();
+    let error = sink.write(&batch(0..3, None)).unwrap_err().to_line();
+    assert!(error.contains("part-00000-") && error.contains("No such file"), "{error}");
+}

@@ -1,0 +1,282 @@
+//! The stages one by one: lazy, in order, errors in place, bounded, the same for any threads.
+
+#[path = "../examples/samples/mod.rs"]
+mod samples;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use orb_features::prelude::*;
+
+fn photos(n: u32) -> Vec<(String, Vec<u8>)> {
+    (0..n)
+        .map(|i| (format!("kind {}/{i:03}.jpg", i % 6), samples::photo(i as usize % 6, i).unwrap()))
+        .collect()
+}
+
+fn orb() -> Orb {
+    OrbParams::default().build().unwrap()
+}
+
+/// A stream in which every third image is broken.
+fn mixed() -> impl Iterator<Item = Result<ImageObject>> + Send + 'static {
+    photos(24).into_iter().enumerate().map(|(i, (uri, bytes))| {
+        let bytes = if i % 3 == 1 { bytes[..bytes.len() / 2].to_vec() } else { bytes };
+        Ok(ImageObject::new(uri, bytes))
+    })
+}
+
+/// What a stream gives, in comparable form.
+fn shape(
+    stream: impl Iterator<Item = Result<ImageFeatures>>,
+) -> Vec<Result<ImageFeatures, String>> {
+    stream.map(|item| item.map_err(|e| e.to_line())).collect()
+}
+
+#[test]
+fn stages_do_nothing_until_pulled() {
+    let panics = || std::iter::from_fn(|| -> Option<Result<ImageObject>> { panic!("pulled") });
+    let decode = DecodeParams::default();
+    drop(panics().decode(decode.clone()).extract(&orb()).explode().batches(10));
+    drop(panics().orb_features(&orb(), &decode, Parallelism::new(3)).explode());
+    let rows = std::iter::from_fn(|| -> Option<Result<DescriptorRow>> { panic!("pulled") });
+    let moments = {
+        let mut m = Moments::new(32);
+        let rows = ndarray::Array2::from_shape_fn((40, 32), |(i, j)| (i * j) as u8);
+        m.push_rows(rows.view()).unwrap();
+        m
+    };
+    drop(rows.project(&moments.fit(&PcaParams::new(2)).unwrap()));
+}
+
+#[test]
+fn serial_and_parallel_stages_give_the_same_with_errors_in_place() {
+    let decode = DecodeParams::default();
+    let want = shape(mixed().decode(decode.clone()).extract(&orb()));
+    assert_eq!(want.len(), 24);
+    for (i, item) in want.iter().enumerate() {
+        match item {
+            Err(error) => {
+                assert_eq!(i % 3, 1);
+                assert!(error.contains(&format!("{i:03}.jpg")), "{error}");
+            }
+            Ok(image) => {
+                assert!(image.meta.uri.ends_with(&format!("{i:03}.jpg")));
+                assert!(!image.keypoints.is_empty());
+            }
+        }
+    }
+    for threads in [1, 2, 3, 8] {
+        for window in [1, 5, 1000] {
+            let parallelism = Parallelism::new(threads).with_window(window);
+            assert_eq!(shape(mixed().orb_features(&orb(), &decode, parallelism)), want);
+        }
+    }
+}
+
+#[test]
+fn explode_gives_a_row_for_each_descriptor_in_order() {
+    let images: Vec<ImageFeatures> = mixed()
+        .orb_features(&orb(), &DecodeParams::default(), Parallelism::new(2))
+        .filter_map(Result::ok)
+        .collect();
+    let rows: Vec<DescriptorRow> =
+        images.iter().cloned().map(Ok).explode().map(Result::unwrap).collect();
+    let mut next = rows.iter();
+    for image in &images {
+        for (i, (keypoint, descriptor)) in
+            image.keypoints.iter().zip(&image.descriptors).enumerate()
+        {
+            let row = next.next().unwrap();
+            assert!(Arc::ptr_eq(&row.meta, &image.meta));
+            assert_eq!(
+                (row.index as usize, &row.keypoint, &row.descriptor),
+                (i, keypoint, descriptor)
+            );
+        }
+    }
+    assert!(next.next().is_none());
+    let empty = ImageFeatures::new(Arc::clone(&images[0].meta), Features::default());
+    assert_eq!([Ok(empty)].into_iter().explode().count(), 0);
+}
+
+#[test]
+fn batches_keep_rows_errors_and_their_order() {
+    let rows = || {
+        mixed()
+            .orb_features(&orb(), &DecodeParams::default(), Parallelism::new(2))
+            .explode()
+            .map(|row| row.map_err(|e| e.to_line()))
+    };
+    let want: Vec<_> = rows().collect();
+    for size in [0, 1, 7, 100_000] {
+        let stream =
+            mixed().orb_features(&orb(), &DecodeParams::default(), Parallelism::new(2)).explode();
+        let mut got = Vec::new();
+        for batch in stream.batches(size) {
+            match batch {
+                Ok(batch) => {
+                    assert!(!batch.rows.is_empty() && batch.rows.len() <= size.max(1));
+                    got.extend(batch.rows.into_iter().map(Ok));
+                }
+                Err(error) => got.push(Err(error.to_line())),
+            }
+        }
+        assert_eq!(got, want);
+    }
+}
+
+fn good_rows() -> impl Iterator<Item = Result<DescriptorRow>> {
+    MemorySource::new(photos(30))
+        .open()
+        .unwrap()
+        .orb_features(&orb(), &DecodeParams::default(), Parallelism::new(2))
+        .explode()
+}
+
+#[test]
+fn the_spool_gives_back_every_row_from_memory_and_from_a_file() {
+    let want: Vec<DescriptorRow> = good_rows().map(Result::unwrap).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let mut models = Vec::new();
+    for memory in [0, 1000, 1 << 30] {
+        let spool = Spool::default().with_memory(memory).with_folder(folder.path());
+        let (model, rows) = good_rows().fit_pca(&PcaParams::new(5), &spool).unwrap();
+        let rows: Vec<DescriptorRow> = rows.map(Result::unwrap).collect();
+        assert_eq!(rows, want);
+        // Rows of one image share what is known of it.
+        assert!(Arc::ptr_eq(&rows[0].meta, &rows[1].meta));
+        models.push(model);
+    }
+    assert!(models.windows(2).all(|m| m[0] == m[1]));
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "the file has no name");
+}
+
+#[test]
+fn the_spool_keeps_odd_names_times_and_missing_labels() {
+    use std::time::SystemTime;
+    let meta = |uri: &str, label: Option<&str>, modified| {
+        Arc::new(ImageMeta {
+            uri: uri.to_owned(),
+            label: label.map(str::to_owned),
+            byte_len: u64::MAX - 1,
+            modified,
+            width: 70_000,
+            height: 1,
+            channels: 4,
+        })
+    };
+    let epoch = SystemTime::UNIX_EPOCH;
+    let metas = [
+        meta("a b/ü+%20/\u{1F34E}.jpg", Some(""), Some(epoch + Duration::new(5, 7))),
+        meta("", None, None),
+        meta("x", Some("Pêche 1"), epoch.checked_sub(Duration::new(100, 3))),
+    ];
+    let rows: Vec<DescriptorRow> = (0..50)
+        .map(|i: u32| DescriptorRow {
+            meta: Arc::clone(&metas[i as usize / 20]),
+            index: i,
+            keypoint: KeyPoint {
+                x: i as f32,
+                y: -0.0,
+                size: 31.5,
+                angle: 359.9,
+                response: -1e-9,
+                octave: 7,
+            },
+            descriptor: std::array::from_fn(|j| (i as usize * 37 + j * j) as u8),
+        })
+        .collect();
+    let spool = Spool::default().with_memory(64);
+    let (_, back) = rows.iter().cloned().map(Ok).fit_pca(&PcaParams::new(2), &spool).unwrap();
+    assert_eq!(back.map(Result::unwrap).collect::<Vec<_>>(), rows);
+}
+
+#[test]
+fn a_spool_that_cannot_be_written_is_named() {
+    let spool = Spool::default().with_memory(0).with_folder("/no/such/folder");
+    let error = good_rows().fit_pca(&PcaParams::new(2), &spool).unwrap_err().to_line();
+    assert!(error.contains("/no/such/folder"), "{error}");
+}
+
+#[test]
+fn an_error_ends_a_fit_and_a_write() {
+    let rows =
+        || mixed().orb_features(&orb(), &DecodeParams::default(), Parallelism::new(2)).explode();
+    let error = rows().fit_pca(&PcaParams::new(2), &Spool::default()).unwrap_err();
+    assert!(error.to_string().contains("001.jpg"), "{error}");
+    let error = rows().batches(10).write_to(NullSink::default()).unwrap_err();
+    assert!(error.to_string().contains("001.jpg"), "{error}");
+}
+
+#[test]
+fn the_window_bounds_how_far_the_threads_run_ahead() {
+    let (pulled, window) = (Arc::new(AtomicUsize::new(0)), 6);
+    let counter = Arc::clone(&pulled);
+    let source = (0..10_000).inspect(move |_| {
+        counter.fetch_add(1, Ordering::SeqCst);
+    });
+    let mut stream = source.par_map(Parallelism::new(3).with_window(window), || (), |(), i| i * 2);
+    for emitted in 1..50 {
+        assert_eq!(stream.next(), Some((emitted - 1) * 2));
+        // Time for the threads to run ahead if they would.
+        std::thread::sleep(Duration::from_millis(1));
+        // Results that are ready are taken from the window in one go.
+        assert!(pulled.load(Ordering::SeqCst) <= emitted + 2 * window);
+    }
+    assert_eq!(stream.size_hint().0, 10_000 - 49);
+    drop(stream);
+    // Nothing runs on after the drop.
+    let after = pulled.load(Ordering::SeqCst);
+    std::thread::sleep(Duration::from_millis(5));
+    assert_eq!(pulled.load(Ordering::SeqCst), after);
+}
+
+#[test]
+fn a_parallel_stage_is_fused_and_reuses_its_working_memory() {
+    let started = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&started);
+    let mut stream = (0..500).par_map(
+        Parallelism::new(4),
+        move || counter.fetch_add(1, Ordering::SeqCst),
+        |_, i: i32| -i,
+    );
+    assert!(stream.by_ref().eq((0..500).map(|i: i32| -i)));
+    assert_eq!((stream.next(), stream.next()), (None, None));
+    assert!(started.load(Ordering::SeqCst) <= 4);
+    assert_eq!((0..0).par_map(Parallelism::new(2), || (), |(), i: i32| i).next(), None);
+}
+
+#[test]
+fn a_panic_reaches_the_consumer() {
+    for threads in [1, 3] {
+        let caught = std::panic::catch_unwind(|| {
+            (0..100)
+                .par_map(Parallelism::new(threads), || (), |(), i| assert_ne!(i, 50, "at fifty"))
+                .count()
+        });
+        assert!(caught.is_err());
+        let caught = std::panic::catch_unwind(|| {
+            let source = (0..100).inspect(|&i| assert_ne!(i, 50, "in the source"));
+            source.par_map(Parallelism::new(threads), || (), |(), i| i).count()
+        });
+        assert!(caught.is_err());
+    }
+}
+
+#[test]
+fn public_types_can_cross_threads() {
+    fn shared<T: Send + Sync>() {}
+    fn sent<T: Send>() {}
+    shared::<Orb>();
+    shared::<OrbParams>();
+    shared::<PcaModel>();
+    shared::<Moments>();
+    shared::<Error>();
+    shared::<DescriptorRow>();
+    shared::<RowBatch>();
+    sent::<OrbScratch>();
+    sent::<Decoder>();
+    sent::<SpooledRows>();
+}
