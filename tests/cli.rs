@@ -1,0 +1,329 @@
+//! The command line, as a person or a script runs it.
+#![cfg(feature = "cli")]
+
+#[path = "../examples/samples/mod.rs"]
+mod samples;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use orb_features::prelude::*;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+struct Bench {
+    root: tempfile::TempDir,
+}
+
+impl Bench {
+    /// A folder with sample photos in `in`.
+    fn new(per_kind: u32) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        samples::write_photos(&root.path().join("in"), per_kind).unwrap();
+        Self { root }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    /// Runs `extract IN OUT` and more, below the root.
+    fn extract(&self, args: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_orb-features"))
+            .current_dir(self.root.path())
+            .args(["extract", "in", "out"])
+            .args(args)
+            .output()
+            .unwrap()
+    }
+
+    fn ok(&self, args: &[&str]) -> String {
+        let output = self.extract(args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs to failure; the message is one that names what failed, and nothing is left behind.
+    fn fails(&self, args: &[&str], says: &[&str]) {
+        let before = names(self.root.path());
+        let output = self.extract(args);
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{args:?} succeeded");
+        assert!(output.status.code().is_some_and(|c| c != 101), "{args:?} panicked: {message}");
+        assert!(output.stdout.is_empty());
+        for word in says {
+            assert!(message.contains(word), "{args:?}: no {word:?} in: {message}");
+        }
+        assert_eq!(names(self.root.path()), before, "{args:?} left something");
+    }
+
+    fn report(&self, args: &[&str]) -> RunReport {
+        serde_json::from_str(&self.ok(&[&["--json"], args].concat())).unwrap()
+    }
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+fn rows(folder: &Path) -> usize {
+    let parts = names(folder).into_iter().filter(|n| n.starts_with("part-"));
+    parts
+        .map(|name| {
+            let file = File::open(folder.join(name)).unwrap();
+            let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+            reader.metadata().file_metadata().num_rows() as usize
+        })
+        .sum()
+}
+
+#[test]
+fn the_main_job_and_its_summary() {
+    let bench = Bench::new(5);
+    let summary = bench.ok(&[]);
+    for word in ["images", "30", "rows", "components", "randomized, seed 0", "in out", "images/s"] {
+        assert!(summary.contains(word), "no {word:?} in {summary}");
+    }
+    assert_eq!(names(&bench.path("out")).len(), 2);
+    assert!(rows(&bench.path("out")) > 100);
+}
+
+#[test]
+fn the_report_is_one_json_object() {
+    let bench = Bench::new(3);
+    let report = bench.report(&["--pca", "5", "--threads", "1", "--rows-per-file", "50"]);
+    assert_eq!((report.images, report.decoded, report.threads), (18, 18, 1));
+    assert_eq!(report.rows as usize, rows(&bench.path("out")));
+    assert_eq!(report.sink.files, report.rows.div_ceil(50));
+    assert_eq!(report.model.unwrap().explained_variance_ratio.len(), 5);
+}
+
+#[test]
+fn every_parameter_has_its_effect() {
+    let bench = Bench::new(3);
+    let base = bench.report(&["--mode", "overwrite"]);
+    let part = |bench: &Bench| {
+        let out = bench.path("out");
+        let name = names(&out).into_iter().find(|n| n.starts_with("part-")).unwrap();
+        fs::read(out.join(name)).unwrap()
+    };
+    let content = part(&bench);
+    for args in [
+        &["--n-features", "5"][..],
+        &["--scale-factor", "1.5"],
+        &["--n-levels", "1"],
+        &["--edge-threshold", "10"],
+        &["--first-level", "1"],
+        &["--wta-k", "3"],
+        &["--score-type", "fast"],
+        &["--patch-size", "21"],
+        &["--fast-threshold", "40"],
+        &["--compat", "4.6-nofma"],
+        &["--gray", "luma"],
+        &["--pca", "7"],
+        &["--no-pca"],
+        &["--solver", "covariance"],
+        &["--seed", "9"],
+        &["--center", "none"],
+        &["--label", "none"],
+        &["--label", "segment:0", "--glob", "apple/*"],
+        &["--exif", "ignore"],
+    ] {
+        bench.ok(&[&["--mode", "overwrite"], args].concat());
+        assert_ne!(part(&bench), content, "{args:?} changed nothing");
+    }
+    // The same again gives the same file, whatever the threads.
+    for threads in ["1", "3"] {
+        bench.ok(&["--mode", "overwrite", "--threads", threads]);
+        assert_eq!(part(&bench), content);
+    }
+    let again = bench.report(&["--mode", "append"]);
+    assert_eq!(again.rows, base.rows);
+    assert_eq!(rows(&bench.path("out")) as u64, 2 * base.rows);
+}
+
+#[test]
+fn a_model_is_saved_and_used_again() {
+    let bench = Bench::new(3);
+    bench.ok(&["--save-model", "model.json", "--pca", "4"]);
+    let model = PcaModel::load(bench.path("model.json")).unwrap();
+    assert_eq!(model.n_components(), 4);
+    let report =
+        bench.report(&["--mode", "overwrite", "--model", "model.json", "--center", "none"]);
+    assert_eq!(report.model.unwrap().n_rows, model.n_rows());
+    bench.fails(&["--mode", "overwrite", "--model", "none.json"], &["none.json"]);
+    fs::write(bench.path("bad.json"), "{}").unwrap();
+    bench.fails(&["--mode", "overwrite", "--model", "bad.json"], &["bad.json"]);
+    bench.fails(&["--mode", "overwrite", "--save-model", "no/such/m.json"], &["no/such/m.json"]);
+}
+
+#[test]
+fn bad_parameters_are_named() {
+    let bench = Bench::new(1);
+    for (args, says) in [
+        (&["--n-features", "0"][..], &["--n-features", "0"][..]),
+        (&["--n-features=-3"], &["--n-features", "-3"]),
+        (&["--n-features", "99999999999"], &["--n-features"]),
+        (&["--scale-factor", "1.0"], &["scale_factor", "above 1"]),
+        (&["--scale-factor", "-2"], &["scale_factor", "-2"]),
+        (&["--scale-factor", "nan"], &["scale_factor"]),
+        (&["--n-levels", "0"], &["n_levels", "1 to"]),
+        (&["--edge-threshold", "4000000000"], &["edge_threshold"]),
+        (&["--first-level", "4000000000"], &["first_level"]),
+        (&["--wta-k", "5"], &["wta_k", "2 to 4"]),
+        (&["--patch-size", "1"], &["patch_size"]),
+        (&["--fast-threshold", "256"], &["--fast-threshold", "256"]),
+        (&["--score-type", "best"], &["--score-type", "harris"]),
+        (&["--pca", "33"], &["n_components", "33", "1 to 32"]),
+        (&["--pca", "0"], &["n_components", "0"]),
+        (&["--label", "child"], &["child", "segment:N"]),
+        (&["--glob", "a{b"], &["a{b"]),
+        (&["--threads", "0"], &["--threads"]),
+        (&["--rows-per-file", "0"], &["--rows-per-file"]),
+        (&["--seed", "1", "--solver", "covariance"], &["--seed"]),
+        (&["--seed", "1", "--no-pca"], &["--seed", "--no-pca"]),
+        (&["--pca", "3", "--no-pca"], &["--pca", "--no-pca"]),
+        (&["--first-level", "1000"], &["would be too large"]),
+    ] {
+        bench.fails(args, says);
+    }
+    #[cfg(not(feature = "opencv"))]
+    bench.fails(&["--backend", "opencv"], &["feature `opencv`"]);
+}
+
+#[test]
+#[cfg(feature = "opencv")]
+fn the_opencv_backend_is_interchangeable() {
+    let bench = Bench::new(4);
+    let native = bench.report(&["--compat", "4.6", "--mode", "overwrite"]);
+    let opencv = bench.report(&["--backend", "opencv", "--mode", "overwrite"]);
+    assert_eq!((native.rows, native.model), (opencv.rows, opencv.model));
+    bench.fails(&["--backend", "opencv", "--compat", "4.6"], &["--compat"]);
+}
+
+#[test]
+fn bad_input_is_named() {
+    let bench = Bench::new(1);
+    bench.fails(&["--glob", "*.png"], &["in", "*.png", "6 files"]);
+    fs::rename(bench.path("in"), bench.path("elsewhere")).unwrap();
+    bench.fails(&[], &["cannot read in", "No such file"]);
+    fs::create_dir(bench.path("in")).unwrap();
+    bench.fails(&[], &["no image in in"]);
+    bench.fails(&["--on-error", "skip"], &["no image in in"]);
+    // One photo has too few rows for its components.
+    fs::copy(bench.path("elsewhere/apple/000.jpg"), bench.path("in/a.jpg")).unwrap();
+    bench.fails(&["--edge-threshold", "45"], &["rows for 20 components", "--no-pca"]);
+}
+
+#[test]
+fn failing_images_end_the_job_or_are_left_out_or_recorded() {
+    let bench = Bench::new(3);
+    let good = bench.report(&["--mode", "overwrite"]);
+    let jpeg = fs::read(bench.path("in/apple/000.jpg")).unwrap();
+    fs::write(bench.path("in/apple/half.jpg"), &jpeg[..jpeg.len() / 2]).unwrap();
+    fs::write(bench.path("in/apple/text.jpg"), "text").unwrap();
+    fs::write(bench.path("in/apple/zero.jpg"), "").unwrap();
+    bench.fails(&["--mode", "overwrite"], &["in/apple/half.jpg", "--on-error"]);
+    assert_eq!(rows(&bench.path("out")) as u64, good.rows, "the old result stands");
+
+    let skipped = bench.report(&["--mode", "overwrite", "--on-error", "skip"]);
+    assert_eq!((skipped.rows, skipped.images, skipped.decoded), (good.rows, 21, 18));
+    assert_eq!(skipped.failed.values().sum::<u64>(), 3);
+    assert!(!bench.path("out/_errors").exists());
+    let recorded = bench.report(&["--mode", "overwrite", "--on-error", "record"]);
+    assert_eq!((recorded.rows, recorded.sink.failures), (good.rows, 3));
+    assert_eq!(rows(&bench.path("out/_errors")), 3);
+    let summary = bench.ok(&["--mode", "overwrite", "--on-error", "skip"]);
+    assert!(summary.contains("left out: cannot decode in/apple/half.jpg"), "{summary}");
+}
+
+#[test]
+fn an_output_in_the_way_is_named() {
+    let bench = Bench::new(2);
+    bench.ok(&[]);
+    bench.fails(&[], &["out", "overwrite", "append"]);
+    fs::remove_dir_all(bench.path("out")).unwrap();
+    fs::write(bench.path("out"), "a file").unwrap();
+    bench.fails(&["--mode", "overwrite"], &["out"]);
+    fs::remove_file(bench.path("out")).unwrap();
+    fs::create_dir(bench.path("out")).unwrap();
+    fs::write(bench.path("out/thesis.tex"), "dear").unwrap();
+    bench.fails(&["--mode", "overwrite"], &["thesis.tex"]);
+    bench.fails(&[], &["out"]);
+}
+
+/// Under a limit on the size of files, writes fail as on a full disk.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_disk_that_fills_up_is_named_and_leaves_nothing() {
+    let bench = Bench::new(6);
+    let program = env!("CARGO_BIN_EXE_orb-features");
+    for args in ["", "--no-pca", "--rows-per-file 40"] {
+        let script = format!("trap '' XFSZ; ulimit -f 4; exec {program} extract in out {args}");
+        let output = Command::new("bash")
+            .current_dir(bench.root.path())
+            .args(["-c", &script])
+            .output()
+            .unwrap();
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        assert!(message.contains("part-0000") && message.contains("File too large"), "{message}");
+        assert_eq!(names(bench.root.path()), ["in"]);
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_read_only_output_is_named() {
+    // Not even root can make a folder here.
+    let bench = Bench::new(1);
+    let output = Command::new(env!("CARGO_BIN_EXE_orb-features"))
+        .args(["extract", bench.path("in").to_str().unwrap(), "/proc/self/out"])
+        .output()
+        .unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(message.contains("/proc/self"), "{message}");
+}
+
+#[test]
+#[cfg(unix)]
+fn an_interrupt_cleans_up() {
+    use std::os::unix::process::ExitStatusExt as _;
+    let bench = Bench::new(60);
+    for signal in ["-INT", "-TERM"] {
+        // Slow enough to be interrupted: thousands of features on enlarged images.
+        let child = Command::new(env!("CARGO_BIN_EXE_orb-features"))
+            .current_dir(bench.root.path())
+            .args([
+                "extract",
+                "in",
+                "out",
+                "--n-features",
+                "5000",
+                "--first-level",
+                "12",
+                "--edge-threshold",
+                "5",
+            ])
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        // It is under way once its hidden folder is there.
+        while names(bench.root.path()).len() == 1 {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let id = child.id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), output.status.signal()), (Some(130), None));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("interrupted"));
+        assert_eq!(names(bench.root.path()), ["in"]);
+    }
+}
