@@ -1,0 +1,62 @@
+//! Detection and description of one image on one thread; with the feature `opencv`, OpenCV beside it.
+
+#[path = "../examples/samples/mod.rs"]
+mod samples;
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::measurement::WallTime;
+use criterion::{
+    BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
+};
+use orb_features::prelude::*;
+
+/// One photo of 100 x 100, and generated images of the larger sizes: pixels and features wanted.
+fn inputs() -> [(&'static str, GrayImage, u32); 3] {
+    let photo = ImageObject::new("photo.jpg", samples::photo(3, 5).unwrap());
+    let photo = Decoder::new(DecodeParams::default()).decode(&photo).unwrap();
+    let drawn = |w, h| GrayImage::new(support::draw("smooth", w, h, 1), w, h).unwrap();
+    [
+        ("100x100", photo, 30),
+        ("640x480", drawn(640, 480), 500),
+        ("1920x1080", drawn(1920, 1080), 500),
+    ]
+}
+
+fn bench<E: FeatureExtractor>(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    id: BenchmarkId,
+    extractor: &E,
+    image: &GrayImage,
+) {
+    let mut scratch = E::Scratch::default();
+    group.bench_function(id, |b| {
+        b.iter(|| extractor.detect_and_compute_with(black_box(image.view()), None, &mut scratch));
+    });
+}
+
+fn detect_and_compute(c: &mut Criterion) {
+    let mut group = c.benchmark_group("orb/detect_and_compute");
+    group.sample_size(30).measurement_time(Duration::from_secs(4));
+    for (size, image, n_features) in inputs() {
+        group.throughput(Throughput::Elements((image.width() * image.height()) as u64));
+        let params = OrbParams::default().with_n_features(n_features);
+        let native = params.clone().build().unwrap();
+        let found = native.detect_and_compute(image.view(), None).unwrap();
+        assert!(!found.is_empty(), "there is work to do");
+        bench(&mut group, BenchmarkId::new(size, "native"), &native, &image);
+        #[cfg(feature = "opencv")]
+        {
+            let opencv = OpenCvOrb::new(params).unwrap();
+            let theirs = opencv.detect_and_compute(image.view(), None).unwrap();
+            assert_eq!(theirs.keypoints, found.keypoints, "both do the same work");
+            bench(&mut group, BenchmarkId::new(size, "opencv"), &opencv, &image);
+        }
+    }
+}
+
+criterion_group!(benches, detect_and_compute);
+criterion_main!(benches);
