@@ -87,17 +87,21 @@ pub(super) fn detect(
 
 /// Appends the strict local maxima of the middle row.
 fn suppress(above: &[u8], here: &[u8], below: &[u8], x0: u32, y: u32, corners: &mut Vec<Corner>) {
-    let windows = above.windows(3).zip(here.windows(3)).zip(below.windows(3));
-    for (x, ((a, h), b)) in (x0..).zip(windows) {
-        let score = h[1];
-        if score > 0 {
-            let neighbours = a.iter().chain(b).chain([&h[0], &h[2]]);
-            if neighbours.max().is_some_and(|&n| score > n) {
-                corners.push(Corner { x, y, response: f32::from(score) });
-            }
+    for (x, window) in (x0..).zip(here.windows(3)) {
+        let [left, score, right] = [window[0], window[1], window[2]];
+        if score <= left.max(right) {
+            continue;
+        }
+        let i = (x - x0) as usize;
+        let greatest = |row: &[u8]| row[i].max(row[i + 1]).max(row[i + 2]);
+        if score > greatest(above) && score > greatest(below) {
+            corners.push(Corner { x, y, response: f32::from(score) });
         }
     }
 }
+
+/// The rows that circles around pixels of one row touch, top down.
+type Rows<'a> = [&'a [u8]; 2 * RADIUS + 1];
 
 /// Writes the scores of row `y`, columns `columns`: 0 where there is no corner.
 fn score_row(
@@ -108,14 +112,16 @@ fn score_row(
     candidates: &mut Vec<u8>,
     out: &mut [u8],
 ) {
-    candidates.clear();
+    // Of each row, what the circles of these columns can touch.
+    let span = columns.start - RADIUS..columns.end + RADIUS;
+    let rows: Rows<'_> = std::array::from_fn(|i| &image.row(y + i - RADIUS)[span.clone()]);
     candidates.resize(columns.len(), 0);
-    find_candidates(image, y, columns.clone(), threshold, candidates);
-    for ((x, &candidate), out) in columns.zip(&*candidates).zip(out) {
+    find_candidates(&rows, threshold, candidates);
+    for (i, (&candidate, out)) in candidates.iter().zip(out).enumerate() {
         *out = if candidate == 0 {
             0
         } else {
-            match contrast(image, x, y) {
+            match contrast(&rows, i) {
                 best if best > i16::from(threshold) => (best - 1) as u8,
                 _ => 0,
             }
@@ -125,27 +131,20 @@ fn score_row(
 
 /// Marks the pixels that may be corners: of every two opposite pixels on the circle, an arc of
 /// nine holds at least one, so one of each pair must stand out in the same direction.
-fn find_candidates(
-    image: GrayView<'_>,
-    y: usize,
-    columns: Range<usize>,
-    threshold: u8,
-    out: &mut [u8],
-) {
-    let (start, len) = (columns.start as isize, out.len());
-    let ring = |k: usize| {
-        let (dx, dy) = RING[k];
-        &image.row((y as isize + dy) as usize)[(start + dx) as usize..][..len]
+fn find_candidates(rows: &Rows<'_>, threshold: u8, out: &mut [u8]) {
+    let len = out.len();
+    let at = |(dx, dy): (isize, isize)| {
+        let (x, y) = ((RADIUS as isize + dx) as usize, (RADIUS as isize + dy) as usize);
+        &rows[y][x..x + len]
     };
-    let centre = &image.row(y)[columns];
-    let centre = &centre[..len];
-    let [p0, p2, p4, p6] = [ring(0), ring(2), ring(4), ring(6)];
-    let [q0, q2, q4, q6] = [ring(8), ring(10), ring(12), ring(14)];
+    let centre = at((0, 0));
+    let [p0, p2, p4, p6] = [0, 2, 4, 6].map(|k| at(RING[k]));
+    let [q0, q2, q4, q6] = [8, 10, 12, 14].map(|k| at(RING[k]));
     for i in 0..len {
-        let brightest =
-            (p0[i].max(q0[i]).min(p2[i].max(q2[i]))).min(p4[i].max(q4[i]).min(p6[i].max(q6[i])));
-        let darkest =
-            (p0[i].min(q0[i]).max(p2[i].min(q2[i]))).max(p4[i].min(q4[i]).max(p6[i].min(q6[i])));
+        let brightest = (p0[i].max(q0[i]).min(p2[i].max(q2[i])))
+            .min(p4[i].max(q4[i]).min(p6[i].max(q6[i])));
+        let darkest = (p0[i].min(q0[i]).max(p2[i].min(q2[i])))
+            .max(p4[i].min(q4[i]).max(p6[i].min(q6[i])));
         let c = centre[i];
         out[i] = u8::from(brightest > c.saturating_add(threshold))
             | u8::from(darkest < c.saturating_sub(threshold));
@@ -153,23 +152,35 @@ fn find_candidates(
 }
 
 /// The largest contrast that some arc of nine pixels keeps throughout, in one direction: the pixel
-/// is a corner for every threshold below it.
-fn contrast(image: GrayView<'_>, x: usize, y: usize) -> i16 {
-    let centre = i16::from(image.row(y)[x]);
-    let d: [i16; 16] = std::array::from_fn(|k| {
+/// `i` is a corner for every threshold below it.
+fn contrast(rows: &Rows<'_>, i: usize) -> i16 {
+    const SIDE: usize = 2 * RADIUS + 1;
+    let mut window = [[0_u8; SIDE]; SIDE];
+    for (window, row) in window.iter_mut().zip(rows) {
+        window.copy_from_slice(&row[i..i + SIDE]);
+    }
+    let centre = i16::from(window[RADIUS][RADIUS]);
+    // The circle, and its first half again.
+    let mut d = [0_i16; 24];
+    for k in 0..16 {
         let (dx, dy) = RING[k];
-        let row = image.row((y as isize + dy) as usize);
-        centre - i16::from(row[(x as isize + dx) as usize])
-    });
-    let arcs = |pick: fn(i16, i16) -> i16| {
-        let widen = |a: &[i16; 16], step: usize| -> [i16; 16] {
-            std::array::from_fn(|k| pick(a[k], a[(k + step) % 16]))
-        };
-        let eight = widen(&widen(&widen(&d, 1), 2), 4);
-        std::array::from_fn::<i16, 16, _>(|k| pick(eight[k], d[(k + 8) % 16]))
-    };
-    let darker = arcs(i16::min).into_iter().max().unwrap_or(0);
-    let brighter = arcs(i16::max).into_iter().min().unwrap_or(0);
+        let (x, y) = ((RADIUS as isize + dx) as usize, (RADIUS as isize + dy) as usize);
+        d[k] = centre - i16::from(window[y][x]);
+    }
+    d.copy_within(..8, 16);
+    // Least and greatest of 2, 4, then 8 neighbours from each place on.
+    let (mut least, mut greatest) = (d, d);
+    for step in [1, 2, 4] {
+        for k in 0..24 - step {
+            least[k] = least[k].min(least[k + step]);
+            greatest[k] = greatest[k].max(greatest[k + step]);
+        }
+    }
+    let (mut darker, mut brighter) = (i16::MIN, i16::MAX);
+    for k in 0..16 {
+        darker = darker.max(least[k].min(d[k + 8]));
+        brighter = brighter.min(greatest[k].max(d[k + 8]));
+    }
     darker.max(-brighter)
 }
 

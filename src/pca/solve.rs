@@ -80,7 +80,8 @@ fn exact(matrix: &DMatrix<f64>) -> Eigen {
     }
 }
 
-/// Finds the `k` leading eigenvectors in the range of the matrix's powers.
+/// Finds the `k` leading eigenvectors in the range of the matrix's powers, and how many power
+/// iterations that took.
 fn randomized(
     matrix: &DMatrix<f64>,
     k: usize,
@@ -89,7 +90,10 @@ fn randomized(
     seed: u64,
 ) -> (Eigen, usize) {
     let dimensions = matrix.nrows();
-    let width = k.saturating_add(oversamples).min(dimensions);
+    // Where that is most of the dimensions already, all of them cost hardly more than waiting for
+    // the last ones to settle.
+    let wanted = k.saturating_add(oversamples);
+    let width = if wanted > dimensions / 2 { dimensions } else { wanted };
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let start = DMatrix::from_fn(dimensions, width, |_, _| StandardNormal.sample(&mut random));
     let mut image = multiply(matrix, &start);
