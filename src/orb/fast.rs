@@ -141,10 +141,10 @@ fn find_candidates(rows: &Rows<'_>, threshold: u8, out: &mut [u8]) {
     let [p0, p2, p4, p6] = [0, 2, 4, 6].map(|k| at(RING[k]));
     let [q0, q2, q4, q6] = [8, 10, 12, 14].map(|k| at(RING[k]));
     for i in 0..len {
-        let brightest = (p0[i].max(q0[i]).min(p2[i].max(q2[i])))
-            .min(p4[i].max(q4[i]).min(p6[i].max(q6[i])));
-        let darkest = (p0[i].min(q0[i]).max(p2[i].min(q2[i])))
-            .max(p4[i].min(q4[i]).max(p6[i].min(q6[i])));
+        let brightest =
+            (p0[i].max(q0[i]).min(p2[i].max(q2[i]))).min(p4[i].max(q4[i]).min(p6[i].max(q6[i])));
+        let darkest =
+            (p0[i].min(q0[i]).max(p2[i].min(q2[i]))).max(p4[i].min(q4[i]).max(p6[i].min(q6[i])));
         let c = centre[i];
         out[i] = u8::from(brightest > c.saturating_add(threshold))
             | u8::from(darkest < c.saturating_sub(threshold));

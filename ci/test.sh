@@ -1,0 +1,86 @@
+#!/usr/bin/env bash
+# Installs what the tests need, and passes all of them: with and without the optional features.
+#
+# As root on Debian or Ubuntu it installs system packages; elsewhere it takes what is there, and says
+# what it leaves out. Needs Rust and a C compiler. CI runs this same script.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { printf '\n== %s\n' "$*"; }
+left_out=()
+
+say "system packages"
+packages=(build-essential pkg-config cmake nasm clang libclang-dev libopencv-dev python3-venv procps)
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    missing=()
+    for package in "${packages[@]}"; do
+        dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+    done
+    if [ ${#missing[@]} -gt 0 ]; then
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    fi
+    echo "installed: ${packages[*]}"
+else
+    echo "not root, or no apt-get: taking what is installed"
+fi
+
+features=cli
+if command -v cmake >/dev/null && command -v nasm >/dev/null; then
+    features+=,turbojpeg
+else
+    left_out+=("feature turbojpeg (needs cmake and nasm)")
+fi
+if command -v clang >/dev/null && pkg-config --exists opencv4 2>/dev/null; then
+    features+=,opencv
+else
+    left_out+=("feature opencv and the parity tests (need clang, libclang-dev and libopencv-dev)")
+fi
+echo "features: $features"
+
+say "format and lints"
+cargo fmt --check
+for set in "--no-default-features" "" "--features $features"; do
+    # shellcheck disable=SC2086  # the set is words
+    cargo clippy --quiet --all-targets $set -- -D warnings
+done
+
+say "documentation"
+RUSTDOCFLAGS=-Dwarnings cargo doc --quiet --no-deps --features cli
+
+say "features keep to themselves"
+for crate in opencv turbojpeg clap parquet arrow; do
+    if cargo tree --no-default-features --edges normal --prefix none | grep -q "^$crate v"; then
+        echo "$crate is built without its feature" && exit 1
+    fi
+done
+echo "none of the optional crates is built without default features"
+
+say "tests without default features"
+cargo test --quiet --no-default-features
+say "tests with default features"
+cargo test --quiet
+say "tests with features $features, examples and benchmarks run once"
+cargo test --quiet --features "$features" --all-targets
+cargo test --quiet --features "$features" --doc
+cargo run --quiet --example quickstart target/quickstart-test
+cargo run --quiet --example own_stage
+
+say "the package builds from itself alone"
+cargo package --quiet --allow-dirty --target-dir target/package-check
+
+say "other readers and the newest OpenCV, from PyPI"
+venv=target/venv
+if { [ -x $venv/bin/python ] || python3 -m venv $venv; } &&
+    $venv/bin/pip install --quiet --disable-pip-version-check \
+        numpy pandas pyarrow polars duckdb scikit-learn opencv-python-headless; then
+    cargo build --quiet --features "$features"
+    $venv/bin/python ci/read_back.py target/debug/orb-features target/quickstart-test/photos
+    if [[ $features == *turbojpeg* ]]; then jpeg=--jpeg; else jpeg=; fi
+    $venv/bin/python ci/compare_wheel.py target/debug/orb-features target/quickstart-test/photos $jpeg
+else
+    left_out+=("the checks in Python (need python3 with venv, and PyPI)")
+fi
+
+say "passed"
+for what in "${left_out[@]}"; do echo "left out: $what"; done
