@@ -63,7 +63,9 @@ fn write(c: &mut Criterion) {
                     ParquetSink::create(&out, params).unwrap()
                 },
                 |mut sink| {
-                    batches.iter().for_each(|batch| sink.write(batch).unwrap());
+                    for batch in &batches {
+                        sink.write(batch).unwrap();
+                    }
                     sink.finish().unwrap()
                 },
                 BatchSize::PerIteration,

@@ -19,7 +19,7 @@ fn batch(rows: std::ops::Range<u32>, components: Option<usize>) -> RowBatch {
     let row = |i: u32| DescriptorRow {
         meta: Arc::new(ImageMeta {
             uri: format!("a b/ü+%/{}.jpg", i / 3),
-            label: (i % 2 == 0).then(|| format!("label {}", i / 3)),
+            label: i.is_multiple_of(2).then(|| format!("label {}", i / 3)),
             byte_len: 1,
             modified: None,
             width: 100 + i,
@@ -178,7 +178,12 @@ fn codecs_groups_files_and_widths_are_as_asked() {
         assert_eq!(rows, [10, 10, 10, 3]);
         let reader =
             ParquetRecordBatchReaderBuilder::try_new(File::open(&parts[0]).unwrap()).unwrap();
-        let groups: Vec<_> = reader.metadata().row_groups().iter().map(|g| g.num_rows()).collect();
+        let groups: Vec<_> = reader
+            .metadata()
+            .row_groups()
+            .iter()
+            .map(parquet::file::metadata::RowGroupMetaData::num_rows)
+            .collect();
         assert_eq!(groups, [4, 4, 2]);
         let compression = reader.metadata().row_group(0).column(0).compression();
         assert_eq!(std::mem::discriminant(&compression), std::mem::discriminant(&want));

@@ -170,7 +170,7 @@ fn links_are_followed_and_loops_and_dead_links_reported() {
     symlink(root.path().join("gone.jpg"), root.path().join("dead.jpg")).unwrap();
     symlink(root.path(), root.path().join("real/loop")).unwrap();
     let items: Vec<_> = FsSource::new(root.path()).open().unwrap().collect();
-    let good: Vec<_> = items.iter().flatten().map(|o| o.uri.rsplit_once("/").unwrap().0).collect();
+    let good: Vec<_> = items.iter().flatten().map(|o| o.uri.rsplit_once('/').unwrap().0).collect();
     assert_eq!(good.len(), 2, "{items:?}");
     let errors: Vec<_> =
         items.iter().filter_map(|o| o.as_ref().err()).map(Error::to_line).collect();
@@ -186,7 +186,7 @@ fn an_unreadable_file_is_an_error_of_its_own() {
     let root = root();
     write(root.path(), "a.jpg", b"x");
     write(root.path(), "b.jpg", b"x");
-    let closed = fs::Permissions::from_mode(0);
+    let closed = fs::Permissions::from_mode(0o000);
     fs::set_permissions(root.path().join("a.jpg"), closed).unwrap();
     if fs::read(root.path().join("a.jpg")).is_ok() {
         println!("skipped: this user may read everything");
