@@ -10,8 +10,8 @@ pub use crate::orb::OpenCvOrb;
 pub use crate::orb::{
     DEFAULT_EDGE_THRESHOLD, DEFAULT_FAST_THRESHOLD, DEFAULT_FIRST_LEVEL, DEFAULT_N_FEATURES,
     DEFAULT_N_LEVELS, DEFAULT_PATCH_SIZE, DEFAULT_SCALE_FACTOR, DEFAULT_WTA_K, DESCRIPTOR_LEN,
-    Descriptor, FeatureExtractor, Features, KeyPoint, MAX_N_FEATURES, OpenCvBuild, Orb, OrbParams,
-    OrbScratch, ScoreType,
+    Descriptor, FeatureExtractor, Features, ImageFeatures, KeyPoint, MAX_N_FEATURES, OpenCvBuild,
+    Orb, OrbParams, OrbScratch, ScoreType,
 };
 pub use crate::pca::{
     Centering, DEFAULT_N_COMPONENTS, DEFAULT_SEED, Moments, PcaModel, PcaParams, PowerIterations,
@@ -25,4 +25,4 @@ pub use crate::sink::{
 };
 pub use crate::sink::{Failure, NullSink, RowSink, SinkReport};
 pub use crate::source::{FsSource, ImageObject, ImageSource, LabelRule, MemorySource};
-pub use crate::stage::{ImageFeatures, Parallelism, StageExt};
+pub use crate::stage::{Parallelism, StageExt};

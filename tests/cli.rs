@@ -3,6 +3,7 @@
 
 #[path = "../examples/samples/mod.rs"]
 mod samples;
+mod support;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use std::process::{Command, Output};
 
 use orb_features::prelude::*;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use support::names;
 
 struct Bench {
     root: tempfile::TempDir,
@@ -61,15 +63,6 @@ impl Bench {
     fn report(&self, args: &[&str]) -> RunReport {
         serde_json::from_str(&self.ok(&[&["--json"], args].concat())).unwrap()
     }
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(folder)
-        .unwrap()
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
 }
 
 fn rows(folder: &Path) -> usize {

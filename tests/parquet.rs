@@ -1,6 +1,8 @@
 //! The Parquet sink: content, files, write modes, all or nothing.
 #![cfg(feature = "parquet")]
 
+mod support;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use orb_features::prelude::*;
 use orb_features::sink::{Codec, ScoreWidth};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::Compression;
+use support::names;
 
 /// Rows with values that tell them apart.
 fn batch(rows: std::ops::Range<u32>, components: Option<usize>) -> RowBatch {
@@ -62,15 +65,6 @@ fn read(path: &Path) -> RecordBatch {
     let schema = Arc::clone(reader.schema());
     let batches: Vec<_> = reader.build().unwrap().map(Result::unwrap).collect();
     concat_batches(&schema, &batches).unwrap()
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(folder)
-        .unwrap()
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
 }
 
 fn write(path: &Path, params: ParquetParams, batches: &[RowBatch]) -> Result<SinkReport> {

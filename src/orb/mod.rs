@@ -38,7 +38,7 @@ use crate::decode::GrayView;
 use crate::error::{Error, Result};
 
 pub use extractor::FeatureExtractor;
-pub use keypoint::{DESCRIPTOR_LEN, Descriptor, Features, KeyPoint};
+pub use keypoint::{DESCRIPTOR_LEN, Descriptor, Features, ImageFeatures, KeyPoint};
 #[cfg(feature = "opencv")]
 pub use opencv::{OpenCvOrb, OpenCvScratch, opencv_version};
 pub use params::{

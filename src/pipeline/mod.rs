@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::decode::{DecodeParams, JPEG_DECODER};
 use crate::error::{Error, Result};
-use crate::orb::{DESCRIPTOR_LEN, FeatureExtractor};
+use crate::orb::{DESCRIPTOR_LEN, FeatureExtractor, ImageFeatures};
 use crate::pca::{PcaModel, PcaParams};
 use crate::rows::{DEFAULT_BATCH_ROWS, DescriptorRow, RowBatch, Spool, SpooledFit};
 use crate::sink::{Failure, RowSink};
 use crate::source::{ImageObject, ImageSource};
-use crate::stage::{ImageFeatures, Parallelism, StageExt, Worker};
+use crate::stage::{Parallelism, StageExt, Worker};
 
 use report::FIRST_FAILURES;
 pub use report::{ModelSummary, RunReport, Seconds};

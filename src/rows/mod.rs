@@ -8,9 +8,8 @@ use ndarray::{Array2, ArrayView2};
 
 use crate::decode::ImageMeta;
 use crate::error::Result;
-use crate::orb::{DESCRIPTOR_LEN, Descriptor, KeyPoint};
+use crate::orb::{DESCRIPTOR_LEN, Descriptor, ImageFeatures, KeyPoint};
 use crate::pca::PcaModel;
-use crate::stage::ImageFeatures;
 
 pub(crate) use spool::SpooledFit;
 pub use spool::{DEFAULT_SPOOL_MEMORY, Spool, SpooledRows};

@@ -7,24 +7,13 @@ use std::time::{Duration, Instant};
 
 pub use parallel::{DEFAULT_WINDOW_PER_THREAD, ParMap, Parallelism};
 
-use crate::decode::{DecodeParams, DecodedImage, Decoder, GrayImage, ImageMeta, meta_of};
+use crate::decode::{DecodeParams, DecodedImage, Decoder, GrayImage, meta_of};
 use crate::error::{Error, Result};
-use crate::orb::{Descriptor, FeatureExtractor, Features, KeyPoint};
+use crate::orb::{FeatureExtractor, ImageFeatures};
 use crate::pca::{PcaModel, PcaParams};
 use crate::rows::{Batches, DescriptorRow, Explode, Project, RowBatch, Spool, SpooledRows};
 use crate::sink::{RowSink, SinkReport};
 use crate::source::ImageObject;
-
-/// The features of one image; none is an ordinary result.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ImageFeatures {
-    /// The image.
-    pub meta: Arc<ImageMeta>,
-    /// Its keypoints.
-    pub keypoints: Vec<KeyPoint>,
-    /// One descriptor for each keypoint.
-    pub descriptors: Vec<Descriptor>,
-}
 
 /// The stages of the flow on any iterator of results.
 ///
@@ -156,14 +145,6 @@ pub trait StageExt: Iterator + Sized {
 }
 
 impl<I: Iterator> StageExt for I {}
-
-impl ImageFeatures {
-    /// Joins an image and its features.
-    #[must_use]
-    pub fn new(meta: Arc<ImageMeta>, features: Features) -> Self {
-        Self { meta, keypoints: features.keypoints, descriptors: features.descriptors }
-    }
-}
 
 /// Decodes and extracts on one thread, keeping the buffers of both.
 pub(crate) struct Worker<E: FeatureExtractor> {

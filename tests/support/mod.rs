@@ -1,6 +1,6 @@
-//! Generated images, shared by the tests and benchmarks.
+//! What tests and benchmarks share: generated images, mostly.
 //!
-//! Everything is integer arithmetic on a hash, so that `tests/fixtures/make_golden.py` draws the
+//! Drawing is integer arithmetic on a hash, so that `tests/fixtures/make_golden.py` draws the
 //! same pixels.
 #![allow(dead_code)]
 
@@ -94,4 +94,13 @@ pub fn fnv(bytes: impl IntoIterator<Item = u8>) -> u64 {
     bytes
         .into_iter()
         .fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
+}
+
+/// The names in a folder, sorted.
+pub fn names(folder: &std::path::Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut names: Vec<_> =
+        entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
 }
