@@ -71,3 +71,8 @@ pub mod stage;
 
 pub use error::{BoxError, DecodeCause, Error, Result, Stage};
 pub use stage::StageExt;
+
+/// The README's code compiles, or the tests say so.
+#[cfg(all(doctest, feature = "parquet"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -237,6 +237,29 @@ fn failing_images_end_the_job_or_are_left_out_or_recorded() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn odd_names_are_kept_or_recorded() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+    let bench = Bench::new(0);
+    let jpeg = samples::photo(1, 1).unwrap();
+    let odd = "Été 100%+ #1/a b'c\"d.jpg";
+    fs::create_dir_all(bench.path("in/Été 100%+ #1")).unwrap();
+    fs::write(bench.path("in").join(odd), &jpeg).unwrap();
+    fs::write(bench.path("in").join(OsStr::from_bytes(b"b\xff.jpg")), &jpeg).unwrap();
+    bench.fails(&["--no-pca"], &["b\\xFF.jpg", "UTF-8"]);
+    let report = bench.report(&["--no-pca", "--on-error", "record"]);
+    assert_eq!((report.images, report.decoded, report.failed["not_utf8"]), (2, 1, 1));
+    let part = names(&bench.path("out")).into_iter().find(|n| n.starts_with("part-")).unwrap();
+    let file = File::open(bench.path("out").join(part)).unwrap();
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
+    let batch = reader.map(Result::unwrap).next().unwrap();
+    let text =
+        |i: usize| arrow::array::AsArray::as_string::<i32>(batch.column(i)).value(0).to_owned();
+    assert_eq!((text(0), text(1)), (format!("in/{odd}"), "Été 100%+ #1".to_owned()));
+}
+
+#[test]
 fn an_output_in_the_way_is_named() {
     let bench = Bench::new(2);
     bench.ok(&[]);
