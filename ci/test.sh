@@ -6,6 +6,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+# Runs tests, and keeps their closing lines for the summary.
+tests() { cargo test --quiet "$@" 2>&1 | tee -a "$log"; }
 say() { printf '\n== %s\n' "$*"; }
 left_out=()
 
@@ -57,12 +61,12 @@ done
 echo "none of the optional crates is built without default features"
 
 say "tests without default features"
-cargo test --quiet --no-default-features
+tests --no-default-features
 say "tests with default features"
-cargo test --quiet
+tests
 say "tests with features $features, examples and benchmarks run once"
-cargo test --quiet --features "$features" --all-targets
-cargo test --quiet --features "$features" --doc
+tests --features "$features" --all-targets
+tests --features "$features" --doc
 cargo run --quiet --example quickstart target/quickstart-test
 cargo run --quiet --example own_stage
 
@@ -84,3 +88,5 @@ fi
 
 say "passed"
 for what in "${left_out[@]}"; do echo "left out: $what"; done
+awk '/^test result:/ { passed += $4; failed += $6; ignored += $8 }
+     END { printf "%d passed, %d failed, %d skipped\n", passed, failed, ignored }' "$log"
