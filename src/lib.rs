@@ -36,10 +36,12 @@
 //!   [`OrbParams::compat`](orb::OrbParams::compat) names. `PARITY.md` has what was compared.
 //! - **Determinism.** Rows, their order, the model's bits and the content of the files do not depend on
 //!   threads, batches or instruction sets.
-//! - **Bounded memory.** It depends on threads and windows, not on the number of images.
+//! - **Bounded memory.** It depends on threads and windows, not on the number of images; a folder source
+//!   holds the names of the folder that it is in.
 //! - **Nothing lost.** An image ends as its rows, as an image without features, or as one error that names
 //!   it, the stage and the cause.
-//! - **All or nothing.** A result appears when it is complete, `_SUCCESS` last.
+//! - **All or nothing.** A new or replaced result appears when it is complete; files that are added to one appear
+//!   one by one, with no `_SUCCESS` until the last is there.
 //!
 //! What is *not* promised is a number of keypoints: `n_features` is a quota shared out over the levels,
 //! ties may exceed it, and small images reach less ([`OrbParams`](orb::OrbParams)).

@@ -154,6 +154,14 @@ fn a_model_is_saved_and_used_again() {
     fs::write(bench.path("bad.json"), "{}").unwrap();
     bench.fails(&["--mode", "overwrite", "--model", "bad.json"], &["bad.json"]);
     bench.fails(&["--mode", "overwrite", "--save-model", "no/such/m.json"], &["no/such/m.json"]);
+    let json = fs::read_to_string(bench.path("model.json")).unwrap();
+    let mut model: serde_json::Value = serde_json::from_str(&json).unwrap();
+    model["mean"].as_array_mut().unwrap().pop();
+    for component in model["components"].as_array_mut().unwrap() {
+        component.as_array_mut().unwrap().pop();
+    }
+    fs::write(bench.path("short.json"), model.to_string()).unwrap();
+    bench.fails(&["--mode", "overwrite", "--model", "short.json"], &["short.json", "31 elements"]);
 }
 
 #[test]
@@ -209,6 +217,8 @@ fn bad_input_is_named() {
     fs::create_dir(bench.path("in")).unwrap();
     bench.fails(&[], &["no image in in"]);
     bench.fails(&["--on-error", "skip"], &["no image in in"]);
+    let missing = bench.extract(&["--model", "none.json"]);
+    assert!(!String::from_utf8_lossy(&missing.stderr).contains("--on-error"));
     // One photo has too few rows for its components.
     fs::copy(bench.path("elsewhere/apple/000.jpg"), bench.path("in/a.jpg")).unwrap();
     bench.fails(&["--edge-threshold", "45"], &["rows for 20 components", "--no-pca"]);

@@ -251,6 +251,19 @@ fn a_folder_of_other_things_is_never_overwritten() {
     fs::write(out.join("dear.jpg"), b"photo").unwrap();
     let error = ParquetSink::create(&out, mode(WriteMode::Overwrite)).unwrap_err().to_line();
     assert!(error.contains("dear.jpg"), "{error}");
+    // Folders and files that only look like ours.
+    fs::remove_file(out.join("dear.jpg")).unwrap();
+    for name in ["_photos", ".git", "part-of-me.parquet"] {
+        fs::create_dir(out.join(name)).unwrap();
+        assert!(ParquetSink::create(&out, mode(WriteMode::Overwrite)).is_err(), "{name}");
+        fs::remove_dir(out.join(name)).unwrap();
+    }
+    for name in ["train.parquet", ".env", "_notes"] {
+        fs::write(out.join(name), b"x").unwrap();
+        assert!(ParquetSink::create(&out, mode(WriteMode::Overwrite)).is_err(), "{name}");
+        fs::remove_file(out.join(name)).unwrap();
+    }
+    fs::write(out.join("dear.jpg"), b"photo").unwrap();
     // Nor what has come since the start.
     fs::remove_file(out.join("dear.jpg")).unwrap();
     let mut sink = ParquetSink::create(&out, mode(WriteMode::Overwrite)).unwrap();
@@ -279,6 +292,49 @@ fn a_dropped_sink_leaves_nothing_and_the_old_result_in_place() {
         sink.write(&batch(0..9, None)).unwrap();
         drop(sink);
         assert_eq!(names(&out), before);
+    }
+}
+
+#[test]
+fn what_spark_leaves_in_a_result_is_replaced_with_it() {
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("out");
+    fs::create_dir(&out).unwrap();
+    let part = "part-00000-1f2e.c000.snappy.parquet";
+    for name in [part, "_SUCCESS", "._SUCCESS.crc", ".part-00000-1f2e.c000.snappy.parquet.crc"] {
+        fs::write(out.join(name), b"x").unwrap();
+    }
+    write(&out, mode(WriteMode::Overwrite), &[batch(0..5, None)]).unwrap();
+    assert_eq!(names(&out).len(), 2);
+}
+
+#[test]
+fn a_failed_append_undoes_itself() {
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("out");
+    write(&out, mode(WriteMode::Error), &[batch(0..3, None)]).unwrap();
+    let before = names(&out);
+    let mut sink = ParquetSink::create(&out, mode(WriteMode::Append)).unwrap();
+    sink.write(&batch(0..3, None)).unwrap();
+    let failure =
+        Failure { uri: None, stage: "orb".into(), cause: "x".into(), message: "y".into() };
+    sink.record(&failure).unwrap();
+    // A file where the folder of failures should go.
+    fs::write(out.join("_errors"), b"in the way").unwrap();
+    assert!(sink.finish().unwrap_err().to_string().contains("_errors"));
+    fs::remove_file(out.join("_errors")).unwrap();
+    assert_eq!(names(&out), before, "the old result is whole and marked so");
+}
+
+#[test]
+fn batches_of_other_columns_are_refused() {
+    let root = tempfile::tempdir().unwrap();
+    for (first, second) in [(None, Some(2)), (Some(2), None), (Some(2), Some(3))] {
+        let out = root.path().join("out");
+        let batches = [batch(0..3, first), batch(3..5, second)];
+        let error = write(&out, mode(WriteMode::Error), &batches).unwrap_err();
+        assert!(error.to_string().contains("other columns"), "{error}");
+        assert!(!out.exists());
     }
 }
 

@@ -162,6 +162,23 @@ fn a_name_that_is_not_utf8_is_an_error_of_its_own() {
 
 #[test]
 #[cfg(unix)]
+fn links_to_nothing_that_would_not_be_taken_are_passed_over() {
+    use std::os::unix::fs::symlink;
+    let root = root();
+    write(root.path(), "a/x.jpg", b"x");
+    write(root.path(), "real/1.jpg", b"x");
+    write(root.path(), "b.jpg", b"x");
+    symlink("nobody@host:1", root.path().join(".#lock.jpg")).unwrap();
+    symlink("gone.txt", root.path().join("notes.txt")).unwrap();
+    symlink(root.path(), root.path().join("a/.loop")).unwrap();
+    // A linked folder sorts as a folder.
+    symlink(root.path().join("real"), root.path().join("b")).unwrap();
+    let got = names(root.path(), FsSource::new(root.path()));
+    assert_eq!(got, ["a/x.jpg", "b.jpg", "b/1.jpg", "real/1.jpg"]);
+}
+
+#[test]
+#[cfg(unix)]
 fn links_are_followed_and_loops_and_dead_links_reported() {
     use std::os::unix::fs::symlink;
     let root = root();

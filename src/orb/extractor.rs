@@ -37,7 +37,7 @@ pub trait FeatureExtractor: Send + Sync {
     /// do not ascend, that of the octaves and the caller's within each: OpenCV's rules.
     ///
     /// # Errors
-    /// [`Error::KeyPoint`](crate::Error::KeyPoint) for a negative octave, a position or angle that
+    /// [`Error::KeyPoint`](crate::Error::KeyPoint) for an octave below 0 or above 1024, a position or angle that
     /// is not finite, or, without an edge threshold, a position outside the image;
     /// [`Error::EmptyLevel`](crate::Error::EmptyLevel) for an octave that the image is too small for.
     fn compute_with(

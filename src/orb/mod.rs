@@ -306,6 +306,9 @@ fn check_keypoints(
     if let Some(index) = keypoints.iter().position(|k| k.octave < 0) {
         return Err(Error::KeyPoint { index, reason: "its octave is negative" });
     }
+    if let Some(index) = keypoints.iter().position(|k| k.octave as u32 > MAX_N_LEVELS) {
+        return Err(Error::KeyPoint { index, reason: "its octave is above 1024" });
+    }
     let edge = params.edge_threshold() as f32;
     let mut accepted = Vec::with_capacity(keypoints.len());
     for (index, keypoint) in keypoints.iter().enumerate() {

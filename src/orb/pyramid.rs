@@ -140,15 +140,18 @@ fn resize_row(source: &[u8], taps: &[(u32, u16)], out: &mut [u16]) {
     }
 }
 
-/// The levels of one image, and the tables that made them, kept for the next image.
+/// The level in work and the one before it; the tables that made each level are kept for the next
+/// image.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pyramid {
-    levels: Vec<(Plane, Resizer)>,
+    planes: [Plane; 2],
+    resizers: Vec<Resizer>,
 }
 
 impl Pyramid {
     /// Makes a level and its frame: `first_level` is the image, the ones below it and the next are
-    /// resized from the image, and each later one from the level before, which must be there.
+    /// resized from the image, and each later one from the level before, which must have been made
+    /// last.
     pub fn make(
         &mut self,
         image: GrayView<'_>,
@@ -163,17 +166,14 @@ impl Pyramid {
             let (width, height) = (image.width() as u32, image.height() as u32);
             return Err(Error::HugeLevel { width, height, level: level as u32 });
         }
-        if self.levels.len() <= level {
-            self.levels.resize_with(level + 1, Default::default);
+        if self.resizers.len() <= level {
+            self.resizers.resize_with(level + 1, Default::default);
         }
-        let (before, rest) = self.levels.split_at_mut(level);
-        let (plane, resizer) = &mut rest[0];
+        let [even, odd] = &mut self.planes;
+        let (plane, previous) = if level.is_multiple_of(2) { (even, odd) } else { (odd, even) };
         plane.reshape(geometry.width, geometry.height, frame);
-        let source = match before.last() {
-            Some((previous, _)) if level > first_level + 1 => previous.view(),
-            _ => image,
-        };
-        resizer.resize(source, plane);
+        let source = if level > first_level + 1 { previous.view() } else { image };
+        self.resizers[level].resize(source, plane);
         plane.reflect_frame();
         Ok(plane)
     }

@@ -113,6 +113,18 @@ impl PcaModel {
         self.total_variance
     }
 
+    /// Refuses rows of another length than those of the fit.
+    pub(crate) fn check(&self, dimensions: usize) -> Result<()> {
+        let d = self.dimensions();
+        if dimensions == d {
+            return Ok(());
+        }
+        Err(Error::Model {
+            uri: "given".into(),
+            reason: format!("it is for rows of {d} elements, not of {dimensions}").into(),
+        })
+    }
+
     /// Projects rows of shape (n, d) to scores of shape (n, k).
     ///
     /// Each score is summed in the order of the elements, so it depends on its row alone.
@@ -120,13 +132,8 @@ impl PcaModel {
     /// # Errors
     /// [`Error::Model`] for rows of another length.
     pub fn project<T: Copy + Into<f64>>(&self, rows: ArrayView2<'_, T>) -> Result<Array2<f64>> {
-        let (k, d) = self.components.dim();
-        if rows.ncols() != d {
-            return Err(Error::Model {
-                uri: "of the projection".into(),
-                reason: format!("it is for rows of {d} elements, not of {}", rows.ncols()).into(),
-            });
-        }
+        self.check(rows.ncols())?;
+        let k = self.n_components();
         let start = match self.centering {
             Centering::Mean => self
                 .components

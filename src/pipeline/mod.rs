@@ -178,8 +178,10 @@ where
     /// Whatever makes the job impossible, naming the object or file and the stage; with
     /// [`OnError::Fail`] the first image, in order, that fails. The sink is not committed then.
     pub fn run(self) -> Result<RunReport> {
-        if let Projection::Fit(params) = &self.projection {
-            params.check(DESCRIPTOR_LEN)?;
+        match &self.projection {
+            Projection::Fit(params) => params.check(DESCRIPTOR_LEN)?,
+            Projection::Model(model) => model.check(DESCRIPTOR_LEN)?,
+            Projection::None => {}
         }
         let start = Instant::now();
         let times = Arc::new(Times::default());

@@ -32,7 +32,7 @@ pub struct RunReport {
     pub bytes_in: u64,
     /// What was written.
     pub sink: SinkReport,
-    /// Threads used.
+    /// Threads asked for.
     pub threads: usize,
     /// Where the time went.
     pub seconds: Seconds,

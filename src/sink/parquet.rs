@@ -125,7 +125,8 @@ impl ParquetParams {
 /// Writes `part-00000-<run id>.parquet` and so on to a folder, in the columns of [`schema`].
 ///
 /// Files are written to a hidden folder beside the output (in it, to append) and moved when the job
-/// is complete, `_SUCCESS` last: a new or replaced result appears as a whole. Recorded failures go to
+/// is complete, `_SUCCESS` last: a new or replaced result appears
+/// as a whole, added files one by one. Recorded failures go to
 /// `_errors/` in the output. A sink that is dropped before [`RowSink::finish`] leaves nothing.
 ///
 /// The footer of each file holds the annotations, and the version of this crate.
@@ -178,15 +179,21 @@ impl ParquetSink {
     }
 
     fn write_batch(&mut self, batch: &RecordBatch) -> Result<()> {
-        let schema = if let Some(schema) = &self.schema {
-            Arc::clone(schema)
-        } else {
-            let schema = batch.schema();
-            if self.params.mode == WriteMode::Append {
-                check_others(self.staging.target(), &schema)?;
+        let schema = batch.schema();
+        match &self.schema {
+            Some(first) if *first != schema => {
+                let why = "a batch has other columns than the batches before it";
+                return Err(Error::write(self.staging.target(), io::Error::other(why)));
             }
-            Arc::clone(self.schema.insert(schema))
-        };
+            Some(_) if batch.num_rows() == 0 => return Ok(()),
+            Some(_) => {}
+            None => {
+                if self.params.mode == WriteMode::Append {
+                    check_others(self.staging.target(), &schema)?;
+                }
+                self.schema = Some(Arc::clone(&schema));
+            }
+        }
         let mut written = 0;
         loop {
             let part = match &mut self.part {
@@ -324,6 +331,8 @@ impl Part {
         let failed = |e: io::Error| Error::write(&self.path, e);
         let file = self.writer.into_inner().map_err(|e| Error::write(&self.path, e))?;
         let file = file.into_inner().map_err(|e| failed(e.into_error()))?;
+        // On the disk before the commit says so.
+        file.sync_all().map_err(failed)?;
         file.metadata().map(|m| m.len()).map_err(failed)
     }
 }

@@ -1,6 +1,6 @@
 //! All-or-nothing output: files are written where no reader looks, then moved into place.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -33,6 +33,7 @@ pub(super) struct Staging {
     target: PathBuf,
     folder: PathBuf,
     mode: WriteMode,
+    made_target: bool,
     committed: bool,
 }
 
@@ -43,7 +44,10 @@ impl Staging {
         // The folder itself and not a link to it is what gets replaced.
         let target = match fs::canonicalize(target) {
             Ok(path) => path,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => target.to_owned(),
+            // A link to nothing is not replaced, either.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !target.is_symlink() => {
+                target.to_owned()
+            }
             Err(e) => return Err(failed(e)),
         };
         let exists = match fs::metadata(&target) {
@@ -70,7 +74,8 @@ impl Staging {
             parent.join(hidden)
         };
         fs::create_dir(&folder).map_err(|e| Error::write(&folder, e))?;
-        let staging = Self { target, folder, mode, committed: false };
+        let made_target = mode == WriteMode::Append && !exists;
+        let staging = Self { target, folder, mode, made_target, committed: false };
         if exists && mode != WriteMode::Append && is_other_device(&staging.target, &staging.folder)
         {
             let why =
@@ -92,7 +97,11 @@ impl Staging {
 
     /// Makes the files visible.
     pub fn commit(mut self) -> Result<()> {
-        fs::write(self.folder.join(SUCCESS), b"").map_err(|e| Error::write(&self.folder, e))?;
+        let mark = || -> io::Result<()> {
+            File::create(self.folder.join(SUCCESS))?.sync_all()?;
+            sync_folder(&self.folder)
+        };
+        mark().map_err(|e| Error::write(&self.folder, e))?;
         match self.mode {
             WriteMode::Append => self.move_files()?,
             WriteMode::Error => match fs::rename(&self.folder, &self.target) {
@@ -122,6 +131,12 @@ impl Staging {
         // What was not there at the start may have come since.
         check_content(&self.target, WriteMode::Overwrite)?;
         let old = if exchange(&self.folder, &self.target).map_err(failed)? {
+            // The last look, now that nobody writes there by name: better no new result than the
+            // loss of something else.
+            if let Err(error) = check_content(&self.folder, WriteMode::Overwrite) {
+                exchange(&self.folder, &self.target).map_err(failed)?;
+                return Err(error);
+            }
             self.folder.clone()
         } else {
             // No such call here: for a moment there is neither.
@@ -141,43 +156,58 @@ impl Staging {
     }
 
     /// Moves each file into the target, the mark of success last; undoes it if one fails.
+    ///
+    /// An older mark is taken away first: a run that is killed half-way leaves none.
     fn move_files(&self) -> Result<()> {
-        let mut moved = Vec::new();
-        let done = self.try_move_files(&mut moved);
-        if done.is_err() {
-            for path in moved {
-                let _ = fs::remove_file(path);
-            }
+        let names = self.names()?;
+        let mark = self.target.join(SUCCESS);
+        let was_complete = mark.exists();
+        if was_complete {
+            fs::remove_file(&mark).map_err(|e| Error::write(&mark, e))?;
         }
-        done
+        let mut moved = Vec::new();
+        for name in names.iter().map(PathBuf::as_path).chain([Path::new(SUCCESS)]) {
+            let to = self.target.join(name);
+            let step = || -> io::Result<()> {
+                fs::create_dir_all(parent_of(&to))?;
+                fs::rename(self.folder.join(name), &to)
+            };
+            if let Err(error) = step() {
+                for path in moved {
+                    let _ = fs::remove_file(path);
+                }
+                if was_complete {
+                    let _ = fs::write(&mark, b"");
+                }
+                return Err(Error::write(&to, error));
+            }
+            moved.push(to);
+        }
+        // Only what is empty: everything has been moved.
+        let _ = fs::remove_dir(self.folder.join(ERRORS));
+        let _ = fs::remove_dir(&self.folder);
+        Ok(())
     }
 
-    fn try_move_files(&self, moved: &mut Vec<PathBuf>) -> Result<()> {
+    /// The files to move, below the hidden folder, but for the mark of success.
+    fn names(&self) -> Result<Vec<PathBuf>> {
         let mut names = Vec::new();
-        for folder in ["", ERRORS] {
-            let Ok(entries) = fs::read_dir(self.folder.join(folder)) else { continue };
+        for below in ["", ERRORS] {
+            let folder = self.folder.join(below);
+            let entries = match fs::read_dir(&folder) {
+                Ok(entries) => entries,
+                Err(e) if below == ERRORS && e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(Error::write(&folder, e)),
+            };
             for entry in entries {
-                let entry = entry.map_err(|e| Error::write(&self.folder, e))?;
-                if entry.path().is_file() && entry.file_name() != SUCCESS {
-                    names.push(Path::new(folder).join(entry.file_name()));
+                let name = entry.map_err(|e| Error::write(&folder, e))?.file_name();
+                if name != SUCCESS && name != ERRORS {
+                    names.push(Path::new(below).join(name));
                 }
             }
         }
         names.sort();
-        names.push(SUCCESS.into());
-        for name in names {
-            let to = self.target.join(&name);
-            let step = || -> io::Result<()> {
-                fs::create_dir_all(parent_of(&to))?;
-                fs::rename(self.folder.join(&name), &to)
-            };
-            step().map_err(|e| Error::write(&to, e))?;
-            if name != Path::new(SUCCESS) {
-                moved.push(to);
-            }
-        }
-        let _ = fs::remove_dir_all(&self.folder);
-        Ok(())
+        Ok(names)
     }
 }
 
@@ -185,8 +215,17 @@ impl Drop for Staging {
     fn drop(&mut self) {
         if !self.committed {
             let _ = fs::remove_dir_all(&self.folder);
+            if self.made_target {
+                // Fails, as it should, if someone else has put something there.
+                let _ = fs::remove_dir(&self.target);
+            }
         }
     }
+}
+
+/// Has the names in a folder outlive a loss of power, where folders can be synced.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
 fn failed_at(path: &Path, error: io::Error) -> Error {
@@ -206,13 +245,17 @@ fn check_content(target: &Path, mode: WriteMode) -> Result<()> {
         return Ok(());
     }
     for entry in fs::read_dir(target).map_err(|e| Error::write(target, e))? {
-        let name = entry.map_err(|e| Error::write(target, e))?.file_name();
+        let entry = entry.map_err(|e| Error::write(target, e))?;
+        let name = entry.file_name();
+        let is_folder = entry.file_type().map_err(|e| Error::write(target, e))?.is_dir();
         if mode == WriteMode::Error {
             return Err(Error::OutputExists { path: target.display().to_string().into() });
         }
-        let text = name.to_string_lossy();
-        // Also what Spark and Hadoop leave in a result.
-        let is_ours = text.ends_with(".parquet") || text.starts_with(['_', '.']);
+        let is_ours = match name.to_str() {
+            Some(name) if is_folder => name == ERRORS || name.starts_with("_temporary"),
+            Some(name) => is_file_of_a_result(name),
+            None => false,
+        };
         if !is_ours {
             let why =
                 format!("it holds {name:?}, which is not part of a result: it is not overwritten");
@@ -220,6 +263,15 @@ fn check_content(target: &Path, mode: WriteMode) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether a job of ours, or of Spark, leaves files of that name in a result.
+fn is_file_of_a_result(name: &str) -> bool {
+    let part = |name: &str| name.starts_with("part-") && name.contains(".parquet");
+    let mark = |name: &str| [SUCCESS, "_metadata", "_common_metadata"].contains(&name);
+    let checksum = name.strip_prefix('.').and_then(|name| name.strip_suffix(".crc"));
+    let name = checksum.unwrap_or(name);
+    part(name) || mark(name)
 }
 
 fn is_not_empty(error: &io::Error) -> bool {

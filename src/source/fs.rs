@@ -135,7 +135,9 @@ impl ImageSource for FsSource {
 /// What a path sorts by: a folder as its name and a slash, for all that is in it begins with that.
 fn key_order(entry: &DirEntry) -> OsString {
     let mut name = entry.file_name().to_owned();
-    if entry.file_type().is_dir() {
+    // Sorting comes before links are followed.
+    let linked = entry.path_is_symlink() && entry.path().is_dir();
+    if linked || entry.file_type().is_dir() {
         name.push("/");
     }
     name
@@ -150,6 +152,10 @@ fn folder_name(root: &Path, is_folder: bool) -> String {
     name.or_else(|| folder.and_then(Path::file_name))
         .map(|name| name.to_string_lossy().into_owned())
         .unwrap_or_default()
+}
+
+fn is_hidden(name: &std::ffi::OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".")
 }
 
 fn name_of(path: &Path) -> Result<&str> {
@@ -187,19 +193,34 @@ impl FsImages {
         }
     }
 
+    /// Whether what cannot be looked at would not have been taken anyway: a hidden name, or a dead
+    /// link of another ending.
+    fn passes_over(&self, error: &walkdir::Error) -> bool {
+        let Some(path) = error.path() else { return false };
+        let relative = path.strip_prefix(&self.options.root).unwrap_or(path);
+        let dead = error.io_error().is_some_and(|e| e.kind() == io::ErrorKind::NotFound);
+        is_hidden(relative.file_name().unwrap_or_default()) || (dead && !self.takes(relative))
+    }
+
     fn read(&self, path: &Path, relative: &Path) -> Result<ImageObject> {
         let uri = name_of(path)?;
         let read = |error| Error::read(uri, error);
         let mut file = File::open(path).map_err(read)?;
         let metadata = file.metadata().map_err(read)?;
         let limit = self.options.max_file_bytes;
-        let mut bytes = Vec::with_capacity(metadata.len().min(limit) as usize + 1);
-        // One byte more than the limit shows a file that is longer, or grew.
+        let too_long = || {
+            let what = format!("the file is longer than the limit of {limit} bytes");
+            Error::decode(uri, DecodeCause::TooLarge, what)
+        };
+        if metadata.len() > limit {
+            return Err(too_long());
+        }
+        let mut bytes = Vec::with_capacity(metadata.len() as usize + 1);
+        // One byte more than the limit shows a file that grew.
         let len =
             (&mut file).take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(read)?;
         if len as u64 > limit {
-            let what = format!("the file is longer than the limit of {limit} bytes");
-            return Err(Error::decode(uri, DecodeCause::TooLarge, what));
+            return Err(too_long());
         }
         Ok(ImageObject {
             uri: uri.to_owned(),
@@ -234,6 +255,7 @@ impl Iterator for FsImages {
             };
             let entry = match entry {
                 Ok(entry) => entry,
+                Err(error) if self.passes_over(&error) => continue,
                 Err(error) => {
                     self.taken += 1;
                     let uri =
@@ -244,8 +266,7 @@ impl Iterator for FsImages {
                     return Some(Err(Error::read(uri, source)));
                 }
             };
-            let hidden =
-                entry.depth() > 0 && entry.file_name().as_encoded_bytes().starts_with(b".");
+            let hidden = entry.depth() > 0 && is_hidden(entry.file_name());
             if entry.file_type().is_dir() {
                 if hidden {
                     self.walk.skip_current_dir();

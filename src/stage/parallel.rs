@@ -72,7 +72,7 @@ type Items<T> = Box<dyn Iterator<Item = T> + Send>;
 enum State<T, R> {
     Waiting { items: Items<T>, start: Start<T, R>, parallelism: Parallelism },
     Inline { items: Items<T>, work: Work<T, R> },
-    Threads { shared: Arc<Shared<T, R>>, ready: VecDeque<Outcome<R>> },
+    Threads { shared: Arc<Shared<T, R>> },
     Done,
 }
 
@@ -131,15 +131,13 @@ impl<T: Send + 'static, R: Send + 'static> ParMap<T, R> {
     }
 
     fn begin(items: Items<T>, start: &Start<T, R>, parallelism: Parallelism) -> State<T, R> {
-        let threads = parallelism.threads();
-        let pool = match threads {
+        // A machine that refuses threads still gets the work done.
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(parallelism.threads())
+            .thread_name(|i| format!("orb-features-{i}"));
+        let pool = match parallelism.threads() {
             1 => None,
-            // A machine that refuses threads still gets the work done.
-            _ => rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .thread_name(|i| format!("orb-features-{i}"))
-                .build()
-                .ok(),
+            _ => pool.build().ok(),
         };
         let Some(pool) = pool else {
             return State::Inline { items, work: start() };
@@ -151,22 +149,30 @@ impl<T: Send + 'static, R: Send + 'static> ParMap<T, R> {
                 emitted: 0,
                 total: None,
                 stop: false,
-                threads,
+                threads: pool.current_num_threads(),
             }),
             progress: Condvar::new(),
             room: Condvar::new(),
             window: parallelism.window(),
         });
-        for _ in 0..threads {
-            let (shared, start) = (Arc::clone(&shared), Arc::clone(start));
-            pool.spawn(move || {
-                shared.run(&start);
-                drop(start);
-                lock(&shared.book).threads -= 1;
-                shared.progress.notify_all();
-            });
-        }
-        State::Threads { shared, ready: VecDeque::new() }
+        let (book, start) = (Arc::clone(&shared), Arc::clone(start));
+        // One job that stays on each thread: a job that could be stolen might be started by a
+        // thread that waits inside its own work, and then wait for that work itself.
+        pool.spawn_broadcast(move |_| {
+            let _leave = Leave(&book);
+            book.run(&start);
+        });
+        State::Threads { shared }
+    }
+}
+
+/// Signs a thread off, however it ends.
+struct Leave<'a, T, R>(&'a Shared<T, R>);
+
+impl<T, R> Drop for Leave<'_, T, R> {
+    fn drop(&mut self) {
+        lock(&self.0.book).threads -= 1;
+        self.0.progress.notify_all();
     }
 }
 
@@ -193,7 +199,7 @@ impl<T, R> Shared<T, R> {
         // Held while waiting: whoever is first at the source is first to go on.
         let mut source = lock(&self.source);
         let number = source.taken;
-        let full = |book: &mut Book<R>| !book.stop && number >= book.emitted + self.window;
+        let full = |book: &mut Book<R>| !book.stop && number - book.emitted >= self.window;
         let book =
             self.room.wait_while(lock(&self.book), full).unwrap_or_else(PoisonError::into_inner);
         if book.stop {
@@ -219,8 +225,8 @@ impl<T, R> Shared<T, R> {
         Some((number, item))
     }
 
-    /// Waits for the next results and moves all that are ready into `ready`.
-    fn collect(&self, ready: &mut VecDeque<Outcome<R>>) {
+    /// Waits for the next result; none is left once the source has ended.
+    fn next(&self) -> Option<Outcome<R>> {
         let pending = |book: &mut Book<R>| {
             !matches!(book.results.front(), Some(Some(_))) && book.total != Some(book.emitted)
         };
@@ -228,13 +234,11 @@ impl<T, R> Shared<T, R> {
             .progress
             .wait_while(lock(&self.book), pending)
             .unwrap_or_else(PoisonError::into_inner);
-        while let Some(outcome) = book.results.front_mut().and_then(Option::take) {
-            book.results.pop_front();
-            book.emitted += 1;
-            ready.push_back(outcome);
-        }
+        let outcome = book.results.pop_front()??;
+        book.emitted += 1;
         drop(book);
-        self.room.notify_all();
+        self.room.notify_one();
+        Some(outcome)
     }
 }
 
@@ -250,19 +254,14 @@ impl<T: Send + 'static, R: Send + 'static> Iterator for ParMap<T, R> {
         }
         let next = match &mut self.state {
             State::Inline { items, work } => items.next().map(work),
-            State::Threads { shared, ready } => {
-                if ready.is_empty() {
-                    shared.collect(ready);
+            State::Threads { shared } => match shared.next() {
+                Some(Ok(result)) => Some(result),
+                Some(Err(panic)) => {
+                    self.stop();
+                    resume_unwind(panic)
                 }
-                match ready.pop_front() {
-                    Some(Ok(result)) => Some(result),
-                    Some(Err(panic)) => {
-                        self.stop();
-                        resume_unwind(panic)
-                    }
-                    None => None,
-                }
-            }
+                None => None,
+            },
             State::Waiting { .. } | State::Done => None,
         };
         if next.is_none() {
@@ -281,14 +280,20 @@ impl<T: Send + 'static, R: Send + 'static> Iterator for ParMap<T, R> {
 impl<T: Send + 'static, R: Send + 'static> std::iter::FusedIterator for ParMap<T, R> {}
 
 impl<T, R> ParMap<T, R> {
-    /// Ends the threads and waits until none touches source or work any more.
+    /// Ends the threads, waits until none touches source or work any more, and drops the source.
     fn stop(&mut self) {
-        if let State::Threads { shared, .. } = std::mem::replace(&mut self.state, State::Done) {
+        if let State::Threads { shared } = std::mem::replace(&mut self.state, State::Done) {
             let mut book = lock(&shared.book);
             book.stop = true;
             shared.room.notify_all();
             let running = |book: &mut Book<R>| book.threads > 0;
-            drop(shared.progress.wait_while(book, running));
+            let mut book =
+                shared.progress.wait_while(book, running).unwrap_or_else(PoisonError::into_inner);
+            let left = std::mem::take(&mut book.results);
+            drop(book);
+            drop(left);
+            let items = lock(&shared.source).items.take();
+            drop(items);
         }
     }
 }
