@@ -13,7 +13,7 @@ pub(super) struct Pattern {
     reach: usize,
 }
 
-/// Values, rows and columns at which a pattern samples: reused from keypoint to keypoint.
+/// The sampled values: a buffer reused from keypoint to keypoint.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Samples(Vec<u8>);
 

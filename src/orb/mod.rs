@@ -83,7 +83,7 @@ struct Tables {
 pub struct OrbScratch {
     image: Pyramid,
     mask: Pyramid,
-    binary_mask: Plane,
+    full_mask: Plane,
     scores: ScoreRows,
     corners: Vec<Corner>,
     responses: Vec<f32>,
@@ -159,9 +159,9 @@ impl Orb {
             Geometry::new(params, image, level)?;
         }
         if let Some(mask) = mask {
-            scratch.binary_mask.copy_from(mask);
+            scratch.full_mask.copy_from(mask);
             if params.compat().binarises_mask() {
-                scratch.binary_mask.map(|v| if v == 0 { 0 } else { 255 });
+                scratch.full_mask.map(|v| if v == 0 { 0 } else { 255 });
             }
         }
         let frame = self.frame_for_detection();
@@ -186,7 +186,7 @@ impl Orb {
                 &mut scratch.corners,
             );
             if mask.is_some() {
-                let source = scratch.binary_mask.view();
+                let source = scratch.full_mask.view();
                 let mask = scratch.mask.make(source, geometry, level, self.first_level(), 0)?;
                 if level > self.first_level() {
                     mask.map(|v| if v == 255 { 255 } else { 0 });
