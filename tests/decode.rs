@@ -143,6 +143,21 @@ fn a_file_that_breaks_off_is_corrupt() {
 }
 
 #[test]
+fn a_broken_file_leaves_nothing_to_the_next() {
+    let mut decoder = Decoder::new(DecodeParams::default());
+    for name in ["rgb420.jpg", "progressive.jpg", "gray.jpg", "cmyk.jpg", "rgb.png"] {
+        let whole = object(name).bytes;
+        let want = decode(name, DecodeParams::default());
+        for keep in 1..whole.len() {
+            let _ = decoder.decode(&ImageObject::new("broken", whole.slice(..keep)));
+            let got = decoder.decode(&object("rgb420.jpg")).unwrap();
+            assert_eq!(got, decode("rgb420.jpg", DecodeParams::default()), "{name} {keep}");
+        }
+        assert_eq!(decoder.decode(&object(name)).unwrap(), want);
+    }
+}
+
+#[test]
 fn damaged_bytes_never_panic() {
     let mut decoder = Decoder::new(DecodeParams::default().with_max_alloc(1 << 20));
     let fixtures: Fixtures = serde_json::from_str(include_str!("fixtures/images.json")).unwrap();

@@ -21,45 +21,61 @@ impl JpegDecoder {
         params: &DecodeParams,
         gray: &mut GrayImage,
     ) -> Result<(), Failure> {
-        let decompressor = match &mut self.decompressor {
+        let mut decompressor = match self.decompressor.take() {
             Some(decompressor) => decompressor,
-            none => none.insert(Decompressor::new().map_err(failure)?),
+            None => Decompressor::new().map_err(failure)?,
         };
-        let header = decompressor.read_header(bytes).map_err(failure)?;
-        let (width, height) = (header.width, header.height);
-        let (channels, format) = match (header.colorspace, params.gray_mode()) {
-            (Colorspace::Gray, _) => (1, PixelFormat::GRAY),
-            (Colorspace::CMYK | Colorspace::YCCK, _) => (4, PixelFormat::CMYK),
-            (_, GrayMode::Luma) => (3, PixelFormat::GRAY),
-            (_, GrayMode::Bgr2Gray) => (3, PixelFormat::RGB),
-        };
-        check_limits(params, width, height, format.size())?;
-        let pitch = width * format.size();
-        if format == PixelFormat::GRAY {
-            return gray.refill(width, height, channels, |pixels| {
-                let image = Image { pixels, width, pitch, height, format };
-                decompressor.decompress(bytes, image).map_err(failure)
-            });
+        let decoded = decode(&mut decompressor, &mut self.color, bytes, params, gray);
+        // Not kept after a failure: a file that breaks off inside a segment leaves the library
+        // there, and the next file would be read from the middle of a segment.
+        if decoded.is_ok() {
+            self.decompressor = Some(decompressor);
         }
-        self.color.resize(pitch * height, 0);
-        let image = Image { pixels: &mut self.color[..], width, pitch, height, format };
-        decompressor.decompress(bytes, image).map_err(failure)?;
-        if format == PixelFormat::RGB {
-            gray.refill_from_color(&self.color, width, height, ColorOrder::Rgb, channels);
-            return Ok(());
-        }
-        cmyk_to_rgb(&mut self.color);
-        if params.gray_mode() == GrayMode::Bgr2Gray {
-            gray.refill_from_color(&self.color, width, height, ColorOrder::Rgba, channels);
-            return Ok(());
-        }
-        gray.refill(width, height, channels, |out| {
-            for (pixel, out) in self.color.chunks_exact(4).zip(out) {
-                *out = cmyk_luma(pixel[0], pixel[1], pixel[2]);
-            }
-            Ok(())
-        })
+        decoded
     }
+}
+
+fn decode(
+    decompressor: &mut Decompressor,
+    color: &mut Vec<u8>,
+    bytes: &[u8],
+    params: &DecodeParams,
+    gray: &mut GrayImage,
+) -> Result<(), Failure> {
+    let header = decompressor.read_header(bytes).map_err(failure)?;
+    let (width, height) = (header.width, header.height);
+    let (channels, format) = match (header.colorspace, params.gray_mode()) {
+        (Colorspace::Gray, _) => (1, PixelFormat::GRAY),
+        (Colorspace::CMYK | Colorspace::YCCK, _) => (4, PixelFormat::CMYK),
+        (_, GrayMode::Luma) => (3, PixelFormat::GRAY),
+        (_, GrayMode::Bgr2Gray) => (3, PixelFormat::RGB),
+    };
+    check_limits(params, width, height, format.size())?;
+    let pitch = width * format.size();
+    if format == PixelFormat::GRAY {
+        return gray.refill(width, height, channels, |pixels| {
+            let image = Image { pixels, width, pitch, height, format };
+            decompressor.decompress(bytes, image).map_err(failure)
+        });
+    }
+    color.resize(pitch * height, 0);
+    let image = Image { pixels: &mut color[..], width, pitch, height, format };
+    decompressor.decompress(bytes, image).map_err(failure)?;
+    if format == PixelFormat::RGB {
+        gray.refill_from_color(color, width, height, ColorOrder::Rgb, channels);
+        return Ok(());
+    }
+    cmyk_to_rgb(color);
+    if params.gray_mode() == GrayMode::Bgr2Gray {
+        gray.refill_from_color(color, width, height, ColorOrder::Rgba, channels);
+        return Ok(());
+    }
+    gray.refill(width, height, channels, |out| {
+        for (pixel, out) in color.chunks_exact(4).zip(out) {
+            *out = cmyk_luma(pixel[0], pixel[1], pixel[2]);
+        }
+        Ok(())
+    })
 }
 
 /// Turns inverted CMYK, as JPEGs hold it, into red, green, blue and an unused byte.
