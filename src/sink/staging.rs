@@ -121,8 +121,9 @@ impl Staging {
     }
 
     /// Puts the new folder in the place of the old one, and removes that.
-    fn replace(&self) -> Result<()> {
-        let failed = |e| failed_at(&self.target, e);
+    fn replace(&mut self) -> Result<()> {
+        let target = self.target.clone();
+        let failed = |e| failed_at(&target, e);
         match fs::rename(&self.folder, &self.target) {
             Ok(()) => return Ok(()),
             Err(e) if is_not_empty(&e) => {}
@@ -131,10 +132,13 @@ impl Staging {
         // What was not there at the start may have come since.
         check_content(&self.target, WriteMode::Overwrite)?;
         let old = if exchange(&self.folder, &self.target).map_err(failed)? {
+            // What is in the hidden folder now is not ours to discard if anything fails.
+            self.committed = true;
             // The last look, now that nobody writes there by name: better no new result than the
             // loss of something else.
             if let Err(error) = check_content(&self.folder, WriteMode::Overwrite) {
                 exchange(&self.folder, &self.target).map_err(failed)?;
+                self.committed = false;
                 return Err(error);
             }
             self.folder.clone()
