@@ -74,6 +74,34 @@ impl DecodeCause {
     }
 }
 
+/// Why an object of a listing could not be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ObjectCause {
+    /// It has gone since it was listed.
+    Vanished,
+    /// It is another one than was listed.
+    Changed,
+    /// Its bytes do not fit its checksum, however often they are read.
+    Corrupt,
+    /// The server refuses to give it.
+    Refused,
+    /// The server fails, however often it is asked.
+    Unavailable,
+}
+
+impl ObjectCause {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Vanished => "vanished",
+            Self::Changed => "changed",
+            Self::Corrupt => "wrong_checksum",
+            Self::Refused => "refused",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
 /// Everything that can go wrong, by what a caller can do about it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -99,7 +127,33 @@ pub enum Error {
         /// What was searched for, and what was there instead.
         reason: Box<str>,
     },
-    /// An object or folder cannot be listed or read.
+    /// Object storage cannot be used at all: no credentials, no such profile.
+    #[error("cannot connect to S3: {source}")]
+    Connect {
+        /// What is missing.
+        source: BoxError,
+    },
+    /// A bucket or listing cannot be gone through to its end, so that nobody knows what is lost.
+    #[error("cannot list {uri}: {source}")]
+    List {
+        /// The place, or the listing's file.
+        uri: Box<str>,
+        /// The answer.
+        source: BoxError,
+    },
+    /// An object of a listing cannot be had.
+    #[error("cannot read {uri}: {source}")]
+    Object {
+        /// The object.
+        uri: Box<str>,
+        /// The kind of failure.
+        cause: ObjectCause,
+        /// How often it was asked for again.
+        retries: u32,
+        /// The answer.
+        source: BoxError,
+    },
+    /// A file or folder cannot be listed or read.
     #[error("cannot read {uri}")]
     Read {
         /// The path or key.
@@ -226,7 +280,24 @@ impl Error {
 
     #[cold]
     pub(crate) fn write(path: &Path, source: impl Into<BoxError>) -> Self {
-        Self::Write { path: path.display().to_string().into(), source: source.into() }
+        Self::write_to(path.display().to_string(), source)
+    }
+
+    #[cold]
+    pub(crate) fn write_to(path: impl Into<Box<str>>, source: impl Into<BoxError>) -> Self {
+        Self::Write { path: path.into(), source: source.into() }
+    }
+
+    #[cfg(feature = "s3")]
+    #[cold]
+    pub(crate) fn connect(source: impl Into<BoxError>) -> Self {
+        Self::Connect { source: source.into() }
+    }
+
+    #[cfg(feature = "s3")]
+    #[cold]
+    pub(crate) fn list(uri: impl Into<Box<str>>, source: impl Into<BoxError>) -> Self {
+        Self::List { uri: uri.into(), source: source.into() }
     }
 
     #[cold]
@@ -242,8 +313,15 @@ impl Error {
     #[must_use]
     pub fn stage(&self) -> Stage {
         match self {
-            Self::InvalidParam { .. } | Self::Shape(_) | Self::Interrupted => Stage::Params,
-            Self::NoInput { .. } | Self::Read { .. } | Self::NotUtf8 { .. } => Stage::Source,
+            Self::InvalidParam { .. }
+            | Self::Shape(_)
+            | Self::Connect { .. }
+            | Self::Interrupted => Stage::Params,
+            Self::NoInput { .. }
+            | Self::List { .. }
+            | Self::Object { .. }
+            | Self::Read { .. }
+            | Self::NotUtf8 { .. } => Stage::Source,
             Self::Decode { .. } => Stage::Decode,
             Self::EmptyLevel { .. }
             | Self::HugeLevel { .. }
@@ -263,6 +341,9 @@ impl Error {
             Self::InvalidParam { .. } => "invalid_param",
             Self::Shape(_) => "wrong_shape",
             Self::NoInput { .. } => "no_input",
+            Self::Connect { .. } => "no_connection",
+            Self::List { .. } => "unlistable",
+            Self::Object { cause, .. } => cause.as_str(),
             Self::Read { .. } => "unreadable",
             Self::NotUtf8 { .. } => "not_utf8",
             Self::Decode { cause, .. } => cause.as_str(),
@@ -285,6 +366,8 @@ impl Error {
     pub fn uri(&self) -> Option<&str> {
         match self {
             Self::NoInput { uri, .. }
+            | Self::List { uri, .. }
+            | Self::Object { uri, .. }
             | Self::Read { uri, .. }
             | Self::NotUtf8 { uri }
             | Self::Decode { uri, .. }
@@ -294,6 +377,28 @@ impl Error {
                 Some(path)
             }
             _ => None,
+        }
+    }
+
+    /// Whether it is about one image, so that a job can go on without it.
+    #[must_use]
+    pub fn is_of_one_image(&self) -> bool {
+        matches!(
+            self,
+            Self::Object { .. }
+                | Self::Read { .. }
+                | Self::NotUtf8 { .. }
+                | Self::Decode { .. }
+                | Self::Extract { .. }
+        )
+    }
+
+    /// How many requests had to be made again before it was given up.
+    #[must_use]
+    pub fn retries(&self) -> u32 {
+        match self {
+            Self::Object { retries, .. } => *retries,
+            _ => 0,
         }
     }
 

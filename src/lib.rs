@@ -67,11 +67,13 @@ pub mod pca;
 pub mod pipeline;
 pub mod prelude;
 pub mod rows;
+#[cfg(feature = "s3")]
+pub mod s3;
 pub mod sink;
 pub mod source;
 pub mod stage;
 
-pub use error::{BoxError, DecodeCause, Error, Result, Stage};
+pub use error::{BoxError, DecodeCause, Error, ObjectCause, Result, Stage};
 pub use stage::StageExt;
 
 /// The README's code compiles, or the tests say so.

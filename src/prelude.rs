@@ -4,7 +4,7 @@ pub use crate::decode::{
     ColorOrder, DecodeParams, DecodedImage, Decoder, ExifOrientation, GrayImage, GrayMode,
     GrayView, ImageMeta,
 };
-pub use crate::error::{DecodeCause, Error, Result, Stage};
+pub use crate::error::{DecodeCause, Error, ObjectCause, Result, Stage};
 #[cfg(feature = "opencv")]
 pub use crate::orb::OpenCvOrb;
 pub use crate::orb::{
@@ -19,10 +19,14 @@ pub use crate::pca::{
 };
 pub use crate::pipeline::{OnError, Pipeline, Progress, RunReport};
 pub use crate::rows::{DEFAULT_BATCH_ROWS, DescriptorRow, RowBatch, Spool, SpooledRows};
+#[cfg(feature = "s3")]
+pub use crate::s3::{Addressing, S3, S3Location, S3Params};
 #[cfg(feature = "parquet")]
 pub use crate::sink::{
     Codec, DEFAULT_ROWS_PER_FILE, ParquetParams, ParquetSink, ScoreWidth, WriteMode,
 };
 pub use crate::sink::{Failure, NullSink, RowSink, SinkReport};
+#[cfg(feature = "s3")]
+pub use crate::source::S3Source;
 pub use crate::source::{FsSource, ImageObject, ImageSource, LabelRule, MemorySource};
 pub use crate::stage::{Parallelism, StageExt};

@@ -311,14 +311,7 @@ impl<K: RowSink> Job<K> {
                 Some(image)
             }
             Err(error) => {
-                let of_one_image = matches!(
-                    error,
-                    Error::Read { .. }
-                        | Error::NotUtf8 { .. }
-                        | Error::Decode { .. }
-                        | Error::Extract { .. }
-                );
-                if self.on_error == OnError::Fail || !of_one_image {
+                if self.on_error == OnError::Fail || !error.is_of_one_image() {
                     return Err(error);
                 }
                 self.leave_out(&error)?;
@@ -379,7 +372,10 @@ impl<K: RowSink> Job<K> {
     fn write(&mut self, batch: &RowBatch) -> Result<()> {
         self.check_stop()?;
         let start = Instant::now();
-        self.sink.write(batch)?;
+        let written = self.sink.write(batch);
+        // A write that was broken off says less than why.
+        self.check_stop()?;
+        written?;
         self.times.write.add(start.elapsed());
         self.progress.written += batch.rows.len() as u64;
         self.show_progress();
@@ -416,6 +412,7 @@ impl<K: RowSink> Job<K> {
     ) -> Result<RunReport> {
         let committing = Instant::now();
         let sink = self.sink.finish()?;
+        let retries = self.times.retries.load(Ordering::Relaxed) + sink.retries;
         self.times.write.add(committing.elapsed());
         let times = &self.times;
         Ok(RunReport {
@@ -427,6 +424,7 @@ impl<K: RowSink> Job<K> {
             first_failures: self.first_failures,
             rows: self.progress.rows,
             bytes_in: times.bytes.load(Ordering::Relaxed),
+            retries,
             sink,
             threads: parallelism.threads(),
             seconds: Seconds {
@@ -448,6 +446,7 @@ impl<K: RowSink> Job<K> {
 #[derive(Debug, Default)]
 struct Times {
     bytes: AtomicU64,
+    retries: AtomicU64,
     read: Clock,
     decode: Clock,
     orb: Clock,
@@ -483,9 +482,15 @@ impl<I: Iterator<Item = Result<ImageObject>>> Iterator for Counted<I> {
         let start = Instant::now();
         let image = self.images.next();
         self.times.read.add(start.elapsed());
-        if let Some(Ok(image)) = &image {
-            self.times.bytes.fetch_add(image.bytes.len() as u64, Ordering::Relaxed);
-        }
+        let retries = match &image {
+            Some(Ok(image)) => {
+                self.times.bytes.fetch_add(image.bytes.len() as u64, Ordering::Relaxed);
+                image.retries
+            }
+            Some(Err(error)) => error.retries(),
+            None => 0,
+        };
+        self.times.retries.fetch_add(retries.into(), Ordering::Relaxed);
         image
     }
 

@@ -30,6 +30,9 @@ pub struct RunReport {
     pub rows: u64,
     /// Bytes of encoded images read.
     pub bytes_in: u64,
+    /// Requests that had to be made again, by source and sink, over a network that failed.
+    #[serde(default)]
+    pub retries: u64,
     /// What was written.
     pub sink: SinkReport,
     /// Threads asked for.
@@ -106,6 +109,9 @@ impl fmt::Display for RunReport {
         let rate = self.images as f64 / seconds.total.max(1e-9);
         line("images", self.images, format!("{} read", Bytes(self.bytes_in)))?;
         line("  without features", self.without_features, String::new())?;
+        if self.retries > 0 {
+            line("  retries", self.retries, "of requests that failed at first".to_owned())?;
+        }
         line("  failed", self.failed.values().sum(), counts(&self.failed))?;
         line("rows", self.rows, String::new())?;
         if let Some(model) = &self.model {

@@ -1,12 +1,16 @@
-//! Where rows go: Parquet files in a folder, or nowhere.
+//! Where rows go: Parquet files in a folder or in S3, or nowhere.
 
 mod null;
 #[cfg(feature = "parquet")]
 mod parquet;
+#[cfg(all(feature = "parquet", feature = "s3"))]
+mod s3;
 #[cfg(feature = "parquet")]
 mod schema;
 #[cfg(feature = "parquet")]
 mod staging;
+#[cfg(feature = "parquet")]
+mod target;
 
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +62,9 @@ pub struct SinkReport {
     pub bytes: u64,
     /// Failures recorded beside the rows.
     pub failures: u64,
+    /// Requests that had to be made again, over a network that failed.
+    #[serde(default)]
+    pub retries: u64,
     /// The folder, for sinks that have one.
     pub path: Option<String>,
 }

@@ -1,25 +1,28 @@
-//! Parquet files in a folder.
+//! Parquet files in a folder or in S3.
 
-use std::fs::File;
-use std::io::{self, BufWriter};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, GzipLevel, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "s3")]
+use super::s3::S3Target;
 use super::schema::{ScoreWidth, schema, to_record_batch};
 use super::staging::{ERRORS, Staging, WriteMode};
+use super::target::{Target, TargetFile};
 use super::{Failure, RowSink, SinkReport};
 use crate::error::{Error, Result};
 use crate::rows::RowBatch;
+#[cfg(feature = "s3")]
+use crate::s3::S3;
 
 /// Default of [`ParquetParams::with_row_group_rows`]: some 20 MB before compression.
 pub const DEFAULT_ROW_GROUP_ROWS: usize = 131_072;
@@ -122,12 +125,17 @@ impl ParquetParams {
     }
 }
 
-/// Writes `part-00000-<run id>.parquet` and so on to a folder, in the columns of [`schema`].
+/// Writes `part-00000-<run id>.parquet` and so on to a folder or to S3, in the columns of [`schema`].
 ///
-/// Files are written to a hidden folder beside the output (in it, to append) and moved when the job
-/// is complete, `_SUCCESS` last: a new or replaced result appears
-/// as a whole, added files one by one. Recorded failures go to
-/// `_errors/` in the output. A sink that is dropped before [`RowSink::finish`] leaves nothing.
+/// In a folder, files are written to a hidden folder beside the output (in it, to append) and moved
+/// when the job is complete, `_SUCCESS` last: a new or replaced result appears as a whole, added files
+/// one by one. Recorded failures go to `_errors/` in the output. A sink that is dropped before
+/// [`RowSink::finish`] leaves nothing.
+///
+/// In S3, files are multipart uploads, which nobody sees before they are completed at the commit. While
+/// it lasts there is no `_SUCCESS`, and `_manifest.json` names the old result as the current one, until
+/// it names the new one. The old result's files are deleted after that. Whatever becomes of the process,
+/// the next run on the output finishes its commit, or clears its uploads away.
 ///
 /// The footer of each file holds the annotations, and the version of this crate.
 #[derive(Debug)]
@@ -141,8 +149,8 @@ pub struct ParquetSink {
     failure_part: Option<Part>,
     report: SinkReport,
     schema: Option<SchemaRef>,
-    // Last, so that the files are closed before their folder is removed.
-    staging: Staging,
+    // Last, so that the files are closed before they are removed.
+    target: Target,
 }
 
 impl ParquetSink {
@@ -151,6 +159,31 @@ impl ParquetSink {
     /// # Errors
     /// [`Error::OutputExists`], [`Error::Write`], or [`Error::InvalidParam`] for row counts of 0.
     pub fn create(path: impl AsRef<Path>, params: ParquetParams) -> Result<Self> {
+        Self::on(params, |mode, run_id| {
+            Ok(Target::Folder(Staging::create(path.as_ref(), mode, run_id)?))
+        })
+    }
+
+    /// Takes `s3://bucket/prefix` as the folder.
+    ///
+    /// It finishes or clears away what dead runs have left there, and looks whether the mode allows the
+    /// output.
+    ///
+    /// # Errors
+    /// [`Error::OutputExists`]; [`Error::Write`] also if the server cannot be reached or ignores
+    /// conditions on writes; [`Error::InvalidParam`].
+    #[cfg(feature = "s3")]
+    pub fn create_in_s3(s3: &S3, location: impl AsRef<str>, params: ParquetParams) -> Result<Self> {
+        let location = location.as_ref().parse()?;
+        Self::on(params, |mode, run_id| {
+            Ok(Target::S3(Box::new(S3Target::create(s3, location, mode, run_id)?)))
+        })
+    }
+
+    fn on(
+        params: ParquetParams,
+        target: impl FnOnce(WriteMode, &str) -> Result<Target>,
+    ) -> Result<Self> {
         if params.row_group_rows == 0 {
             return Err(Error::param("row_group_rows", 0, "at least 1"));
         }
@@ -159,7 +192,7 @@ impl ParquetSink {
         }
         let properties = writer_properties(&params)?;
         let run_id = uuid::Uuid::new_v4().simple().to_string();
-        let staging = Staging::create(path.as_ref(), params.mode, &run_id)?;
+        let target = target(params.mode, &run_id)?;
         let version = env!("CARGO_PKG_VERSION").to_owned();
         Ok(Self {
             params,
@@ -169,12 +202,9 @@ impl ParquetSink {
             part: None,
             failures: Vec::new(),
             failure_part: None,
-            report: SinkReport {
-                path: Some(path.as_ref().display().to_string()),
-                ..SinkReport::default()
-            },
+            report: SinkReport { path: Some(target.uri("")), ..SinkReport::default() },
             schema: None,
-            staging,
+            target,
         })
     }
 
@@ -183,13 +213,13 @@ impl ParquetSink {
         match &self.schema {
             Some(first) if *first != schema => {
                 let why = "a batch has other columns than the batches before it";
-                return Err(Error::write(self.staging.target(), io::Error::other(why)));
+                return Err(Error::write_to(self.target.uri(""), why));
             }
             Some(_) if batch.num_rows() == 0 => return Ok(()),
             Some(_) => {}
             None => {
                 if self.params.mode == WriteMode::Append {
-                    check_others(self.staging.target(), &schema)?;
+                    self.target.check_columns(&schema)?;
                 }
                 self.schema = Some(Arc::clone(&schema));
             }
@@ -200,9 +230,14 @@ impl ParquetSink {
                 Some(part) => part,
                 none => {
                     let name = format!("part-{:05}-{}.parquet", self.report.files, self.run_id);
-                    let path = self.staging.folder().join(name);
                     self.report.files += 1;
-                    none.insert(Part::create(path, &schema, &self.properties, &self.notes)?)
+                    none.insert(Part::create(
+                        &self.target,
+                        &name,
+                        &schema,
+                        &self.properties,
+                        &self.notes,
+                    )?)
                 }
             };
             let room = self.params.rows_per_file - part.rows;
@@ -233,11 +268,10 @@ impl ParquetSink {
         let part = match &mut self.failure_part {
             Some(part) => part,
             none => {
-                let folder = self.staging.folder().join(ERRORS);
-                std::fs::create_dir_all(&folder).map_err(|e| Error::write(&folder, e))?;
-                let path = folder.join(format!("part-00000-{}.parquet", self.run_id));
+                let name = format!("{ERRORS}/part-00000-{}.parquet", self.run_id);
+                let properties = WriterProperties::default();
                 let schema = failure_schema();
-                none.insert(Part::create(path, &schema, &WriterProperties::default(), &self.notes)?)
+                none.insert(Part::create(&self.target, &name, &schema, &properties, &self.notes)?)
             }
         };
         let text = |value: fn(&Failure) -> Option<&str>| -> ArrayRef {
@@ -250,7 +284,7 @@ impl ParquetSink {
             text(|f| Some(&f.message)),
         ];
         let batch = RecordBatch::try_new(failure_schema(), columns)
-            .map_err(|e| Error::write(&part.path, e))?;
+            .map_err(|e| Error::write_to(part.uri.as_str(), e))?;
         part.write(&batch)?;
         self.report.failures += self.failures.len() as u64;
         self.failures.clear();
@@ -265,7 +299,7 @@ impl RowSink for ParquetSink {
 
     fn write(&mut self, batch: &RowBatch) -> Result<()> {
         let batch = to_record_batch(batch, self.params.score_width)
-            .map_err(|e| Error::write(self.staging.target(), e))?;
+            .map_err(|e| Error::write_to(self.target.uri(""), e))?;
         self.write_batch(&batch)
     }
 
@@ -284,56 +318,53 @@ impl RowSink for ParquetSink {
         if let Some(part) = self.failure_part.take() {
             self.report.bytes += part.close()?;
         }
-        let Self { staging, report, .. } = self;
-        staging.commit()?;
-        Ok(report)
+        let Self { target, report, .. } = self;
+        let retries = target.commit()?;
+        Ok(SinkReport { retries, ..report })
     }
 }
 
 /// One open file.
 struct Part {
-    path: PathBuf,
-    writer: ArrowWriter<BufWriter<File>>,
+    uri: String,
+    writer: ArrowWriter<TargetFile>,
     rows: u64,
 }
 
 impl std::fmt::Debug for Part {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Part").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("Part").field("uri", &self.uri).finish_non_exhaustive()
     }
 }
 
 impl Part {
     fn create(
-        path: PathBuf,
+        target: &Target,
+        name: &str,
         schema: &SchemaRef,
         properties: &WriterProperties,
         notes: &[KeyValue],
     ) -> Result<Self> {
-        let failed = |e| Error::write(&path, e);
-        let file = BufWriter::with_capacity(1 << 20, File::create(&path).map_err(failed)?);
+        let (file, uri) = (target.file(name)?, target.uri(name));
         let mut writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties.clone()))
-            .map_err(|e| Error::write(&path, e))?;
+            .map_err(|e| Error::write_to(uri.as_str(), e))?;
         for note in notes {
             writer.append_key_value_metadata(note.clone());
         }
-        Ok(Self { path, writer, rows: 0 })
+        Ok(Self { uri, writer, rows: 0 })
     }
 
     fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        self.writer.write(batch).map_err(|e| Error::write(&self.path, e))?;
+        self.writer.write(batch).map_err(|e| Error::write_to(self.uri.as_str(), e))?;
         self.rows += batch.num_rows() as u64;
         Ok(())
     }
 
     /// Completes the file and returns its length.
     fn close(self) -> Result<u64> {
-        let failed = |e: io::Error| Error::write(&self.path, e);
-        let file = self.writer.into_inner().map_err(|e| Error::write(&self.path, e))?;
-        let file = file.into_inner().map_err(|e| failed(e.into_error()))?;
-        // On the disk before the commit says so.
-        file.sync_all().map_err(failed)?;
-        file.metadata().map(|m| m.len()).map_err(failed)
+        let failed = |e: io::Error| Error::write_to(self.uri.as_str(), e);
+        let file = self.writer.into_inner().map_err(|e| Error::write_to(self.uri.as_str(), e))?;
+        file.close(self.rows).map_err(failed)
     }
 }
 
@@ -357,21 +388,4 @@ fn failure_schema() -> SchemaRef {
         Field::new("cause", DataType::Utf8, false),
         Field::new("message", DataType::Utf8, false),
     ]))
-}
-
-/// Refuses to add files to a result that has other columns.
-fn check_others(folder: &Path, schema: &SchemaRef) -> Result<()> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
-    let paths = entries.filter_map(|e| e.ok().map(|e| e.path()));
-    let Some(path) = paths.filter(|p| p.extension().is_some_and(|e| e == "parquet")).min() else {
-        return Ok(());
-    };
-    let file = File::open(&path).map_err(|e| Error::write(&path, e))?;
-    let other =
-        ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| Error::write(&path, e))?;
-    if other.schema().fields() == schema.fields() {
-        return Ok(());
-    }
-    let why = format!("its columns differ from those of {}", path.display());
-    Err(Error::write(folder, io::Error::other(why)))
 }

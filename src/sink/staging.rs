@@ -1,4 +1,4 @@
-//! All-or-nothing output: files are written where no reader looks, then moved into place.
+//! A folder as the target of a sink: files are written where no reader looks, then moved into place.
 
 use std::fs::{self, File};
 use std::io;
@@ -30,6 +30,8 @@ pub(super) const ERRORS: &str = "_errors";
 /// A folder of files that are not visible yet.
 #[derive(Debug)]
 pub(super) struct Staging {
+    /// As the caller spells it.
+    given: PathBuf,
     target: PathBuf,
     folder: PathBuf,
     mode: WriteMode,
@@ -41,6 +43,7 @@ impl Staging {
     /// Makes the folder, after looking whether the mode allows the target.
     pub fn create(target: &Path, mode: WriteMode, run_id: &str) -> Result<Self> {
         let failed = |e: io::Error| Error::write(target, e);
+        let given = target.to_owned();
         // The folder itself and not a link to it is what gets replaced.
         let target = match fs::canonicalize(target) {
             Ok(path) => path,
@@ -75,7 +78,7 @@ impl Staging {
         };
         fs::create_dir(&folder).map_err(|e| Error::write(&folder, e))?;
         let made_target = mode == WriteMode::Append && !exists;
-        let staging = Self { target, folder, mode, made_target, committed: false };
+        let staging = Self { given, target, folder, mode, made_target, committed: false };
         if exists && mode != WriteMode::Append && is_other_device(&staging.target, &staging.folder)
         {
             let why =
@@ -83,6 +86,11 @@ impl Staging {
             return Err(failed_at(&staging.target, io::Error::other(why)));
         }
         Ok(staging)
+    }
+
+    /// Where they are to be found in the end, as the caller spells it.
+    pub fn given(&self) -> &Path {
+        &self.given
     }
 
     /// Where files are written.
@@ -270,7 +278,7 @@ fn check_content(target: &Path, mode: WriteMode) -> Result<()> {
 }
 
 /// Whether a job of ours, or of Spark, leaves files of that name in a result.
-fn is_file_of_a_result(name: &str) -> bool {
+pub(super) fn is_file_of_a_result(name: &str) -> bool {
     let part = |name: &str| name.starts_with("part-") && name.contains(".parquet");
     let mark = |name: &str| [SUCCESS, "_metadata", "_common_metadata"].contains(&name);
     let checksum = name.strip_prefix('.').and_then(|name| name.strip_suffix(".crc"));

@@ -3,17 +3,14 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
 
-use globset::{GlobBuilder, GlobMatcher};
 use walkdir::{DirEntry, WalkDir};
 
+use super::filter::{Filter, Matcher};
 use super::{ImageObject, ImageSource, LabelRule};
 use crate::error::{DecodeCause, Error, Result};
-
-/// The endings of the files that are taken when no glob is set, in any case.
-pub const IMAGE_EXTENSIONS: [&str; 12] =
-    ["bmp", "gif", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "ppm", "tif", "tiff", "webp"];
 
 /// Default of [`FsSource::with_max_file_bytes`]: 1 GiB.
 pub const DEFAULT_MAX_FILE_BYTES: u64 = 1 << 30;
@@ -21,8 +18,8 @@ pub const DEFAULT_MAX_FILE_BYTES: u64 = 1 << 30;
 /// The images of a folder, or a single image file.
 ///
 /// Files come in the order of their paths' bytes below the folder, as an object store lists keys.
-/// Links are followed. Names that begin with a dot are passed over, as are files that are neither
-/// matched by the glob nor, without a glob, have one of the [`IMAGE_EXTENSIONS`].
+/// Links are followed. Names that begin with a dot are passed over, as are files that the glob does not
+/// match or, without a glob, have none of the [`IMAGE_EXTENSIONS`](super::IMAGE_EXTENSIONS).
 ///
 /// # Examples
 /// ```no_run
@@ -38,7 +35,7 @@ pub const DEFAULT_MAX_FILE_BYTES: u64 = 1 << 30;
 #[must_use]
 pub struct FsSource {
     root: PathBuf,
-    glob: Option<String>,
+    filter: Filter,
     recursive: bool,
     label: LabelRule,
     max_file_bytes: u64,
@@ -49,7 +46,7 @@ impl FsSource {
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self {
             root: root.into(),
-            glob: None,
+            filter: Filter::default(),
             recursive: true,
             label: LabelRule::default(),
             max_file_bytes: DEFAULT_MAX_FILE_BYTES,
@@ -60,7 +57,22 @@ impl FsSource {
     ///
     /// `*` and `?` stay within a name, `**` crosses folders, `{a,b}` is either.
     pub fn with_glob(mut self, glob: impl Into<String>) -> Self {
-        self.glob = Some(glob.into());
+        self.filter.glob = Some(glob.into());
+        self
+    }
+
+    /// Takes only files with one of these endings, in any case, that the glob, if there is one, matches.
+    pub fn with_extensions<E: Into<String>>(
+        mut self,
+        extensions: impl IntoIterator<Item = E>,
+    ) -> Self {
+        self.filter.extensions = Some(extensions.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Takes only files of these sizes in bytes, such as `1..` for those that are not empty.
+    pub fn with_sizes(mut self, sizes: impl RangeBounds<u64>) -> Self {
+        self.filter.set_sizes(sizes);
         self
     }
 
@@ -95,17 +107,7 @@ impl ImageSource for FsSource {
     /// [`Error::NotUtf8`] for a path that no column can hold.
     fn open(self) -> Result<FsImages> {
         let root = name_of(&self.root)?.to_owned();
-        let matcher = self
-            .glob
-            .as_ref()
-            .map(|glob| {
-                GlobBuilder::new(glob)
-                    .literal_separator(true)
-                    .build()
-                    .map(|g| g.compile_matcher())
-                    .map_err(|e| Error::param("glob", glob, e.kind().to_string()))
-            })
-            .transpose()?;
+        let matcher = self.filter.compile()?;
         let is_folder =
             std::fs::metadata(&self.root).map_err(|e| Error::read(root.as_str(), e))?.is_dir();
         if is_folder {
@@ -168,7 +170,7 @@ pub struct FsImages {
     root: String,
     folder: String,
     is_folder: bool,
-    matcher: Option<GlobMatcher>,
+    matcher: Matcher,
     walk: walkdir::IntoIter,
     seen: u64,
     taken: u64,
@@ -184,13 +186,7 @@ impl std::fmt::Debug for FsImages {
 impl FsImages {
     /// Whether a file is one to read; its path below the root decides.
     fn takes(&self, relative: &Path) -> bool {
-        match &self.matcher {
-            _ if !self.is_folder => true,
-            Some(matcher) => matcher.is_match(relative),
-            None => relative.extension().and_then(|e| e.to_str()).is_some_and(|e| {
-                IMAGE_EXTENSIONS.iter().any(|known| e.eq_ignore_ascii_case(known))
-            }),
-        }
+        !self.is_folder || self.matcher.takes(relative)
     }
 
     /// Whether what cannot be looked at would not have been taken anyway: a hidden name, or a dead
@@ -227,6 +223,7 @@ impl FsImages {
             // A part of a path that is valid UTF-8.
             label: self.options.label.label(&self.folder, name_of(relative)?),
             modified: metadata.modified().ok(),
+            retries: 0,
             bytes: bytes.into(),
         })
     }
@@ -242,12 +239,7 @@ impl Iterator for FsImages {
                 if self.taken > 0 {
                     return None;
                 }
-                let reason = match &self.options.glob {
-                    Some(glob) => {
-                        format!("none of its {} files matches the glob {glob}", self.seen)
-                    }
-                    None => format!("none of its {} files has the ending of an image", self.seen),
-                };
+                let reason = self.options.filter.describe(self.seen, "files");
                 return Some(Err(Error::NoInput {
                     uri: self.root.as_str().into(),
                     reason: reason.into(),
@@ -278,7 +270,9 @@ impl Iterator for FsImages {
             }
             self.seen += 1;
             let relative = entry.path().strip_prefix(&self.options.root).unwrap_or(entry.path());
-            if self.takes(relative) {
+            // What cannot be looked at is taken, and fails when it is read.
+            let size = || entry.metadata().ok().map(|m| m.len());
+            if self.takes(relative) && (!self.is_folder || self.matcher.takes_size(size)) {
                 self.taken += 1;
                 return Some(self.read(entry.path(), relative));
             }

@@ -58,7 +58,7 @@ impl Iterator for MemoryImages {
     fn next(&mut self) -> Option<Self::Item> {
         let (uri, bytes) = self.images.next()?;
         let label = self.label.label("", &uri);
-        Some(Ok(ImageObject { uri, label, modified: None, bytes }))
+        Some(Ok(ImageObject { uri, label, modified: None, retries: 0, bytes }))
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

@@ -1,0 +1,184 @@
+//! What can go wrong with a request, by what can be done about it.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+
+/// The kind of a failure: what the caller decides by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Throttled, a server's error, a timeout, a broken body: another attempt may pass.
+    Transient,
+    /// The server cannot be reached, or breaks the connection.
+    Network,
+    /// The body does not fit its checksum.
+    Corrupt,
+    /// No object, or no upload, of that name.
+    Missing,
+    /// No such bucket.
+    NoBucket,
+    /// A condition on the object's state does not hold (412).
+    Precondition,
+    /// The server does not know what was asked for (501).
+    Unsupported,
+    /// Credentials, region or clock are wrong: no request will pass.
+    Account,
+    /// Everything else that trying again does not mend, such as an object that is closed to us.
+    Refused,
+}
+
+/// A failed request.
+#[derive(Clone, Debug)]
+pub(crate) struct Fault {
+    pub kind: Kind,
+    message: String,
+    /// How often it was tried in all.
+    pub attempts: u32,
+}
+
+impl Fault {
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), attempts: 1 }
+    }
+
+    pub fn is_transient(&self) -> bool {
+        matches!(self.kind, Kind::Transient | Kind::Network | Kind::Corrupt)
+    }
+
+    /// Reads a server's answer that is not a success.
+    pub fn of_response(status: u16, code: &str, message: &str, region: Option<&str>) -> Self {
+        let answer = match (code, message) {
+            ("", "") => format!("HTTP {status}"),
+            ("", text) | (text, "") => format!("{text}, HTTP {status}"),
+            (code, message) => format!("{code}: {}, HTTP {status}", message.trim_end_matches('.')),
+        };
+        let (kind, what) = match (status, code) {
+            (_, "NoSuchBucket") => (Kind::NoBucket, "the bucket does not exist"),
+            (_, "NoSuchKey" | "NoSuchUpload") | (404, _) => (Kind::Missing, "it does not exist"),
+            (200..=299, "") => (Kind::Transient, "the answer cannot be read"),
+            (412, _) => (Kind::Precondition, "it has changed"),
+            (501, _) => (Kind::Unsupported, "the server does not support this request"),
+            (
+                _,
+                "SlowDown"
+                | "Throttling"
+                | "ThrottlingException"
+                | "RequestLimitExceeded"
+                | "TooManyRequests",
+            )
+            | (429, _) => (Kind::Transient, "the server asks to slow down"),
+            // Conflicts are with another request that is under way.
+            (
+                _,
+                "RequestTimeout"
+                | "InternalError"
+                | "ServiceUnavailable"
+                | "OperationAborted"
+                | "ConditionalRequestConflict"
+                | "IncompleteBody"
+                | "BadDigest",
+            )
+            | (408 | 409 | 500.., _) => (Kind::Transient, "the server failed"),
+            (
+                _,
+                "PermanentRedirect"
+                | "AuthorizationHeaderMalformed"
+                | "IllegalLocationConstraintException",
+            )
+            | (301 | 307, _) => {
+                let what = match region {
+                    Some(region) => format!("wrong region: the bucket is in {region} ({answer})"),
+                    None => format!("wrong region or endpoint ({answer})"),
+                };
+                return Self::new(Kind::Account, what);
+            }
+            (_, "InvalidAccessKeyId") => (Kind::Account, "the access key does not exist"),
+            (_, "SignatureDoesNotMatch") => (Kind::Account, "the secret key is wrong"),
+            (_, "ExpiredToken") => (Kind::Account, "the session token has expired"),
+            (_, "InvalidToken") => (Kind::Account, "the session token is wrong"),
+            (_, "RequestTimeTooSkewed") => (Kind::Account, "this machine's clock is wrong"),
+            (401 | 403, _) => (Kind::Refused, "access denied"),
+            _ => (Kind::Refused, "the server refuses the request"),
+        };
+        Self::new(kind, format!("{what} ({answer})"))
+    }
+
+    /// Reads an error of the transport, whose causes say more than itself.
+    pub fn of_transport(kind: Kind, error: &(dyn StdError + 'static)) -> Self {
+        Self::new(kind, innermost(error))
+    }
+}
+
+/// The most telling of an error's chain of causes: the last one, which is the system's.
+fn innermost(error: &(dyn StdError + 'static)) -> String {
+    let mut last = error;
+    while let Some(cause) = last.source() {
+        last = cause;
+    }
+    last.to_string()
+}
+
+impl<E> From<SdkError<E, HttpResponse>> for Fault
+where
+    E: ProvideErrorMetadata + StdError + 'static,
+{
+    fn from(error: SdkError<E, HttpResponse>) -> Self {
+        match &error {
+            SdkError::ServiceError(service) => {
+                let response = service.raw();
+                let meta = service.err().meta();
+                Self::of_response(
+                    response.status().as_u16(),
+                    meta.code().unwrap_or_default(),
+                    meta.message().unwrap_or_default(),
+                    response.headers().get("x-amz-bucket-region"),
+                )
+            }
+            SdkError::TimeoutError(_) => Self::new(Kind::Transient, "no answer in time"),
+            SdkError::DispatchFailure(failure) => {
+                let cause = failure.as_connector_error();
+                match cause {
+                    Some(error) if error.is_timeout() => {
+                        Self::new(Kind::Network, "no connection, or no answer, in time")
+                    }
+                    Some(error) if error.is_io() => Self::of_transport(Kind::Network, error),
+                    Some(error) if is_about_credentials(error) => Self::new(
+                        Kind::Account,
+                        format!("no usable credentials ({})", innermost(error)),
+                    ),
+                    Some(error) => Self::of_transport(Kind::Network, error),
+                    None => Self::new(Kind::Network, "the request could not be sent"),
+                }
+            }
+            // An answer that breaks off or is not what S3 answers.
+            SdkError::ResponseError(_) => Self::of_transport(Kind::Transient, &error),
+            _ => Self::of_transport(Kind::Refused, &error),
+        }
+    }
+}
+
+fn is_about_credentials(error: &(dyn StdError + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.is::<CredentialsError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        match self.attempts {
+            1 => Ok(()),
+            n => write!(f, ", after {n} attempts"),
+        }
+    }
+}
+
+impl StdError for Fault {}

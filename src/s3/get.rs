@@ -1,0 +1,282 @@
+//! Reading an object so that what arrives is what was listed, whatever happens on the way.
+
+use std::time::SystemTime;
+
+use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::types::{ChecksumMode, ServerSideEncryption};
+use aws_smithy_checksums::ChecksumAlgorithm;
+use bytes::{Bytes, BytesMut};
+use md5::{Digest as _, Md5};
+
+use super::client::{Listed, S3};
+use super::fault::{Fault, Kind};
+
+/// What was read before the body broke off is kept from this length on, and the rest asked for.
+const RESUME_FROM: usize = 256 << 10;
+
+/// An object, whole and checked.
+#[derive(Debug)]
+pub(crate) struct Got {
+    pub bytes: Bytes,
+    pub etag: Option<String>,
+    pub modified: Option<SystemTime>,
+}
+
+/// What the headers of an answer say about the whole object.
+#[derive(Debug, Default)]
+struct Head {
+    length: Option<u64>,
+    etag: Option<String>,
+    modified: Option<SystemTime>,
+    /// An algorithm and the base64 of its sum.
+    checksum: Option<(ChecksumAlgorithm, String)>,
+    encrypted: bool,
+}
+
+impl S3 {
+    /// Reads an object; if `wanted` has an ETag, that version of it.
+    ///
+    /// A body that breaks off, stalls or does not fit its length or checksum is asked for again, or
+    /// the rest of it, always with `If-Match`, so that no mixture of two versions comes about.
+    pub(crate) async fn get(&self, bucket: &str, wanted: &Listed) -> Result<Got, Fault> {
+        let mut attempts = 1;
+        let mut head = None;
+        let mut bytes = BytesMut::new();
+        loop {
+            let outcome = match self.get_once(bucket, wanted, &mut head, &mut bytes).await {
+                Ok(()) => check(wanted, head.get_or_insert_default(), &bytes),
+                Err(fault) => Err(fault),
+            };
+            let fault = match outcome {
+                Ok(()) => break,
+                Err(fault) => fault,
+            };
+            if fault.kind == Kind::Corrupt || bytes.len() < RESUME_FROM {
+                bytes.clear();
+                head = None;
+            }
+            self.pause(fault, attempts).await?;
+            attempts += 1;
+        }
+        let head = head.unwrap_or_default();
+        Ok(Got { bytes: bytes.freeze(), etag: head.etag, modified: head.modified })
+    }
+
+    /// Reads an object, whose size is known, from `start` to its end.
+    pub(crate) async fn get_from(
+        &self,
+        bucket: &str,
+        wanted: &Listed,
+        start: u64,
+    ) -> Result<Bytes, Fault> {
+        let expected = wanted.size.unwrap_or_default().saturating_sub(start);
+        self.retry(|| async move {
+            let answer = self.in_time(0, async {
+                Ok(self
+                    .client()
+                    .get_object()
+                    .bucket(bucket)
+                    .key(&wanted.key)
+                    .set_if_match(wanted.etag.clone())
+                    .set_range((start > 0).then(|| format!("bytes={start}-")))
+                    .send()
+                    .await?)
+            });
+            let body = answer.await?.body;
+            let end = self
+                .in_time(expected, async {
+                    body.collect().await.map_err(|e| Fault::of_transport(Kind::Network, &e))
+                })
+                .await?
+                .into_bytes();
+            if end.len() as u64 != expected {
+                return Err(Fault::new(Kind::Corrupt, "the body has not the length asked for"));
+            }
+            Ok(end)
+        })
+        .await
+    }
+
+    /// Reads from where `bytes` ends; leaves in it what has come.
+    async fn get_once(
+        &self,
+        bucket: &str,
+        wanted: &Listed,
+        head: &mut Option<Head>,
+        bytes: &mut BytesMut,
+    ) -> Result<(), Fault> {
+        let start = bytes.len();
+        let etag = wanted.etag.clone().or_else(|| head.as_ref()?.etag.clone());
+        let mut answer = self
+            .in_time(0, async {
+                Ok(self
+                    .client()
+                    .get_object()
+                    .bucket(bucket)
+                    .key(&wanted.key)
+                    .checksum_mode(ChecksumMode::Enabled)
+                    .set_if_match(etag)
+                    .set_range((start > 0).then(|| format!("bytes={start}-")))
+                    .send()
+                    .await?)
+            })
+            .await?;
+        if start > 0 && !answer.content_range().is_some_and(|range| begins_at(range, start)) {
+            // The server gives the whole instead of the rest.
+            bytes.clear();
+            *head = None;
+        }
+        let head = head.get_or_insert_with(|| Head::of(&answer));
+        let whole = head.length.unwrap_or_default();
+        bytes.reserve((whole as usize).saturating_sub(bytes.len()));
+        loop {
+            let piece = tokio::time::timeout(self.params().timeout, answer.body.next())
+                .await
+                .map_err(|_| Fault::new(Kind::Transient, "the body stalls"))?;
+            match piece {
+                None => return Ok(()),
+                Some(Ok(piece)) => bytes.extend_from_slice(&piece),
+                // All of it is here: what failed is the SDK's own look at the checksum.
+                Some(Err(error)) if whole > 0 && bytes.len() as u64 >= whole => {
+                    return Err(Fault::of_transport(Kind::Corrupt, &error));
+                }
+                Some(Err(error)) => return Err(Fault::of_transport(Kind::Network, &error)),
+            }
+        }
+    }
+}
+
+impl Head {
+    fn of(answer: &GetObjectOutput) -> Self {
+        use ChecksumAlgorithm::{Crc32, Crc32c, Crc64Nvme, Sha1, Sha256};
+        let checksum = [
+            (Crc64Nvme, answer.checksum_crc64_nvme()),
+            (Crc32c, answer.checksum_crc32_c()),
+            (Crc32, answer.checksum_crc32()),
+            (Sha256, answer.checksum_sha256()),
+            (Sha1, answer.checksum_sha1()),
+        ]
+        .into_iter()
+        // With a dash it is one of the parts' checksums, not of the bytes.
+        .find_map(|(algorithm, sum)| {
+            sum.filter(|sum| !sum.contains('-')).map(|sum| (algorithm, sum.to_owned()))
+        });
+        let by_key = answer
+            .server_side_encryption()
+            .is_some_and(|kind| *kind != ServerSideEncryption::Aes256);
+        Self {
+            length: answer.content_length().and_then(|n| u64::try_from(n).ok()),
+            etag: answer.e_tag().map(str::to_owned),
+            modified: answer.last_modified().and_then(|time| SystemTime::try_from(*time).ok()),
+            checksum,
+            encrypted: by_key || answer.sse_customer_algorithm().is_some(),
+        }
+    }
+}
+
+/// Whether a `Content-Range` such as `bytes 5-9/10` begins at `start`.
+fn begins_at(range: &str, start: usize) -> bool {
+    range
+        .strip_prefix("bytes ")
+        .and_then(|range| range.split_once('-'))
+        .is_some_and(|(first, _)| first.parse() == Ok(start))
+}
+
+/// Compares bytes with all that is known about them.
+fn check(wanted: &Listed, head: &Head, bytes: &[u8]) -> Result<(), Fault> {
+    let len = bytes.len() as u64;
+    if let Some(length) = head.length.filter(|&length| length != len) {
+        return Err(Fault::new(
+            Kind::Corrupt,
+            format!("the body has {len} bytes instead of {length}"),
+        ));
+    }
+    let is_proven = match (&head.checksum, head.etag.as_deref().and_then(md5_of)) {
+        (Some((algorithm, sum)), _) => {
+            let mut checksum = algorithm.into_impl();
+            checksum.update(bytes);
+            if checksum.header_value().as_bytes() != sum.as_bytes() {
+                return Err(Fault::new(Kind::Corrupt, "the body does not fit its checksum"));
+            }
+            true
+        }
+        // The MD5 of an object that was put in one piece and not encrypted with a key.
+        (None, Some(sum)) if !head.encrypted => {
+            if Md5::digest(bytes)[..] != sum {
+                return Err(Fault::new(
+                    Kind::Corrupt,
+                    "the body does not fit the MD5 that is its ETag",
+                ));
+            }
+            true
+        }
+        _ => false,
+    };
+    match wanted.size {
+        Some(size) if size != len => Err(Fault::new(
+            if is_proven { Kind::Precondition } else { Kind::Corrupt },
+            format!("it has {len} bytes, the listing says {size}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The MD5 that an ETag is, if it looks like one.
+fn md5_of(etag: &str) -> Option<[u8; 16]> {
+    let hex = etag.strip_prefix('"')?.strip_suffix('"')?;
+    if hex.len() != 32 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    let mut sum = [0; 16];
+    for (byte, at) in sum.iter_mut().zip((0..32).step_by(2)) {
+        *byte = u8::from_str_radix(&hex[at..at + 2], 16).ok()?;
+    }
+    Some(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listed(size: Option<u64>) -> Listed {
+        Listed { key: "k".to_owned(), size, etag: None, modified: None }
+    }
+
+    fn kind(size: Option<u64>, head: &Head, bytes: &[u8]) -> Option<Kind> {
+        check(&listed(size), head, bytes).err().map(|fault| fault.kind)
+    }
+
+    #[test]
+    fn every_sum_that_is_known_is_compared() {
+        let etag = Some("\"900150983cd24fb0d6963f7d28e17f72\"".to_owned());
+        let md5 = Head { etag: etag.clone(), ..Head::default() };
+        assert_eq!(kind(None, &md5, b"abc"), None);
+        assert_eq!(kind(None, &md5, b"abd"), Some(Kind::Corrupt));
+        assert_eq!(kind(Some(4), &md5, b"abc"), Some(Kind::Precondition));
+        let encrypted = Head { etag: etag.clone(), encrypted: true, ..Head::default() };
+        assert_eq!(kind(None, &encrypted, b"abd"), None);
+        assert_eq!(kind(Some(4), &encrypted, b"abd"), Some(Kind::Corrupt));
+        let of_parts = Head {
+            etag: Some("\"900150983cd24fb0d6963f7d28e17f72-2\"".to_owned()),
+            ..Head::default()
+        };
+        assert_eq!(kind(None, &of_parts, b"abd"), None);
+        let length = Head { length: Some(4), ..Head::default() };
+        assert_eq!(kind(None, &length, b"abc"), Some(Kind::Corrupt));
+        // CRC-32 of "abc" is 352441c2.
+        let crc = Head {
+            etag,
+            checksum: Some((ChecksumAlgorithm::Crc32, "NSRBwg==".to_owned())),
+            ..Head::default()
+        };
+        assert_eq!(kind(None, &crc, b"abc"), None);
+        assert_eq!(kind(None, &crc, b"abd"), Some(Kind::Corrupt));
+    }
+
+    #[test]
+    fn a_range_that_is_not_the_one_asked_for_is_seen() {
+        assert!(begins_at("bytes 5-9/10", 5));
+        assert!(!begins_at("bytes 6-9/10", 5));
+        assert!(!begins_at("bytes */10", 5));
+    }
+}

@@ -1,0 +1,25 @@
+//! The connection to S3 that the source and the sink share.
+//!
+//! ```text
+//!  S3Params ──▶ S3 ──▶ source::S3Source      list, get
+//!                └───▶ sink::ParquetSink     multipart uploads, conditional puts
+//! ```
+//!
+//! Async stays in here and behind those two: the runtime belongs to the connection, and everything
+//! public blocks.
+
+mod client;
+mod fault;
+mod get;
+mod location;
+mod params;
+mod whole;
+
+pub use client::S3;
+pub use location::S3Location;
+pub use params::{
+    Addressing, DEFAULT_ATTEMPTS, DEFAULT_CONNECT_TIMEOUT, DEFAULT_TIMEOUT, S3Params,
+};
+
+pub(crate) use client::{Condition, Listed, MAX_PAGE_SIZE, UploadedPart};
+pub(crate) use fault::{Fault, Kind};

@@ -1,0 +1,185 @@
+//! How to reach S3, or a server that speaks its protocol.
+
+use std::time::Duration;
+
+use aws_sdk_s3::config::Credentials;
+
+use super::S3;
+use crate::error::{Error, Result};
+
+/// Default of [`S3Params::with_attempts`]: where a third of all requests fail, one object in forty
+/// million is lost.
+pub const DEFAULT_ATTEMPTS: u32 = 16;
+/// Default of [`S3Params::with_timeout`].
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Default of [`S3Params::with_connect_timeout`].
+pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Whether the bucket goes into the host name or the path of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Addressing {
+    /// In the path if an endpoint is set that is not Amazon's, otherwise in the host name.
+    #[default]
+    Auto,
+    /// `https://endpoint/bucket/key`, which other servers mostly want.
+    Path,
+    /// `https://bucket.endpoint/key`.
+    Virtual,
+}
+
+/// How to reach S3: endpoint, credentials, retries and timeouts.
+///
+/// What is not set comes from the standard AWS chain: environment variables (`AWS_REGION`,
+/// `AWS_ACCESS_KEY_ID`, `AWS_PROFILE`, `AWS_ENDPOINT_URL_S3`, ..), the files in `~/.aws`, SSO, web
+/// identity, and the roles of ECS tasks and EC2 instances.
+///
+/// # Examples
+/// ```no_run
+/// use orb_features::prelude::*;
+///
+/// let s3 = S3Params::default().with_region("eu-central-1").connect()?;
+/// let images = S3Source::new(&s3, "s3://fruits/Training")?.open()?;
+/// # let _ = images;
+/// # Ok::<(), orb_features::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct S3Params {
+    pub(super) region: Option<String>,
+    pub(super) endpoint_url: Option<String>,
+    pub(super) addressing: Addressing,
+    pub(super) profile: Option<String>,
+    // Shown without its secrets.
+    pub(super) credentials: Option<Credentials>,
+    pub(super) anonymous: bool,
+    pub(super) attempts: u32,
+    pub(super) backoff: (Duration, Duration),
+    pub(super) connect_timeout: Duration,
+    pub(super) timeout: Duration,
+    pub(super) conditional_writes: bool,
+}
+
+impl Default for S3Params {
+    fn default() -> Self {
+        Self {
+            region: None,
+            endpoint_url: None,
+            addressing: Addressing::default(),
+            profile: None,
+            credentials: None,
+            anonymous: false,
+            attempts: DEFAULT_ATTEMPTS,
+            backoff: (Duration::from_millis(100), Duration::from_secs(5)),
+            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            timeout: DEFAULT_TIMEOUT,
+            conditional_writes: true,
+        }
+    }
+}
+
+impl S3Params {
+    /// Sets the region of the buckets, such as `eu-central-1`.
+    pub fn with_region(mut self, region: impl Into<String>) -> Self {
+        self.region = Some(region.into());
+        self
+    }
+
+    /// Sets the server, such as `http://localhost:9000`.
+    pub fn with_endpoint_url(mut self, url: impl Into<String>) -> Self {
+        self.endpoint_url = Some(url.into());
+        self
+    }
+
+    /// Sets where the bucket goes (default [`Addressing::Auto`]).
+    pub fn with_addressing(mut self, addressing: Addressing) -> Self {
+        self.addressing = addressing;
+        self
+    }
+
+    /// Sets the profile to take from the files in `~/.aws`.
+    pub fn with_profile(mut self, profile: impl Into<String>) -> Self {
+        self.profile = Some(profile.into());
+        self
+    }
+
+    /// Sets the credentials, instead of having the chain look for some.
+    pub fn with_credentials(
+        mut self,
+        access_key_id: impl Into<String>,
+        secret_access_key: impl Into<String>,
+        session_token: Option<String>,
+    ) -> Self {
+        self.credentials = Some(Credentials::new(
+            access_key_id,
+            secret_access_key,
+            session_token,
+            None,
+            "orb-features",
+        ));
+        self
+    }
+
+    /// Sets whether requests go unsigned, as public buckets allow (default false).
+    pub fn with_anonymous(mut self, anonymous: bool) -> Self {
+        self.anonymous = anonymous;
+        self
+    }
+
+    /// Sets how often a request is tried, at least once (default [`DEFAULT_ATTEMPTS`]).
+    ///
+    /// Tried again is what may pass: throttling, errors of the server, connections and bodies that
+    /// break off or stall, and bodies that do not fit their checksum.
+    pub fn with_attempts(mut self, attempts: u32) -> Self {
+        self.attempts = attempts;
+        self
+    }
+
+    /// Sets the longest wait before the second attempt and before any later one (default 100 ms and
+    /// 5 s).
+    ///
+    /// Waits double, and each is drawn between half of its length and the whole.
+    pub fn with_backoff(mut self, first: Duration, longest: Duration) -> Self {
+        self.backoff = (first, longest.max(first));
+        self
+    }
+
+    /// Sets how long connecting may take (default [`DEFAULT_CONNECT_TIMEOUT`]).
+    pub fn with_connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Sets how long an attempt may go without progress (default [`DEFAULT_TIMEOUT`]): until the
+    /// answer begins, and then from one piece of the body to the next.
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Sets whether the server checks the conditions of writes, `If-Match` and `If-None-Match` (default
+    /// true: sinks try it out and refuse a server that does not).
+    ///
+    /// Where it does not, two sinks must not write to one place at a time.
+    pub fn with_conditional_writes(mut self, conditional_writes: bool) -> Self {
+        self.conditional_writes = conditional_writes;
+        self
+    }
+
+    /// Finds region and credentials, and makes the client; no bucket is touched yet.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParam`], also for an endpoint that is no URL and a profile that does not
+    /// exist; [`Error::Connect`] if there are no credentials.
+    pub fn connect(self) -> Result<S3> {
+        if self.attempts == 0 {
+            return Err(Error::param("attempts", 0, "at least 1"));
+        }
+        for (name, value) in [("timeout", self.timeout), ("connect_timeout", self.connect_timeout)]
+        {
+            if value.is_zero() {
+                return Err(Error::param(name, 0, "above 0"));
+            }
+        }
+        S3::connect(self)
+    }
+}

@@ -1,0 +1,64 @@
+//! Answers that lost their end: the SDK's parser takes what there is.
+
+use aws_sdk_s3::config::interceptors::AfterDeserializationInterceptorContextRef;
+use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_s3::error::BoxError;
+
+/// Refuses XML that does not end with the element that it begins with.
+///
+/// A listing that was cut would otherwise look like a shorter one.
+#[derive(Debug)]
+pub(super) struct WholeAnswers;
+
+impl Intercept for WholeAnswers {
+    fn name(&self) -> &'static str {
+        "WholeAnswers"
+    }
+
+    fn read_after_deserialization(
+        &self,
+        context: &AfterDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let response = context.response();
+        // Objects are streams and not looked at here.
+        let body = response.body().bytes().unwrap_or_default();
+        if response.status().is_success() && !is_whole(body) {
+            return Err("the answer breaks off".into());
+        }
+        Ok(())
+    }
+}
+
+/// Whether a text is no XML, or XML whose first element ends it.
+fn is_whole(body: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(body) else { return true };
+    let mut text = text.trim();
+    if text.starts_with("<?") {
+        match text.split_once("?>") {
+            Some((_, rest)) => text = rest.trim_start(),
+            None => return false,
+        }
+    }
+    let Some(rest) = text.strip_prefix('<') else { return text.is_empty() || body[0] != b'<' };
+    let name = rest.split([' ', '>', '/', '\n', '\t', '\r']).next().unwrap_or_default();
+    text.ends_with(&format!("</{name}>")) || (text.ends_with("/>") && !text[1..].contains('<'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_whole_is_whole() {
+        let text = "<?xml version=\"1.0\"?>\n<List a=\"b\"><Key>x</Key></List>\n";
+        for at in 0..text.len() - 1 {
+            // Nothing at all is what many requests are answered with.
+            assert_eq!(is_whole(&text.as_bytes()[..at]), at == 0, "{:?}", &text[..at]);
+        }
+        for whole in [text, "", "<A/>", "<A></A>", "{}", "\n"] {
+            assert!(is_whole(whole.as_bytes()), "{whole}");
+        }
+    }
+}

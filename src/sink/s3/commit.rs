@@ -1,0 +1,402 @@
+//! The commit protocol: all or nothing on a store that can only put, delete and compare-and-swap.
+//!
+//! 1. Files are multipart uploads that are not completed: nobody sees them.
+//! 2. `_manifest.json` is swapped to name them as pending: from here there is only forward.
+//! 3. `_SUCCESS` goes, the uploads are completed.
+//! 4. The manifest is swapped again, and names the new result as the current one.
+//! 5. The files of the old result are deleted, by name. `_SUCCESS` comes. The manifest is swapped a
+//!    last time.
+//!
+//! Steps 3 to 5 need nothing but the manifest: whoever comes next finishes what a dead run began.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+
+use super::manifest::{Manifest, Pending, PendingUpload, ResultFile};
+use crate::s3::{Condition, Fault, Kind, Listed, S3};
+use crate::sink::staging::{ERRORS, SUCCESS, WriteMode, is_file_of_a_result};
+
+/// The state of the output.
+const MANIFEST: &str = "_manifest.json";
+/// Signs of life of runs under way.
+pub(super) const WORK: &str = "_work/";
+
+/// Requests of a commit that are under way at a time.
+const AT_A_TIME: usize = 16;
+
+/// How often others may come between before it is given up: each time one of them gets ahead.
+const ROUNDS: u32 = 1000;
+
+/// Why an output cannot be written.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// A request failed.
+    Request(Fault),
+    /// There is something, and the mode forbids touching it.
+    Exists,
+    /// There is something that is no result, so it is not overwritten.
+    Foreign(String),
+    /// The manifest is not one of ours.
+    Manifest(String),
+    /// Uploads of this run are gone.
+    Lost(Vec<String>),
+    /// Other runs get ahead all the time.
+    Contended,
+    /// The server does not check conditions on writes.
+    NoConditions,
+    /// The caller asked to stop.
+    Interrupted,
+}
+
+impl From<Fault> for Failed {
+    fn from(fault: Fault) -> Self {
+        Self::Request(fault)
+    }
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Request(fault) => fault.fmt(f),
+            Self::Exists => f.write_str("it exists"),
+            Self::Foreign(name) => {
+                write!(f, "it holds {name:?}, which is not part of a result: it is not overwritten")
+            }
+            Self::Manifest(why) => write!(f, "{MANIFEST} is not a manifest of this crate ({why})"),
+            Self::Lost(names) => write!(
+                f,
+                "the server has lost the uploads of {} (a lifecycle rule, or someone, aborted them)",
+                names.join(", ")
+            ),
+            Self::Contended => f.write_str("other runs write to it all the time"),
+            Self::NoConditions => f.write_str(
+                "the server does not check conditions on writes, so that two runs could mix: use \
+                 another, or see to it that there is one run at a time and say so",
+            ),
+            Self::Interrupted => f.write_str("interrupted"),
+        }
+    }
+}
+
+impl std::error::Error for Failed {}
+
+/// A place for results.
+#[derive(Clone, Debug)]
+pub(super) struct Output {
+    pub s3: S3,
+    pub bucket: String,
+    /// What the keys of everything in it begin with.
+    pub base: String,
+}
+
+/// The manifest and what it must still be to be swapped.
+type Seen = (Manifest, Option<String>);
+
+impl Output {
+    pub fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.base)
+    }
+
+    async fn read(&self, name: &str) -> Result<Option<(Bytes, Option<String>)>, Fault> {
+        let object = Listed { key: self.key(name), size: None, etag: None, modified: None };
+        match self.s3.get(&self.bucket, &object).await {
+            Ok(got) => Ok(Some((got.bytes, got.etag))),
+            Err(fault) if fault.kind == Kind::Missing => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    async fn manifest(&self) -> Result<Seen, Failed> {
+        match self.read(MANIFEST).await? {
+            None => Ok((Manifest::default(), None)),
+            Some((bytes, etag)) => {
+                let manifest = serde_json::from_slice(&bytes)
+                    .map_err(|error| Failed::Manifest(error.to_string()))?;
+                Ok((manifest, etag))
+            }
+        }
+    }
+
+    /// Changes the manifest from what was seen; false if another run has come between.
+    async fn swap(&self, new: &Manifest, seen: Option<String>) -> Result<bool, Failed> {
+        let body: Bytes =
+            serde_json::to_vec(new).map_err(|e| Failed::Manifest(e.to_string()))?.into();
+        let condition = match seen {
+            _ if !self.s3.has_conditional_writes() => Condition::None,
+            None => Condition::Absent,
+            Some(etag) => Condition::Match(etag),
+        };
+        let put = self.s3.put(&self.bucket, &self.key(MANIFEST), body.clone(), &condition).await;
+        let Err(fault) = put else { return Ok(true) };
+        // An attempt without an answer may have been the one that did it. Equal bytes are as good:
+        // they say the same.
+        if matches!(self.read(MANIFEST).await?, Some((now, _)) if now == body) {
+            return Ok(true);
+        }
+        match fault.kind {
+            Kind::Precondition | Kind::Missing => Ok(false),
+            _ => Err(fault.into()),
+        }
+    }
+
+    /// Finishes what other runs, or this one, have begun to commit.
+    pub async fn settle(&self) -> Result<Seen, Failed> {
+        for round in 0..ROUNDS {
+            let (manifest, etag) = self.manifest().await?;
+            if let Some(pending) = manifest.pending.clone() {
+                self.s3.delete(&self.bucket, &self.key(SUCCESS)).await?;
+                let is_whole = self.complete(pending.uploads).await?;
+                let next = if is_whole { manifest.switch() } else { manifest.back_out() };
+                self.swap(&next, etag).await?;
+            } else if let Some(finishing) = &manifest.finishing {
+                let keys: Vec<_> = finishing.garbage.iter().map(|name| self.key(name)).collect();
+                self.s3.delete_all(&self.bucket, &keys).await?;
+                if let Some(current) = &manifest.current {
+                    let mark = Bytes::from(current.run.clone());
+                    self.s3.put(&self.bucket, &self.key(SUCCESS), mark, &Condition::None).await?;
+                }
+                self.swap(&manifest.clone().finish(), etag).await?;
+            } else {
+                return Ok((manifest, etag));
+            }
+            self.give_way(round).await;
+        }
+        Err(Failed::Contended)
+    }
+
+    /// Waits a moment, longer each time, when others want the same.
+    async fn give_way(&self, round: u32) {
+        if round > 3 {
+            let wait = Duration::from_millis(10 << round.min(7));
+            tokio::time::sleep(wait.mul_f64(fastrand::f64())).await;
+        }
+    }
+
+    /// Makes all of a commit's files visible; false if one of them is lost.
+    async fn complete(&self, uploads: Vec<PendingUpload>) -> Result<bool, Failed> {
+        let outcomes = self
+            .each(uploads, |output, upload| async move {
+                let key = output.key(&upload.file.name);
+                let done = output
+                    .s3
+                    .complete_upload(&output.bucket, &key, &upload.upload, &upload.parts)
+                    .await;
+                match done {
+                    Ok(()) => Ok(true),
+                    // Completed before, by an attempt without an answer, or by another run.
+                    Err(fault) => match output.s3.head(&output.bucket, &key).await? {
+                        Some(object) if object.size == Some(upload.file.size) => Ok(true),
+                        _ if fault.kind == Kind::Missing => Ok(false),
+                        _ => Err(fault),
+                    },
+                }
+            })
+            .await?;
+        Ok(outcomes.into_iter().all(|done| done))
+    }
+
+    /// Does the same for each of many, a few at a time.
+    async fn each<T, R, F>(
+        &self,
+        items: impl IntoIterator<Item = T>,
+        work: impl Fn(Arc<Self>, T) -> F,
+    ) -> Result<Vec<R>, Fault>
+    where
+        R: Send + 'static,
+        F: Future<Output = Result<R, Fault>> + Send + 'static,
+    {
+        let this = Arc::new(self.clone());
+        let (mut running, mut done) = (JoinSet::new(), Vec::new());
+        for item in items {
+            if running.len() >= AT_A_TIME {
+                done.extend(joined(running.join_next().await)?);
+            }
+            running.spawn(work(Arc::clone(&this), item));
+        }
+        while !running.is_empty() {
+            done.extend(joined(running.join_next().await)?);
+        }
+        Ok(done)
+    }
+
+    /// Looks whether the mode allows to write, and what becomes of the files that are there.
+    pub async fn plan(&self, seen: &Manifest, mode: WriteMode) -> Result<Plan, Failed> {
+        let mut plan = Plan::default();
+        let known = seen.current.as_ref().map_or(&[][..], |current| &current.files);
+        if mode == WriteMode::Error && seen.current.is_some() {
+            return Err(Failed::Exists);
+        }
+        let found = self.files(mode).await?;
+        match mode {
+            WriteMode::Error if found.is_empty() => {}
+            WriteMode::Error => return Err(Failed::Exists),
+            WriteMode::Overwrite => {
+                let names = known.iter().map(|file| &file.name).chain(found.iter().map(|f| &f.0));
+                plan.garbage = names.cloned().collect::<BTreeSet<_>>().into_iter().collect();
+            }
+            WriteMode::Append => {
+                plan.kept = known.to_vec();
+                let is_known = |name: &String| known.iter().any(|file| file.name == *name);
+                let others = found.into_iter().filter(|(name, _)| !is_known(name));
+                plan.kept.extend(others.map(|(name, size)| ResultFile { name, size, rows: None }));
+            }
+        }
+        Ok(plan)
+    }
+
+    /// Names and sizes of the visible files, but for manifest and mark.
+    async fn files(&self, mode: WriteMode) -> Result<Vec<(String, u64)>, Failed> {
+        let mut files = Vec::new();
+        for below in [String::new(), format!("{ERRORS}/")] {
+            let prefix = self.key(&below);
+            let mut token = None;
+            loop {
+                let page = self
+                    .s3
+                    .list(&self.bucket, &prefix, true, crate::s3::MAX_PAGE_SIZE, token.as_deref())
+                    .await?;
+                let objects = page.objects.iter().map(|o| (o.key.as_str(), o.size));
+                let folders = page.folders.iter().map(|folder| (folder.as_str(), None));
+                for (key, size) in objects.chain(folders) {
+                    let name = key.strip_prefix(self.base.as_str()).unwrap_or(key);
+                    let own = [WORK, MANIFEST, SUCCESS, &below, "_errors/"];
+                    if name.is_empty() || own.contains(&name) {
+                        continue;
+                    }
+                    let file = name.rsplit('/').next().unwrap_or(name);
+                    if size.is_some() && is_file_of_a_result(file) {
+                        files.push((name.to_owned(), size.unwrap_or_default()));
+                    } else if mode == WriteMode::Overwrite {
+                        return Err(Failed::Foreign(name.to_owned()));
+                    } else if mode == WriteMode::Error {
+                        return Err(Failed::Exists);
+                    }
+                }
+                token = page.next;
+                if token.is_none() {
+                    break;
+                }
+            }
+        }
+        Ok(files)
+    }
+
+    /// Makes the uploads of a run the result, or a part of it.
+    pub async fn commit(
+        &self,
+        run: &str,
+        mode: WriteMode,
+        uploads: &[PendingUpload],
+    ) -> Result<(), Failed> {
+        for round in 0..ROUNDS {
+            let (manifest, etag) = self.settle().await?;
+            match manifest.outcome(run) {
+                Some(true) => return Ok(()),
+                Some(false) => {
+                    return Err(Failed::Lost(names(uploads)));
+                }
+                None => {}
+            }
+            let plan = self.plan(&manifest, mode).await?;
+            self.check_alive(uploads).await?;
+            if self.s3.is_interrupted() {
+                return Err(Failed::Interrupted);
+            }
+            let pending = Pending {
+                run: run.to_owned(),
+                uploads: uploads.to_vec(),
+                kept: plan.kept,
+                garbage: plan.garbage,
+            };
+            self.swap(&manifest.begin(pending), etag).await?;
+            self.give_way(round).await;
+        }
+        Err(Failed::Contended)
+    }
+
+    /// Before the point of no return: the server must still have every upload.
+    async fn check_alive(&self, uploads: &[PendingUpload]) -> Result<(), Failed> {
+        let lost = self
+            .each(uploads.to_vec(), |output, upload| async move {
+                let key = output.key(&upload.file.name);
+                let is_there = output.s3.has_upload(&output.bucket, &key, &upload.upload).await?;
+                Ok((!is_there).then_some(upload.file.name))
+            })
+            .await?;
+        let lost: Vec<_> = lost.into_iter().flatten().collect();
+        if lost.is_empty() { Ok(()) } else { Err(Failed::Lost(lost)) }
+    }
+
+    /// Gives up uploads, given as keys and ids.
+    pub async fn abort(&self, uploads: Vec<(String, String)>) -> Result<(), Fault> {
+        self.each(uploads, |output, (key, id)| async move {
+            output.s3.abort_upload(&output.bucket, &key, &id).await
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Keys and ids of the uploads under way that are of our kind, with their runs.
+    pub async fn uploads(&self) -> Result<Vec<(String, (String, String))>, Fault> {
+        let mut found = Vec::new();
+        for folder in ["", "_errors/"] {
+            let prefix = self.key(&format!("{folder}part-"));
+            for (key, id) in self.s3.list_uploads(&self.bucket, &prefix).await? {
+                if let Some(run) = key.strip_prefix(&prefix).and_then(run_of) {
+                    found.push((run.to_owned(), (key, id)));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Keeps the server from being trusted with conditions that it ignores.
+    pub async fn probe(&self, lease: &str, body: &Bytes) -> Result<(), Failed> {
+        let never = Condition::Match("\"00000000000000000000000000000000\"".to_owned());
+        for condition in [Condition::Absent, never] {
+            match self.s3.put(&self.bucket, lease, body.clone(), &condition).await {
+                Err(fault) if fault.kind == Kind::Precondition => {}
+                Err(fault) if fault.kind != Kind::Unsupported => return Err(fault.into()),
+                Ok(_) | Err(_) => return Err(Failed::NoConditions),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What becomes of the files that are there.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub kept: Vec<ResultFile>,
+    pub garbage: Vec<String>,
+}
+
+fn names(uploads: &[PendingUpload]) -> Vec<String> {
+    uploads.iter().map(|upload| upload.file.name.clone()).collect()
+}
+
+/// The run of `00000-<run>.parquet`; none if it is not a name that we give.
+fn run_of(name: &str) -> Option<&str> {
+    let (number, run) = name.strip_suffix(".parquet")?.split_once('-')?;
+    let is_number = number.len() >= 5 && number.bytes().all(|b| b.is_ascii_digit());
+    let is_run = run.len() == 32 && run.bytes().all(|b| b.is_ascii_hexdigit());
+    (is_number && is_run).then_some(run)
+}
+
+fn joined<T>(
+    outcome: Option<Result<Result<T, Fault>, tokio::task::JoinError>>,
+) -> Result<Option<T>, Fault> {
+    match outcome {
+        None => Ok(None),
+        Some(Ok(done)) => done.map(Some),
+        Some(Err(error)) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(error) => unreachable!("nothing here is aborted: {error}"),
+        },
+    }
+}

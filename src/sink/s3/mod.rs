@@ -1,0 +1,262 @@
+//! A folder of a bucket as the target of a sink.
+
+mod commit;
+mod lease;
+mod manifest;
+mod upload;
+
+use std::collections::BTreeSet;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use self::commit::{Failed, Output, WORK};
+use self::lease::{Holder, Renewal};
+use self::upload::SharedUploads;
+use super::staging::WriteMode;
+use crate::error::{Error, Result};
+use crate::s3::{Condition, Kind, S3, S3Location};
+
+pub(super) use self::upload::Upload;
+
+/// How long a sink that gives up may take to tidy: what is left is invisible, and goes later.
+const TIDYING: Duration = Duration::from_secs(20);
+
+/// Files in a bucket that are not visible yet.
+#[derive(Debug)]
+pub(super) struct S3Target {
+    location: S3Location,
+    output: Output,
+    mode: WriteMode,
+    run: String,
+    uploads: SharedUploads,
+    lease: Option<Renewal>,
+    /// Whether the run's uploads are no longer ours to give up.
+    committed: bool,
+}
+
+impl S3Target {
+    /// Finishes what dead runs have left, after looking whether the mode allows the target.
+    pub fn create(s3: &S3, location: S3Location, mode: WriteMode, run: &str) -> Result<Self> {
+        let output = Output {
+            s3: s3.counted(),
+            bucket: location.bucket().to_owned(),
+            base: location.folder(),
+        };
+        let mut target = Self {
+            location,
+            output,
+            mode,
+            run: run.to_owned(),
+            uploads: SharedUploads::default(),
+            lease: None,
+            committed: false,
+        };
+        let opened = target.open();
+        opened.map_err(|failed| target.failed(failed))?;
+        Ok(target)
+    }
+
+    fn lease_key(&self) -> String {
+        self.output.key(&format!("{WORK}{}.json", self.run))
+    }
+
+    fn open(&mut self) -> Result<(), Failed> {
+        let (output, key, mode) = (self.output.clone(), self.lease_key(), self.mode);
+        let (run, s3) = (self.run.clone(), self.output.s3.clone());
+        let holder = Holder::this_process().to_bytes();
+        let body = holder.clone();
+        let lease = Renewal::begin(&s3, output.bucket.clone(), key.clone(), holder);
+        self.lease = Some(lease);
+        let opening = s3.spawn(async move {
+            match output.s3.put(&output.bucket, &key, body.clone(), &Condition::Absent).await {
+                Ok(_) => {}
+                // No other run has this name: an attempt without an answer did it.
+                Err(fault) if fault.kind == Kind::Precondition => {}
+                Err(fault) if fault.kind == Kind::Unsupported => return Err(Failed::NoConditions),
+                Err(fault) => return Err(fault.into()),
+            }
+            if output.s3.has_conditional_writes() {
+                output.probe(&key, &body).await?;
+            }
+            let (manifest, _) = output.settle().await?;
+            output.plan(&manifest, mode).await?;
+            tidy_after_the_dead(&output, &run).await?;
+            Ok(())
+        });
+        match s3.wait_for(opening) {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(Failed::Interrupted),
+        }
+    }
+
+    /// Begins a file.
+    pub fn file(&self, name: &str) -> Result<Upload> {
+        let Output { s3, bucket, .. } = &self.output;
+        Upload::begin(s3, bucket, self.output.key(name), name, &self.uploads)
+            .map_err(|e| Error::write_to(self.uri(name), e))
+    }
+
+    /// The URI of a name below the target, or of the target itself.
+    pub fn uri(&self, name: &str) -> String {
+        if name.is_empty() {
+            return self.location.to_string();
+        }
+        self.location.uri_of(&self.output.key(name))
+    }
+
+    /// The last `len` bytes of the first Parquet file that is there, its URI and its length.
+    pub fn end_of_first_file(&self, len: u64) -> Result<Option<(String, u64, Bytes)>> {
+        let output = self.output.clone();
+        let found = self.output.s3.wait(move |_| async move {
+            let page = output.s3.list_all(&output.bucket, &output.key("part-"), true).await?;
+            let Some(file) = page.objects.into_iter().find(|o| o.key.ends_with(".parquet")) else {
+                return Ok(None);
+            };
+            let size = file.size.unwrap_or_default();
+            let end = output.s3.get_from(&output.bucket, &file, size.saturating_sub(len)).await?;
+            Ok(Some((file.key, size, end)))
+        });
+        match found {
+            Ok(found) => Ok(found.map(|(key, size, end)| (self.location.uri_of(&key), size, end))),
+            Err(fault) => Err(self.failed(Failed::Request(fault))),
+        }
+    }
+
+    /// Makes the files visible, and returns how many requests had to be made again in all.
+    pub fn commit(mut self) -> Result<u64> {
+        let (output, run, mode) = (self.output.clone(), self.run.clone(), self.mode);
+        let uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner).whole.clone();
+        let outcome = self.output.s3.wait(move |_| async move {
+            let outcome = output.commit(&run, mode, &uploads).await;
+            if let Err(Failed::Request(_)) = outcome {
+                // On which side of the point of no return?
+                return match output.outcome(&run).await {
+                    Ok(Some(true)) => (Ok(()), true),
+                    Ok(Some(false) | None) => (outcome, false),
+                    Err(_) => (outcome, true),
+                };
+            }
+            let committed = outcome.is_ok();
+            (outcome, committed)
+        });
+        self.committed = outcome.1;
+        let retries = self.output.s3.own_retries();
+        outcome.0.map(|()| retries).map_err(|failed| {
+            if self.committed {
+                let why = format!(
+                    "{failed}; the result is uploaded, and the next run that writes to this place \
+                     finishes its commit"
+                );
+                return Error::write_to(self.location.to_string(), why);
+            }
+            self.failed(failed)
+        })
+    }
+
+    fn failed(&self, failed: Failed) -> Error {
+        match failed {
+            Failed::Exists => Error::OutputExists { path: self.location.to_string().into() },
+            Failed::Interrupted => Error::Interrupted,
+            failed => Error::write_to(self.location.to_string(), failed),
+        }
+    }
+
+    /// Gives up the run's uploads, unless they are the result, and its lease.
+    fn tidy(&mut self) {
+        self.lease = None;
+        let (output, run, lease) = (self.output.clone(), self.run.clone(), self.lease_key());
+        let committed = self.committed;
+        let known = {
+            let uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+            uploads.begun.clone()
+        };
+        let had_any = !known.is_empty();
+        self.output.s3.wait(move |_| async move {
+            let tidy = async {
+                let mut left = if committed { Vec::new() } else { known.clone() };
+                if had_any {
+                    // Also those whose beginning was never answered.
+                    let of_run = output.uploads().await.unwrap_or_default();
+                    let of_run = of_run.into_iter().filter(|(of, _)| *of == run).map(|(_, u)| u);
+                    left.extend(of_run.filter(|upload| !known.contains(upload)));
+                }
+                let _ = output.abort(left).await;
+                let _ = output.s3.delete(&output.bucket, &lease).await;
+            };
+            // What is left is invisible, and the next run tidies after this one.
+            let _ = tokio::time::timeout(TIDYING, tidy).await;
+        });
+    }
+}
+
+impl Drop for S3Target {
+    fn drop(&mut self) {
+        self.tidy();
+    }
+}
+
+impl Output {
+    /// Whether a run has taken the right to commit; if so it is committed, now or later.
+    async fn outcome(&self, run: &str) -> Result<Option<bool>, Failed> {
+        let (manifest, _) = self.settle().await?;
+        Ok(manifest.outcome(run))
+    }
+}
+
+/// Gives up the uploads of runs that are dead, and removes their leases.
+async fn tidy_after_the_dead(output: &Output, run: &str) -> Result<(), Failed> {
+    let work = output.key(WORK);
+    let leases = output.s3.list_all(&output.bucket, &work, true).await?.objects;
+    let own = format!("{work}{run}.json");
+    // The server's clock, whatever ours says.
+    let now = leases.iter().find(|lease| lease.key == own).and_then(|lease| lease.modified);
+    let Some(now) = now else { return Ok(()) };
+    let (mut alive, mut dead) = (BTreeSet::from([run.to_owned()]), Vec::new());
+    for lease in leases {
+        let Some(of) = lease.key.strip_prefix(&work).and_then(|name| name.strip_suffix(".json"))
+        else {
+            continue;
+        };
+        if alive.contains(of) {
+            continue;
+        }
+        let holds = lease.modified.is_none_or(|written| lease::holds(written, now));
+        let is_gone = match output.s3.get(&output.bucket, &lease).await {
+            _ if !holds => true,
+            Ok(got) => Holder::from_bytes(&got.bytes).is_gone(),
+            // Renewed or ended while we look.
+            Err(_) => false,
+        };
+        if is_gone {
+            dead.push(lease.key);
+        } else {
+            alive.insert(of.to_owned());
+        }
+    }
+    // Every run has its lease before its first upload: who has none is dead. Uploads are listed after
+    // leases, so a run that came in between must be looked for again.
+    let uploads = output.uploads().await?;
+    let mut left = Vec::new();
+    for (of, upload) in uploads {
+        let lease = format!("{work}{of}.json");
+        if alive.contains(&of) {
+            continue;
+        }
+        if dead.contains(&lease) || output.s3.head(&output.bucket, &lease).await?.is_none() {
+            left.push(upload);
+        } else {
+            alive.insert(of);
+        }
+    }
+    // A run whose commit began and then failed has no lease any more, but its uploads are the result.
+    let (manifest, _) = output.settle().await?;
+    left.retain(|(key, _)| {
+        manifest.pending.as_ref().is_none_or(|pending| !key.contains(&pending.run))
+    });
+    output.abort(left).await?;
+    output.s3.delete_all(&output.bucket, &dead).await?;
+    Ok(())
+}

@@ -1,0 +1,154 @@
+//! Where a sink's files go, and how they become visible.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use arrow::datatypes::SchemaRef;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+#[cfg(feature = "s3")]
+use super::s3::{S3Target, Upload};
+use super::staging::Staging;
+use crate::error::{Error, Result};
+
+/// A place in which files are gathered until all of them become visible.
+///
+/// Dropped instead of committed, it leaves nothing.
+#[derive(Debug)]
+pub(super) enum Target {
+    Folder(Staging),
+    #[cfg(feature = "s3")]
+    S3(Box<S3Target>),
+}
+
+/// A file in a target.
+pub(super) enum TargetFile {
+    Local(BufWriter<File>),
+    #[cfg(feature = "s3")]
+    S3(Box<Upload>),
+}
+
+impl Target {
+    /// Where a name below the target will be found, or the target itself for an empty name.
+    pub fn uri(&self, name: &str) -> String {
+        match self {
+            Self::Folder(staging) if name.is_empty() => staging.given().display().to_string(),
+            Self::Folder(staging) => staging.folder().join(name).display().to_string(),
+            #[cfg(feature = "s3")]
+            Self::S3(target) => target.uri(name),
+        }
+    }
+
+    /// Begins a file; `name` may have a folder.
+    pub fn file(&self, name: &str) -> Result<TargetFile> {
+        match self {
+            Self::Folder(staging) => {
+                let path = staging.folder().join(name);
+                let folder = path.parent().unwrap_or(Path::new("."));
+                std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+                let file = File::create(&path).map_err(|e| Error::write(&path, e))?;
+                Ok(TargetFile::Local(BufWriter::with_capacity(1 << 20, file)))
+            }
+            #[cfg(feature = "s3")]
+            Self::S3(target) => Ok(TargetFile::S3(Box::new(target.file(name)?))),
+        }
+    }
+
+    /// Refuses to add files to a result that has other columns.
+    pub fn check_columns(&self, schema: &SchemaRef) -> Result<()> {
+        let found = match self {
+            Self::Folder(staging) => columns_in_folder(staging.target())?,
+            #[cfg(feature = "s3")]
+            Self::S3(target) => columns_in_s3(target)?,
+        };
+        match found {
+            Some((uri, other)) if other.fields() != schema.fields() => {
+                let why = format!("its columns differ from those of {uri}");
+                Err(Error::write_to(self.uri(""), why))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes all files visible, and returns how many requests had to be made again in all.
+    pub fn commit(self) -> Result<u64> {
+        match self {
+            Self::Folder(staging) => staging.commit().map(|()| 0),
+            #[cfg(feature = "s3")]
+            Self::S3(target) => target.commit(),
+        }
+    }
+}
+
+/// The columns of the first file of a result, and where it is.
+fn columns_in_folder(folder: &Path) -> Result<Option<(String, SchemaRef)>> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(None) };
+    let paths = entries.filter_map(|e| e.ok().map(|e| e.path()));
+    let Some(path) = paths.filter(|p| p.extension().is_some_and(|e| e == "parquet")).min() else {
+        return Ok(None);
+    };
+    let file = File::open(&path).map_err(|e| Error::write(&path, e))?;
+    let other =
+        ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| Error::write(&path, e))?;
+    Ok(Some((path.display().to_string(), other.schema().clone())))
+}
+
+/// The same, reading no more than the footer.
+#[cfg(feature = "s3")]
+fn columns_in_s3(target: &S3Target) -> Result<Option<(String, SchemaRef)>> {
+    use parquet::arrow::parquet_to_arrow_schema;
+    use parquet::errors::ParquetError;
+    use parquet::file::metadata::ParquetMetaDataReader;
+    let mut len = 64 << 10;
+    loop {
+        let Some((uri, size, end)) = target.end_of_first_file(len)? else { return Ok(None) };
+        let mut reader = ParquetMetaDataReader::new();
+        let columns = match reader.try_parse_sized(&end, size) {
+            Err(ParquetError::NeedMoreData(more)) if more as u64 > len => {
+                len = more as u64;
+                continue;
+            }
+            outcome => outcome.and_then(|()| reader.finish()).and_then(|footer| {
+                let file = footer.file_metadata();
+                parquet_to_arrow_schema(file.schema_descr(), file.key_value_metadata())
+            }),
+        };
+        let columns = columns.map_err(|e| Error::write_to(uri.as_str(), e))?;
+        return Ok(Some((uri, columns.into())));
+    }
+}
+
+impl TargetFile {
+    /// Completes the file, which has `rows` rows, and returns its length.
+    pub fn close(self, rows: u64) -> io::Result<u64> {
+        match self {
+            Self::Local(file) => {
+                let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+                // On the disk before the commit says so.
+                file.sync_all()?;
+                file.metadata().map(|m| m.len())
+            }
+            #[cfg(feature = "s3")]
+            Self::S3(upload) => upload.close(rows),
+        }
+    }
+}
+
+impl Write for TargetFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Local(file) => file.write(bytes),
+            #[cfg(feature = "s3")]
+            Self::S3(upload) => upload.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Local(file) => file.flush(),
+            #[cfg(feature = "s3")]
+            Self::S3(upload) => upload.flush(),
+        }
+    }
+}

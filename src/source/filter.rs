@@ -1,0 +1,155 @@
+//! Which files or keys a source takes.
+
+use std::ops::{Bound, RangeBounds};
+use std::path::Path;
+
+use globset::{GlobBuilder, GlobMatcher};
+
+use crate::error::{Error, Result};
+
+/// The endings of the files that are taken when neither a glob nor other endings are set, in any case.
+pub const IMAGE_EXTENSIONS: [&str; 12] =
+    ["bmp", "gif", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "ppm", "tif", "tiff", "webp"];
+
+/// What is taken, by its path below the root and its size.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Filter {
+    pub glob: Option<String>,
+    pub extensions: Option<Vec<String>>,
+    sizes: Option<(Bound<u64>, Bound<u64>)>,
+}
+
+impl Filter {
+    pub fn set_sizes(&mut self, sizes: impl RangeBounds<u64>) {
+        self.sizes = Some((sizes.start_bound().cloned(), sizes.end_bound().cloned()));
+    }
+
+    /// Makes it ready for use.
+    pub fn compile(&self) -> Result<Matcher> {
+        let glob = self
+            .glob
+            .as_ref()
+            .map(|glob| {
+                GlobBuilder::new(glob)
+                    .literal_separator(true)
+                    .build()
+                    .map(|g| g.compile_matcher())
+                    .map_err(|e| Error::param("glob", glob, e.kind().to_string()))
+            })
+            .transpose()?;
+        let extensions = match (&self.extensions, &glob) {
+            (Some(extensions), _) if extensions.is_empty() => {
+                return Err(Error::param("extensions", "[]", "at least one"));
+            }
+            (Some(extensions), _) => {
+                Some(extensions.iter().map(|e| e.trim_start_matches('.').to_owned()).collect())
+            }
+            (None, None) => Some(IMAGE_EXTENSIONS.map(str::to_owned).to_vec()),
+            (None, Some(_)) => None,
+        };
+        Ok(Matcher { glob, extensions, sizes: self.sizes })
+    }
+
+    /// What is looked for, to say that there is none of it.
+    pub fn describe(&self, seen: u64, what: &str) -> String {
+        let size = if self.sizes.is_some() { " and has the size asked for" } else { "" };
+        match (&self.glob, &self.extensions) {
+            (Some(glob), None) => {
+                format!("none of its {seen} {what} matches the glob {glob}{size}")
+            }
+            (Some(glob), Some(e)) => format!(
+                "none of its {seen} {what} matches the glob {glob} and ends in {}{size}",
+                e.join(", ")
+            ),
+            (None, Some(e)) => format!("none of its {seen} {what} ends in {}{size}", e.join(", ")),
+            (None, None) => format!("none of its {seen} {what} has the ending of an image{size}"),
+        }
+    }
+
+    /// What every path that the glob matches begins with: as much of a listing as is needed.
+    #[cfg(feature = "s3")]
+    pub fn literal_prefix(&self) -> &str {
+        let glob = self.glob.as_deref().unwrap_or_default();
+        let end = glob.find(['*', '?', '[', ']', '{', '}', '\\', '!']).unwrap_or(glob.len());
+        // `a/**/b` matches `a/b`, so what precedes a slash is certain; `a**` is `a*` to the matcher.
+        &glob[..end]
+    }
+}
+
+/// A [`Filter`] that is ready for use.
+#[derive(Clone, Debug)]
+pub(super) struct Matcher {
+    glob: Option<GlobMatcher>,
+    extensions: Option<Vec<String>>,
+    sizes: Option<(Bound<u64>, Bound<u64>)>,
+}
+
+impl Matcher {
+    /// Whether a path below the root is one to take.
+    pub fn takes(&self, relative: &Path) -> bool {
+        let has_extension = |known: &Vec<String>| {
+            relative
+                .extension()
+                .and_then(|e| e.to_str())
+                .is_some_and(|e| known.iter().any(|known| e.eq_ignore_ascii_case(known)))
+        };
+        self.glob.as_ref().is_none_or(|glob| glob.is_match(relative))
+            && self.extensions.as_ref().is_none_or(has_extension)
+    }
+
+    /// Whether a size is one to take; a size that is not known is.
+    pub fn takes_size(&self, size: impl FnOnce() -> Option<u64>) -> bool {
+        self.sizes.is_none_or(|sizes| size().is_none_or(|size| sizes.contains(&size)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn glob_and_extensions_both_hold() {
+        let takes = |glob: Option<&str>, extensions: Option<&[&str]>, path: &str| {
+            let filter = Filter {
+                glob: glob.map(str::to_owned),
+                extensions: extensions.map(|e| e.iter().map(|&e| e.to_owned()).collect()),
+                sizes: None,
+            };
+            filter.compile().unwrap().takes(Path::new(path))
+        };
+        assert!(takes(None, None, "a/b.JPG"));
+        assert!(!takes(None, None, "a/b.txt"));
+        assert!(takes(Some("**/*.txt"), None, "a/b.txt"));
+        assert!(!takes(Some("*.txt"), None, "a/b.txt"));
+        assert!(takes(Some("a/*"), Some(&[".jpg", "txt"]), "a/b.txt"));
+        assert!(!takes(Some("a/*"), Some(&["jpg"]), "a/b.txt"));
+    }
+
+    #[test]
+    fn sizes_are_a_range() {
+        let mut filter = Filter::default();
+        filter.set_sizes(1..=10);
+        let matcher = filter.compile().unwrap();
+        let takes = |size| matcher.takes_size(|| size);
+        assert_eq!(
+            [Some(0), Some(1), Some(10), Some(11), None].map(takes),
+            [false, true, true, false, true]
+        );
+    }
+
+    #[test]
+    #[cfg(feature = "s3")]
+    fn a_glob_narrows_a_listing_no_more_than_it_may() {
+        for (glob, prefix) in [
+            ("**/*.jpg", ""),
+            ("a/**/b.jpg", "a/"),
+            ("2024-0[1-3]/x", "2024-0"),
+            ("a{b,c}", "a"),
+            ("plain/x.jpg", "plain/x.jpg"),
+            ("a\\*b", "a"),
+        ] {
+            let filter = Filter { glob: Some(glob.to_owned()), ..Filter::default() };
+            assert_eq!(filter.literal_prefix(), prefix);
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! Keys from a file: an S3 Inventory, or plain lines.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, Cursor, Read};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use flate2::bufread::MultiGzDecoder;
+use percent_encoding::percent_decode_str;
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+use crate::s3::{Listed, S3, S3Location};
+
+/// Keys that are read at a time.
+const PAGE: usize = 1000;
+
+/// Columns of an inventory, in lower case and without `_`, as both of its formats spell them.
+const KEY: &str = "key";
+
+/// A listing that is read from files.
+#[derive(Debug)]
+pub(super) struct Listing {
+    bucket: String,
+    /// The files to come.
+    files: VecDeque<DataFile>,
+    open: Option<(String, Reader)>,
+}
+
+/// A file of keys.
+#[derive(Debug)]
+struct DataFile {
+    place: Place,
+    format: Format,
+}
+
+/// Where a file is.
+#[derive(Debug)]
+enum Place {
+    Local(PathBuf),
+    S3(S3Location),
+}
+
+#[derive(Debug)]
+enum Format {
+    /// Columns, if they are known.
+    Csv(Option<Vec<String>>),
+    Parquet,
+    Lines,
+}
+
+/// The `manifest.json` of an S3 Inventory.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Manifest {
+    source_bucket: String,
+    destination_bucket: String,
+    file_format: String,
+    #[serde(default)]
+    file_schema: String,
+    files: Vec<ManifestFile>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ManifestFile {
+    key: String,
+}
+
+/// An open file of keys.
+enum Reader {
+    Csv {
+        rows: csv::Reader<Box<dyn Read + Send>>,
+        columns: Option<Vec<String>>,
+    },
+    #[cfg(feature = "parquet")]
+    Parquet(parquet::arrow::arrow_reader::ParquetRecordBatchReader),
+    Lines(io::Lines<BufReader<Box<dyn Read + Send>>>),
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reader").finish_non_exhaustive()
+    }
+}
+
+impl Listing {
+    /// Opens a listing of `bucket`.
+    pub async fn open(s3: &S3, file: &Path, bucket: &str) -> Result<Self> {
+        let place = Place::of(file)?;
+        let name = place.to_string();
+        let lower = name.to_lowercase();
+        let stem = lower.strip_suffix(".gz").unwrap_or(&lower);
+        let files = if stem.ends_with(".json") {
+            let text = place.read(s3).await?;
+            let manifest: Manifest =
+                serde_json::from_slice(&text).map_err(|e| Error::list(name.as_str(), e))?;
+            if manifest.source_bucket != bucket {
+                let why = format!("it is of the bucket {}, not {bucket}", manifest.source_bucket);
+                return Err(Error::list(name, why));
+            }
+            manifest.files(&place)?
+        } else {
+            let format = if stem.ends_with(".csv") {
+                Format::Csv(None)
+            } else if stem.ends_with(".parquet") {
+                Format::Parquet
+            } else if stem.ends_with(".orc") {
+                return Err(Error::list(name, "ORC is not read: have the inventory in Parquet"));
+            } else {
+                Format::Lines
+            };
+            [DataFile { place, format }].into()
+        };
+        let mut listing = Self { bucket: bucket.to_owned(), files, open: None };
+        // Now rather than at the first key: a missing file is the caller's error.
+        listing.advance(s3).await?;
+        Ok(listing)
+    }
+
+    /// The next keys; none at the end.
+    pub async fn next_page(&mut self, s3: &S3) -> Result<Vec<Listed>> {
+        loop {
+            let Some((name, reader)) = &mut self.open else { return Ok(Vec::new()) };
+            let page =
+                reader.next_page(&self.bucket).map_err(|why| Error::list(name.as_str(), why))?;
+            if !page.is_empty() {
+                return Ok(page);
+            }
+            self.advance(s3).await?;
+        }
+    }
+
+    /// Opens the next file, if there is one.
+    async fn advance(&mut self, s3: &S3) -> Result<()> {
+        self.open = match self.files.pop_front() {
+            None => None,
+            Some(DataFile { place, format }) => {
+                let name = place.to_string();
+                let reader = Reader::open(place, format, s3).await?;
+                Some((name, reader))
+            }
+        };
+        Ok(())
+    }
+}
+
+impl Place {
+    fn of(file: &Path) -> Result<Self> {
+        match file.to_str() {
+            Some(text) if S3Location::is_uri(text) => Ok(Self::S3(text.parse()?)),
+            _ => Ok(Self::Local(file.to_owned())),
+        }
+    }
+
+    async fn read(&self, s3: &S3) -> Result<Bytes> {
+        match self {
+            Self::Local(path) => {
+                std::fs::read(path).map(Bytes::from).map_err(|e| Error::list(self.to_string(), e))
+            }
+            Self::S3(location) => {
+                let key = location.key().to_owned();
+                let object = Listed { key, size: None, etag: None, modified: None };
+                s3.get(location.bucket(), &object)
+                    .await
+                    .map(|got| got.bytes)
+                    .map_err(|fault| Error::list(self.to_string(), fault))
+            }
+        }
+    }
+
+    /// Opens it, and undoes the compression that its name tells of.
+    async fn stream(&self, s3: &S3) -> Result<Box<dyn Read + Send>> {
+        let bytes: Box<dyn Read + Send> = match self {
+            Self::Local(path) => {
+                Box::new(File::open(path).map_err(|e| Error::list(self.to_string(), e))?)
+            }
+            Self::S3(_) => Box::new(Cursor::new(self.read(s3).await?)),
+        };
+        if self.to_string().to_lowercase().ends_with(".gz") {
+            return Ok(Box::new(MultiGzDecoder::new(BufReader::with_capacity(1 << 16, bytes))));
+        }
+        Ok(bytes)
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Local(path) => path.display().fmt(f),
+            Self::S3(location) => location.fmt(f),
+        }
+    }
+}
+
+impl Manifest {
+    fn files(self, manifest: &Place) -> Result<VecDeque<DataFile>> {
+        let columns = || self.file_schema.split(',').map(normal).collect();
+        let destination = self
+            .destination_bucket
+            .strip_prefix("arn:aws:s3:::")
+            .unwrap_or(&self.destination_bucket);
+        self.files
+            .iter()
+            .map(|file| {
+                let place = match manifest {
+                    Place::S3(_) => Place::S3(S3Location::new(destination, &file.key)),
+                    Place::Local(manifest) => Place::Local(beside(manifest, &file.key)?),
+                };
+                let format = match self.file_format.to_lowercase().as_str() {
+                    "csv" => Format::Csv(Some(columns())),
+                    "parquet" => Format::Parquet,
+                    other => {
+                        let why = format!("its format is {other}: have it in CSV or Parquet");
+                        return Err(Error::list(manifest.to_string(), why));
+                    }
+                };
+                Ok(DataFile { place, format })
+            })
+            .collect()
+    }
+}
+
+/// The local copy of an inventory's data file.
+fn beside(manifest: &Path, key: &str) -> Result<PathBuf> {
+    let name = key.rsplit('/').next().unwrap_or(key);
+    let folder = manifest.parent().unwrap_or(Path::new(""));
+    let places = [folder.join(name), folder.join("../data").join(name)];
+    let [first, second] = &places;
+    places.iter().find(|path| path.exists()).cloned().ok_or_else(|| {
+        let why = format!("there is neither {} nor {}", first.display(), second.display());
+        Error::list(manifest.display().to_string(), why)
+    })
+}
+
+/// The name of a column, however it is spelt.
+fn normal(column: &str) -> String {
+    column.trim().to_lowercase().replace('_', "")
+}
+
+type Why = crate::error::BoxError;
+
+impl Reader {
+    async fn open(place: Place, format: Format, s3: &S3) -> Result<Self> {
+        Ok(match format {
+            Format::Lines => Self::Lines(BufReader::new(place.stream(s3).await?).lines()),
+            Format::Csv(columns) => {
+                if columns.as_ref().is_some_and(|columns| !columns.iter().any(|c| c == KEY)) {
+                    return Err(Error::list(place.to_string(), "it has no column Key"));
+                }
+                let rows = csv::ReaderBuilder::new()
+                    .has_headers(false)
+                    .flexible(true)
+                    .from_reader(place.stream(s3).await?);
+                Self::Csv { rows, columns }
+            }
+            #[cfg(feature = "parquet")]
+            Format::Parquet => {
+                use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder as Builder;
+                let name = place.to_string();
+                let failed = |e| Error::list(name.as_str(), e);
+                let reader = match &place {
+                    Place::Local(path) => {
+                        let file = File::open(path).map_err(|e| Error::list(name.as_str(), e))?;
+                        Builder::try_new(file).map_err(failed)?.with_batch_size(PAGE).build()
+                    }
+                    Place::S3(_) => {
+                        let bytes = place.read(s3).await?;
+                        Builder::try_new(bytes).map_err(failed)?.with_batch_size(PAGE).build()
+                    }
+                };
+                Self::Parquet(reader.map_err(failed)?)
+            }
+            #[cfg(not(feature = "parquet"))]
+            Format::Parquet => {
+                let why = "reading Parquet needs the crate's feature `parquet`";
+                return Err(Error::list(place.to_string(), why));
+            }
+        })
+    }
+
+    /// The next keys; none at the end.
+    fn next_page(&mut self, bucket: &str) -> Result<Vec<Listed>, Why> {
+        let mut page = Vec::new();
+        match self {
+            Self::Lines(lines) => {
+                while page.len() < PAGE {
+                    let Some(line) = lines.next().transpose()? else { break };
+                    let line = line.strip_suffix('\r').unwrap_or(&line);
+                    if !line.is_empty() {
+                        page.push(of_line(line, bucket)?);
+                    }
+                }
+            }
+            Self::Csv { rows, columns } => {
+                let mut row = csv::StringRecord::new();
+                while page.len() < PAGE && rows.read_record(&mut row)? {
+                    let line = row.position().map_or(0, csv::Position::line);
+                    let object = of_row(&row, columns.as_deref(), bucket)
+                        .map_err(|why| format!("line {line}: {why}"))?;
+                    page.extend(object);
+                }
+            }
+            #[cfg(feature = "parquet")]
+            Self::Parquet(batches) => {
+                while page.is_empty() {
+                    let Some(batch) = batches.next() else { break };
+                    of_batch(&batch?, bucket, &mut page)?;
+                }
+            }
+        }
+        Ok(page)
+    }
+}
+
+fn of_line(line: &str, bucket: &str) -> Result<Listed, Why> {
+    let (key, size) = match line.rsplit_once('\t') {
+        Some((key, size)) => {
+            (key, Some(size.parse().map_err(|_| format!("the size of {key} is {size:?}"))?))
+        }
+        None => (line, None),
+    };
+    let key = if S3Location::is_uri(key) {
+        let location: S3Location = key.parse()?;
+        of_bucket(location.bucket(), bucket)?;
+        location.key().to_owned()
+    } else {
+        key.to_owned()
+    };
+    Ok(Listed { key, size, etag: None, modified: None })
+}
+
+fn of_bucket(found: &str, bucket: &str) -> Result<(), Why> {
+    if found == bucket {
+        Ok(())
+    } else {
+        Err(format!("it is of the bucket {found}, not {bucket}").into())
+    }
+}
+
+/// Reads a row of an inventory; none if it is not a latest version.
+fn of_row(
+    row: &csv::StringRecord,
+    columns: Option<&[String]>,
+    bucket: &str,
+) -> Result<Option<Listed>, Why> {
+    let value = |name: &str| match columns {
+        Some(columns) => columns.iter().position(|c| c == name).and_then(|at| row.get(at)),
+        None => ["bucket", KEY, "size"].iter().position(|c| *c == name).and_then(|at| row.get(at)),
+    };
+    if let Some(found) = value("bucket") {
+        of_bucket(found, bucket)?;
+    }
+    if value("islatest") == Some("false") || value("isdeletemarker") == Some("true") {
+        return Ok(None);
+    }
+    let key = value(KEY).ok_or("there is no key")?;
+    let key = percent_decode_str(&key.replace('+', " "))
+        .decode_utf8()
+        .map_err(|_| format!("the key {key} is not valid UTF-8"))?
+        .into_owned();
+    let size = match value("size") {
+        None | Some("") => None,
+        Some(size) => Some(size.parse().map_err(|_| {
+            format!("the size is {size:?} (without a manifest the columns are bucket, key, size)")
+        })?),
+    };
+    let etag = value("etag").filter(|etag| !etag.is_empty()).map(quoted);
+    Ok(Some(Listed { key, size, etag, modified: None }))
+}
+
+/// An ETag as requests want it.
+fn quoted(etag: &str) -> String {
+    if etag.starts_with('"') { etag.to_owned() } else { format!("\"{etag}\"") }
+}
+
+#[cfg(feature = "parquet")]
+fn of_batch(
+    batch: &arrow::array::RecordBatch,
+    bucket: &str,
+    page: &mut Vec<Listed>,
+) -> Result<(), Why> {
+    use arrow::array::{Array as _, AsArray as _};
+    use arrow::compute::cast;
+    use arrow::datatypes::{DataType, Int64Type};
+    let schema = batch.schema();
+    let column = |name: &str, kind: &DataType| {
+        let at = schema.fields().iter().position(|field| normal(field.name()) == name);
+        at.map(|at| cast(batch.column(at), kind)).transpose()
+    };
+    let keys = column(KEY, &DataType::Utf8)?.ok_or("it has no column key")?;
+    let buckets = column("bucket", &DataType::Utf8)?;
+    let sizes = column("size", &DataType::Int64)?;
+    let etags = column("etag", &DataType::Utf8)?;
+    let latest = column("islatest", &DataType::Boolean)?;
+    let deleted = column("isdeletemarker", &DataType::Boolean)?;
+    let text = |column: &arrow::array::ArrayRef, at: usize| {
+        column.is_valid(at).then(|| column.as_string::<i32>().value(at).to_owned())
+    };
+    let flag = |column: &Option<arrow::array::ArrayRef>, at: usize| {
+        column.as_ref().filter(|c| c.is_valid(at)).map(|c| c.as_boolean().value(at))
+    };
+    for at in 0..batch.num_rows() {
+        if let Some(found) = buckets.as_ref().and_then(|column| text(column, at)) {
+            of_bucket(&found, bucket)?;
+        }
+        if flag(&latest, at) == Some(false) || flag(&deleted, at) == Some(true) {
+            continue;
+        }
+        page.push(Listed {
+            key: text(&keys, at).ok_or("there is no key")?,
+            size: sizes
+                .as_ref()
+                .filter(|c| c.is_valid(at))
+                .and_then(|c| c.as_primitive::<Int64Type>().value(at).try_into().ok()),
+            etag: etags.as_ref().and_then(|c| text(c, at)).map(|etag| quoted(&etag)),
+            modified: None,
+        });
+    }
+    Ok(())
+}

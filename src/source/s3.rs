@@ -1,0 +1,557 @@
+//! A bucket, or a part of one.
+
+use std::collections::VecDeque;
+use std::ops::RangeBounds;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::filter::{Filter, Matcher};
+use super::listing::Listing;
+use super::{ImageObject, ImageSource, LabelRule};
+use crate::error::{DecodeCause, Error, ObjectCause, Result};
+use crate::s3::{Fault, Kind, Listed, MAX_PAGE_SIZE, S3, S3Location};
+
+/// Default of [`S3Source::with_requests_in_flight`].
+pub const DEFAULT_REQUESTS_IN_FLIGHT: usize = 64;
+/// Default of [`S3Source::with_bytes_in_flight`]: 64 MiB.
+pub const DEFAULT_BYTES_IN_FLIGHT: u64 = 64 << 20;
+/// Default of [`S3Source::with_max_object_bytes`]: 1 GiB.
+pub const DEFAULT_MAX_OBJECT_BYTES: u64 = 1 << 30;
+
+/// The unit in which bytes in flight are counted.
+const UNIT: u64 = 1 << 10;
+
+/// The images of a bucket whose keys lie below a prefix, or a single object.
+///
+/// Objects come in the order of the listing, which is that of the keys' bytes, while many of them are
+/// fetched at a time and the listing goes on. Keys with a segment that begins with a dot are passed
+/// over, as are those that the glob does not match or, without a glob, have none of the
+/// [`IMAGE_EXTENSIONS`](super::IMAGE_EXTENSIONS), as in a folder ([`FsSource`](super::FsSource)).
+///
+/// What is fetched is what was listed: an object that has gone or changed since ends as an
+/// [`Error::Object`] that says so. Its length and every checksum that the server gives are compared.
+///
+/// # Examples
+/// ```no_run
+/// use orb_features::prelude::*;
+///
+/// let s3 = S3Params::default().with_region("eu-central-1").connect()?;
+/// for image in S3Source::new(&s3, "s3://fruits/Test")?.with_glob("**/*.jpg").open()? {
+///     let image = image?;
+///     println!("{} {:?} {} bytes", image.uri, image.label, image.bytes.len());
+/// }
+/// # Ok::<(), orb_features::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct S3Source {
+    s3: S3,
+    root: S3Location,
+    filter: Filter,
+    recursive: bool,
+    label: LabelRule,
+    listing: Option<PathBuf>,
+    page_size: i32,
+    requests_in_flight: usize,
+    bytes_in_flight: u64,
+    max_object_bytes: u64,
+}
+
+impl S3Source {
+    /// Takes `s3://bucket/prefix`, with all that is below it.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParam`] if it is no such location.
+    pub fn new(s3: &S3, location: impl AsRef<str>) -> Result<Self> {
+        Ok(Self {
+            s3: s3.clone(),
+            root: location.as_ref().parse()?,
+            filter: Filter::default(),
+            recursive: true,
+            label: LabelRule::default(),
+            listing: None,
+            page_size: MAX_PAGE_SIZE,
+            requests_in_flight: DEFAULT_REQUESTS_IN_FLIGHT,
+            bytes_in_flight: DEFAULT_BYTES_IN_FLIGHT,
+            max_object_bytes: DEFAULT_MAX_OBJECT_BYTES,
+        })
+    }
+
+    /// Takes only objects whose key below the prefix matches, such as `**/*.jpg`.
+    ///
+    /// `*` and `?` stay within a name, `**` crosses folders, `{a,b}` is either. Only keys that begin
+    /// as the glob does are listed.
+    pub fn with_glob(mut self, glob: impl Into<String>) -> Self {
+        self.filter.glob = Some(glob.into());
+        self
+    }
+
+    /// Takes only objects with one of these endings, in any case, that the glob, if there is one,
+    /// matches.
+    pub fn with_extensions<E: Into<String>>(
+        mut self,
+        extensions: impl IntoIterator<Item = E>,
+    ) -> Self {
+        self.filter.extensions = Some(extensions.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Takes only objects of these sizes in bytes, such as `1..` for those that are not empty.
+    pub fn with_sizes(mut self, sizes: impl RangeBounds<u64>) -> Self {
+        self.filter.set_sizes(sizes);
+        self
+    }
+
+    /// Sets whether keys with a further slash below the prefix are taken (default true).
+    pub fn with_recursive(mut self, recursive: bool) -> Self {
+        self.recursive = recursive;
+        self
+    }
+
+    /// Sets the label rule (default [`LabelRule::Parent`]).
+    pub fn with_label(mut self, label: LabelRule) -> Self {
+        self.label = label;
+        self
+    }
+
+    /// Takes keys from a file instead of listing the bucket, in the order of the file.
+    ///
+    /// The file, local or `s3://`, is by its ending
+    /// - `.json`: the `manifest.json` of an S3 Inventory, in CSV or Parquet, whose data files lie in
+    ///   its destination bucket, or beside a local manifest or in `../data` from there;
+    /// - `.csv`, `.csv.gz`: one such CSV file with the columns bucket, key and, if there is a third, size;
+    /// - `.parquet`: one such Parquet file;
+    /// - anything else: a key, or its whole URI, on each line, as it is, and after a tab, if there is
+    ///   one, its size in bytes.
+    ///
+    /// Versions that are not the latest, delete markers and keys that are not below the prefix are
+    /// passed over. Data files in S3 are held in memory one at a time.
+    pub fn with_listing(mut self, file: impl Into<PathBuf>) -> Self {
+        self.listing = Some(file.into());
+        self
+    }
+
+    /// Sets how many keys to ask for at a time, 1 to 1000 (default 1000).
+    pub fn with_page_size(mut self, keys: u16) -> Self {
+        self.page_size = keys.into();
+        self
+    }
+
+    /// Sets how many objects may be under way at a time (default [`DEFAULT_REQUESTS_IN_FLIGHT`]).
+    ///
+    /// What is needed is the rate, in objects a second, times the latency of a request, in seconds.
+    pub fn with_requests_in_flight(mut self, requests: usize) -> Self {
+        self.requests_in_flight = requests;
+        self
+    }
+
+    /// Sets how many bytes may be under way or waiting to be consumed (default
+    /// [`DEFAULT_BYTES_IN_FLIGHT`]); a single object may exceed it.
+    pub fn with_bytes_in_flight(mut self, bytes: u64) -> Self {
+        self.bytes_in_flight = bytes;
+        self
+    }
+
+    /// Sets the largest object to read (default [`DEFAULT_MAX_OBJECT_BYTES`]); a larger one is an
+    /// error.
+    pub fn with_max_object_bytes(mut self, bytes: u64) -> Self {
+        self.max_object_bytes = bytes;
+        self
+    }
+}
+
+impl ImageSource for S3Source {
+    type Images = S3Images;
+
+    /// Lists the first page, or opens the listing's file; fetching begins.
+    ///
+    /// A place without a single object to take ends in an [`Error::NoInput`] item.
+    ///
+    /// # Errors
+    /// [`Error::List`] if the bucket does not exist or is closed to us, or the server cannot be
+    /// reached; [`Error::InvalidParam`].
+    fn open(self) -> Result<S3Images> {
+        if !(1..=MAX_PAGE_SIZE).contains(&self.page_size) {
+            return Err(Error::param("page_size", self.page_size, "1 to 1000"));
+        }
+        if self.requests_in_flight == 0 || self.requests_in_flight > Semaphore::MAX_PERMITS {
+            let most = Semaphore::MAX_PERMITS;
+            return Err(Error::param(
+                "requests_in_flight",
+                self.requests_in_flight,
+                format!("1 to {most}"),
+            ));
+        }
+        if self.bytes_in_flight == 0 {
+            return Err(Error::param("bytes_in_flight", 0, "at least 1"));
+        }
+        let matcher = self.filter.compile()?;
+        let opening = self.s3.spawn({
+            let options = self.clone();
+            async move { Keys::open(&options).await }
+        });
+        let keys = self.s3.wait_for(Task(opening))??;
+        let (queue, fetches) = mpsc::channel(2 * self.requests_in_flight);
+        let (head, reached) = watch::channel(0);
+        let s3 = self.s3.clone();
+        let options = Arc::new(self);
+        let lister = Lister {
+            budget: Arc::new(Budget::new(options.bytes_in_flight, reached)),
+            requests: Arc::new(Semaphore::new(options.requests_in_flight)),
+            folder: keys.folder.clone(),
+            options,
+            matcher,
+            queue,
+        };
+        let lister = Task(s3.spawn(lister.run(keys)));
+        Ok(S3Images { s3, fetches, head, number: 0, lister: Some(lister) })
+    }
+}
+
+/// A task that ends when nobody waits for it any more.
+#[derive(Debug)]
+struct Task<T>(JoinHandle<T>);
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl<T> Future for Task<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        Pin::new(&mut self.0).poll(context).map(|outcome| match outcome {
+            Ok(done) => done,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(error) => unreachable!("a task is not aborted while it is waited for: {error}"),
+            },
+        })
+    }
+}
+
+/// Where the keys come from.
+#[derive(Debug)]
+struct Keys {
+    /// What keys begin with that are taken, and what is cut off before they are matched.
+    folder: String,
+    page: VecDeque<Listed>,
+    rest: Rest,
+    /// Counts the retries of the listing.
+    s3: S3,
+}
+
+#[derive(Debug)]
+enum Rest {
+    /// Pages of a bucket: what keys begin with, and where the next page begins.
+    Pages {
+        prefix: String,
+        token: Option<String>,
+    },
+    File(Box<Listing>),
+}
+
+impl Keys {
+    async fn open(options: &S3Source) -> Result<Self> {
+        let mut folder = options.root.folder();
+        let s3 = options.s3.counted();
+        if let Some(file) = &options.listing {
+            let listing = Listing::open(&s3, file, options.root.bucket()).await?;
+            let rest = Rest::File(Box::new(listing));
+            return Ok(Self { folder, page: VecDeque::new(), rest, s3 });
+        }
+        let prefix = folder.clone() + options.filter.literal_prefix();
+        let mut keys = Self {
+            folder: folder.clone(),
+            page: VecDeque::new(),
+            rest: Rest::Pages { prefix, token: None },
+            s3,
+        };
+        keys.turn(options, None).await?;
+        let is_empty = keys.page.is_empty() && matches!(keys.rest, Rest::Pages { token: None, .. });
+        if is_empty && !options.root.key().is_empty() {
+            // Not a folder: an object, perhaps.
+            let (bucket, key) = (options.root.bucket(), options.root.key());
+            let object = keys.s3.head(bucket, key).await;
+            // Without the right to list, S3 denies what does not exist.
+            if let Ok(Some(object)) = object {
+                folder.truncate(key.rfind('/').map_or(0, |at| at + 1));
+                keys.folder = folder;
+                keys.page.push_back(object);
+            }
+        }
+        Ok(keys)
+    }
+
+    /// Gets the page that begins at `token`.
+    async fn turn(&mut self, options: &S3Source, from: Option<String>) -> Result<()> {
+        let Rest::Pages { prefix, token } = &mut self.rest else { return Ok(()) };
+        let bucket = options.root.bucket();
+        let one_level = !options.recursive;
+        let page = self
+            .s3
+            .list(bucket, prefix, one_level, options.page_size, from.as_deref())
+            .await
+            .map_err(|fault| Error::list(options.root.to_string(), fault))?;
+        self.page = page.objects.into();
+        *token = page.next;
+        Ok(())
+    }
+
+    async fn next(&mut self, options: &S3Source) -> Option<Result<Listed>> {
+        loop {
+            if let Some(object) = self.page.pop_front() {
+                return Some(Ok(object));
+            }
+            let turned = match &mut self.rest {
+                Rest::Pages { token, .. } => {
+                    let token = token.take()?;
+                    self.turn(options, Some(token)).await
+                }
+                Rest::File(listing) => match listing.next_page(&self.s3).await {
+                    Ok(page) if page.is_empty() => return None,
+                    Ok(page) => {
+                        self.page = page.into();
+                        Ok(())
+                    }
+                    Err(error) => Err(error),
+                },
+            };
+            if let Err(error) = turned {
+                // There is no way to go on from here.
+                self.rest = Rest::Pages { prefix: String::new(), token: None };
+                return Some(Err(error));
+            }
+        }
+    }
+}
+
+/// The bytes that may be under way or wait.
+#[derive(Debug)]
+struct Budget {
+    units: Arc<Semaphore>,
+    total: u32,
+    /// The number of the object that the consumer waits for.
+    head: watch::Receiver<u64>,
+}
+
+impl Budget {
+    fn new(bytes: u64, head: watch::Receiver<u64>) -> Self {
+        let total = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX >> 3).min(u32::MAX >> 3);
+        Self { units: Arc::new(Semaphore::new(total as usize)), total, head }
+    }
+
+    /// Waits until there is room for `bytes`, or for object `number` to be the next to be consumed:
+    /// all others that hold room wait for it.
+    async fn reserve(&self, bytes: u64, number: u64) -> Option<OwnedSemaphorePermit> {
+        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.total);
+        if let Ok(permit) = Arc::clone(&self.units).try_acquire_many_owned(units) {
+            return Some(permit);
+        }
+        let mut head = self.head.clone();
+        tokio::select! {
+            permit = Arc::clone(&self.units).acquire_many_owned(units) => permit.ok(),
+            _ = head.wait_for(|&head| head >= number) => None,
+        }
+    }
+}
+
+type Fetched = (ImageObject, Option<OwnedSemaphorePermit>);
+
+/// What the consumer gets, in order.
+enum Step {
+    Fetch(Task<Result<Fetched>>),
+    /// An object that is not even asked for, or the end of all.
+    Failed(Error),
+}
+
+/// Goes through the keys and starts to fetch.
+struct Lister {
+    options: Arc<S3Source>,
+    folder: String,
+    matcher: Matcher,
+    queue: mpsc::Sender<Step>,
+    requests: Arc<Semaphore>,
+    budget: Arc<Budget>,
+}
+
+impl Lister {
+    async fn run(self, mut keys: Keys) {
+        let (mut seen, mut taken, mut retries) = (0, 0_u64, 0);
+        let is_object = self.folder != self.options.root.folder();
+        while let Some(object) = keys.next(&self.options).await {
+            let object = match object {
+                Ok(object) => object,
+                Err(error) => {
+                    // The consumer may have gone.
+                    let _ = self.queue.send(Step::Failed(error)).await;
+                    return;
+                }
+            };
+            let Some(relative) = object.key.strip_prefix(self.folder.as_str()) else { continue };
+            if relative.is_empty() || relative.ends_with('/') {
+                // What consoles make for a folder.
+                continue;
+            }
+            if relative.split('/').any(|segment| segment.starts_with('.'))
+                || (!self.options.recursive && relative.contains('/'))
+            {
+                continue;
+            }
+            seen += 1;
+            let is_taken = is_object
+                || (self.matcher.takes(Path::new(relative))
+                    && self.matcher.takes_size(|| object.size));
+            if !is_taken {
+                continue;
+            }
+            taken += 1;
+            let label = self.options.label.label(
+                if self.folder.is_empty() { self.options.root.bucket() } else { &self.folder },
+                relative,
+            );
+            // Never closed.
+            let Ok(request) = Arc::clone(&self.requests).acquire_owned().await else { return };
+            let (options, budget) = (Arc::clone(&self.options), Arc::clone(&self.budget));
+            // The next object bears the retries of the listing that led to it.
+            let listing_retries = keys.s3.own_retries() - retries;
+            retries += listing_retries;
+            let fetch = self.options.s3.spawn(async move {
+                let s3 = options.s3.counted();
+                let fetched = fetch(&options, &s3, object, label, &budget, taken).await;
+                drop(request);
+                let retries = u32::try_from(s3.own_retries() + listing_retries).unwrap_or(u32::MAX);
+                fetched
+                    .map(|(image, room)| (ImageObject { retries, ..image }, room))
+                    .map_err(|error| with_retries(error, retries))
+            });
+            if self.queue.send(Step::Fetch(Task(fetch))).await.is_err() {
+                return;
+            }
+        }
+        if taken == 0 {
+            let error = Error::NoInput {
+                uri: self.options.root.to_string().into(),
+                reason: self.options.filter.describe(seen, "objects").into(),
+            };
+            let _ = self.queue.send(Step::Failed(error)).await;
+        }
+    }
+}
+
+/// Fetches one object.
+async fn fetch(
+    options: &S3Source,
+    s3: &S3,
+    object: Listed,
+    label: Option<String>,
+    budget: &Budget,
+    number: u64,
+) -> Result<Fetched> {
+    let bucket = options.root.bucket();
+    let uri = options.root.uri_of(&object.key);
+    let object = if object.size.is_some() {
+        object
+    } else {
+        match s3.head(bucket, &object.key).await {
+            Ok(Some(found)) => Listed { etag: object.etag.or(found.etag), ..found },
+            Ok(None) => return Err(lost(&uri, Fault::new(Kind::Missing, "it does not exist"))),
+            Err(fault) => return Err(lost(&uri, fault)),
+        }
+    };
+    let size = object.size.unwrap_or_default();
+    if size > options.max_object_bytes {
+        let limit = options.max_object_bytes;
+        let what = format!("the object is longer than the limit of {limit} bytes");
+        return Err(Error::decode(uri, DecodeCause::TooLarge, what));
+    }
+    let permit = budget.reserve(size, number).await;
+    let got = s3.get(bucket, &object).await.map_err(|fault| lost(&uri, fault))?;
+    let image = ImageObject {
+        uri,
+        label,
+        modified: object.modified.or(got.modified),
+        retries: 0,
+        bytes: got.bytes,
+    };
+    Ok((image, permit))
+}
+
+/// What a failed request for an object means.
+fn lost(uri: &str, fault: Fault) -> Error {
+    let cause = match fault.kind {
+        // Not about this object: no other one can be had, either.
+        Kind::Account | Kind::NoBucket => return Error::connect(format!("{fault}: {uri}")),
+        Kind::Missing => ObjectCause::Vanished,
+        Kind::Precondition => ObjectCause::Changed,
+        Kind::Corrupt => ObjectCause::Corrupt,
+        Kind::Refused | Kind::Unsupported => ObjectCause::Refused,
+        Kind::Transient | Kind::Network => ObjectCause::Unavailable,
+    };
+    Error::Object { uri: uri.into(), cause, retries: 0, source: fault.into() }
+}
+
+fn with_retries(error: Error, retries: u32) -> Error {
+    match error {
+        Error::Object { uri, cause, source, .. } => Error::Object { uri, cause, retries, source },
+        other => other,
+    }
+}
+
+/// The stream of an [`S3Source`].
+///
+/// When it is dropped, requests that are under way are given up.
+pub struct S3Images {
+    s3: S3,
+    fetches: mpsc::Receiver<Step>,
+    head: watch::Sender<u64>,
+    /// How many objects have been asked for here.
+    number: u64,
+    /// None once all is done.
+    lister: Option<Task<()>>,
+}
+
+impl std::fmt::Debug for S3Images {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("S3Images").field("s3", &self.s3).finish_non_exhaustive()
+    }
+}
+
+impl S3Images {
+    fn advance(&mut self) -> Result<Option<ImageObject>> {
+        match self.s3.wait_for(self.fetches.recv())? {
+            Some(Step::Fetch(fetch)) => {
+                self.number += 1;
+                self.head.send_replace(self.number);
+                let (image, _room) = self.s3.wait_for(fetch)??;
+                Ok(Some(image))
+            }
+            Some(Step::Failed(error)) => Err(error),
+            None => {
+                // For its panic, if it ended in one.
+                if let Some(lister) = self.lister.take() {
+                    self.s3.wait_for(lister)?;
+                }
+                Ok(None)
+            }
+        }
+    }
+}
+
+impl Iterator for S3Images {
+    type Item = Result<ImageObject>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.lister.as_ref()?;
+        self.advance().transpose()
+    }
+}
+
+impl std::iter::FusedIterator for S3Images {}

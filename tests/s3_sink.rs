@@ -1,0 +1,528 @@
+//! The Parquet sink on S3, against a server in this process: all or nothing, whatever happens.
+#![cfg(all(feature = "parquet", feature = "s3"))]
+
+#[path = "support/s3/mod.rs"]
+mod server;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arrow::array::AsArray as _;
+use bytes::Bytes;
+use ndarray::Array2;
+use orb_features::prelude::*;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use server::{Fault, Memory, Server};
+
+const OUT: &str = "s3://lab/out";
+
+fn serve() -> (Memory, Server) {
+    let memory = Memory::with_bucket("lab");
+    let server = Server::start(&memory);
+    (memory, server)
+}
+
+/// Rows of one image whose path is `name`.
+fn batch(name: &str, rows: u32, components: usize) -> RowBatch {
+    let meta = Arc::new(ImageMeta {
+        uri: name.to_owned(),
+        label: None,
+        modified: None,
+        byte_len: 1000,
+        width: 64,
+        height: 64,
+        channels: 3,
+    });
+    let row = |index| DescriptorRow {
+        meta: Arc::clone(&meta),
+        index,
+        keypoint: KeyPoint::default(),
+        descriptor: std::array::from_fn(|i| {
+            (index.wrapping_mul(2_654_435_761) >> (i % 24)) as u8 ^ i as u8
+        }),
+    };
+    RowBatch {
+        rows: (0..rows).map(row).collect(),
+        scores: Some(Array2::from_elem((rows as usize, components), 0.5)),
+    }
+}
+
+fn params(mode: WriteMode) -> ParquetParams {
+    ParquetParams::default().with_mode(mode).with_rows_per_file(4)
+}
+
+/// Writes a result of three files that is known by its name.
+fn write(s3: &S3, mode: WriteMode, name: &str) -> Result<SinkReport> {
+    let mut sink = ParquetSink::create_in_s3(s3, OUT, params(mode))?;
+    sink.write(&batch(name, 10, 2))?;
+    sink.finish()
+}
+
+/// The paths of the rows of a Parquet file.
+fn paths(file: &Bytes) -> Vec<String> {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file.clone()).unwrap().build().unwrap();
+    let mut all = Vec::new();
+    for batch in reader {
+        let batch = batch.unwrap();
+        let column = batch.column(0).as_string::<i32>();
+        all.extend(column.iter().map(|path| path.unwrap().to_owned()));
+    }
+    all
+}
+
+/// Rows by name, in the files that a reader of the prefix sees.
+fn visible(memory: &Memory) -> BTreeMap<String, usize> {
+    let mut rows = BTreeMap::new();
+    for (key, file) in memory.objects("lab", "out/") {
+        if key.starts_with("out/part-") {
+            for path in paths(&file) {
+                *rows.entry(path).or_default() += 1;
+            }
+        }
+    }
+    rows
+}
+
+/// Keys but for those of parts.
+fn others(memory: &Memory) -> Vec<String> {
+    let keys = memory.keys("lab", "");
+    keys.into_iter().filter(|key| !key.starts_with("out/part-")).collect()
+}
+
+fn rows(of: &[(&str, usize)]) -> BTreeMap<String, usize> {
+    of.iter().map(|&(name, rows)| (name.to_owned(), rows)).collect()
+}
+
+const DONE: [&str; 2] = ["out/_SUCCESS", "out/_manifest.json"];
+
+#[test]
+fn modes_are_those_of_a_folder() {
+    let (memory, server) = serve();
+    let s3 = server.connect();
+    let report = write(&s3, WriteMode::Error, "a").unwrap();
+    assert_eq!((report.rows, report.files, report.path.as_deref()), (10, 3, Some(OUT)));
+    let size: usize = memory.objects("lab", "out/part-").values().map(Bytes::len).sum();
+    assert_eq!(report.bytes, size as u64);
+    assert_eq!(
+        (visible(&memory), others(&memory)),
+        (rows(&[("a", 10)]), DONE.map(str::to_owned).to_vec())
+    );
+
+    let error = write(&s3, WriteMode::Error, "b").unwrap_err();
+    assert!(
+        matches!(error, Error::OutputExists { .. }) && error.to_line().contains(OUT),
+        "{error}"
+    );
+    write(&s3, WriteMode::Append, "c").unwrap();
+    assert_eq!(visible(&memory), rows(&[("a", 10), ("c", 10)]));
+    write(&s3, WriteMode::Overwrite, "d").unwrap();
+    assert_eq!(
+        (visible(&memory), others(&memory)),
+        (rows(&[("d", 10)]), DONE.map(str::to_owned).to_vec())
+    );
+    assert!(memory.uploads().is_empty());
+    // What the manifest names is what there is.
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&memory.objects("lab", "out/_manifest.json")["out/_manifest.json"])
+            .unwrap();
+    let named: Vec<_> = manifest["current"]["files"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|file| format!("out/{}", file["name"].as_str().unwrap()))
+        .collect();
+    assert_eq!(named, memory.keys("lab", "out/part-"));
+    assert_eq!(s3.retries(), 0);
+}
+
+#[test]
+fn a_prefix_that_is_no_result_is_not_touched() {
+    let (memory, server) = serve();
+    let s3 = server.connect();
+    memory.seed("lab", "out/thesis.tex", "dear");
+    for mode in [WriteMode::Error, WriteMode::Overwrite] {
+        let line = write(&s3, mode, "a").unwrap_err().to_line();
+        assert!(line.contains("s3://lab/out"), "{line}");
+        assert_eq!(memory.keys("lab", ""), ["out/thesis.tex"]);
+    }
+    memory.remove("lab", "out/thesis.tex");
+    memory.seed("lab", "out/deep/er/x.txt", "x");
+    let line = write(&s3, WriteMode::Overwrite, "a").unwrap_err().to_line();
+    assert!(line.contains("\"deep/\""), "{line}");
+    memory.remove("lab", "out/deep/er/x.txt");
+
+    // A neighbour with the same beginning is another place.
+    memory.seed("lab", "outer/part-00000.parquet", "x");
+    write(&s3, WriteMode::Error, "a").unwrap();
+    write(&s3, WriteMode::Overwrite, "b").unwrap();
+    assert_eq!(memory.keys("lab", "outer/").len(), 1);
+
+    // A result of Spark's is replaced, or added to.
+    for (mode, left) in [(WriteMode::Append, 1), (WriteMode::Overwrite, 0)] {
+        let (memory, server) = serve();
+        let spark = memory_of_spark(&memory);
+        let s3 = server.connect();
+        assert!(matches!(write(&s3, WriteMode::Error, "a"), Err(Error::OutputExists { .. })));
+        write(&s3, mode, "a").unwrap();
+        assert_eq!(visible(&memory).get("spark").copied().unwrap_or(0), left * 10);
+        assert_eq!(memory.keys("lab", "out/").contains(&spark), left == 1);
+    }
+}
+
+/// Puts a file in the way that Spark does; its columns are ours.
+fn memory_of_spark(memory: &Memory) -> String {
+    let (other, server) = serve();
+    let params = ParquetParams::default();
+    let mut sink = ParquetSink::create_in_s3(&server.connect(), OUT, params).unwrap();
+    sink.write(&batch("spark", 10, 2)).unwrap();
+    sink.finish().unwrap();
+    let (_, file) = other.objects("lab", "out/part-").into_iter().next().unwrap();
+    let key = "out/part-00000-6f1c1a40-c000.snappy.parquet";
+    memory.seed("lab", key, file);
+    memory.seed("lab", "out/_SUCCESS", "");
+    key.to_owned()
+}
+
+#[test]
+fn nothing_is_visible_before_the_end_and_nothing_left_without_it() {
+    let (memory, server) = serve();
+    let s3 = server.connect();
+    let mut sink = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Error)).unwrap();
+    sink.write(&batch("a", 10, 2)).unwrap();
+    let failure = Failure {
+        uri: Some("x".to_owned()),
+        stage: "decode".to_owned(),
+        cause: "corrupt".to_owned(),
+        message: "broken".to_owned(),
+    };
+    for _ in 0..2000 {
+        sink.record(&failure).unwrap();
+    }
+    assert_eq!(memory.uploads().len(), 4);
+    assert!(memory.keys("lab", "").iter().all(|key| key.starts_with("out/_work/")));
+    drop(sink);
+    assert!(memory.keys("lab", "").is_empty() && memory.uploads().is_empty());
+
+    // The same to its end.
+    let mut sink = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Error)).unwrap();
+    sink.write(&batch("a", 10, 2)).unwrap();
+    sink.record(&failure).unwrap();
+    assert_eq!(sink.finish().unwrap().failures, 1);
+    assert_eq!(memory.keys("lab", "out/_errors/part-00000-").len(), 1);
+    // Errors of the old result go with it.
+    write(&s3, WriteMode::Overwrite, "b").unwrap();
+    assert!(memory.keys("lab", "out/_errors/").is_empty());
+}
+
+#[test]
+fn an_empty_result_shows_the_columns() {
+    let (memory, server) = serve();
+    let sink =
+        ParquetSink::create_in_s3(&server.connect(), "s3://lab", ParquetParams::default()).unwrap();
+    assert_eq!(sink.finish().unwrap().files, 1);
+    let files = memory.objects("lab", "part-");
+    assert!(paths(files.values().next().unwrap()).is_empty());
+}
+
+#[test]
+fn large_files_go_up_in_parts_of_bounded_memory() {
+    let (memory, server) = serve();
+    let parts = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&parts);
+    server.plan(move |asked| {
+        if asked.query.contains("partNumber") {
+            let length = asked.headers["content-length"].to_str().unwrap().parse::<u64>().unwrap();
+            seen.lock().unwrap().push(length);
+        }
+        None
+    });
+    let params = ParquetParams::default()
+        .with_codec(Codec::Uncompressed)
+        .with_row_group_rows(20_000)
+        .with_score_width(ScoreWidth::F64);
+    let mut sink = ParquetSink::create_in_s3(&server.connect(), OUT, params).unwrap();
+    let n = 150_000;
+    for _ in 0..n / 10_000 {
+        sink.write(&batch("a", 10_000, 20)).unwrap();
+    }
+    // Most of it is up already.
+    assert!(parts.lock().unwrap().len() >= 3);
+    let report = sink.finish().unwrap();
+    assert!(report.bytes > 25 << 20, "{}", report.bytes);
+    assert_eq!(visible(&memory), rows(&[("a", n as usize)]));
+    let parts = parts.lock().unwrap();
+    assert!(parts[..parts.len() - 1].iter().all(|&bytes| bytes == 8 << 20), "{parts:?}");
+}
+
+#[test]
+fn columns_that_do_not_fit_are_refused() {
+    let (memory, server) = serve();
+    let s3 = server.connect();
+    write(&s3, WriteMode::Error, "a").unwrap();
+    let mut sink = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Append)).unwrap();
+    let line = sink.write(&batch("b", 10, 3)).unwrap_err().to_line();
+    assert!(line.contains("columns differ from those of s3://lab/out/part-00000-"), "{line}");
+    drop(sink);
+    assert_eq!((visible(&memory), memory.uploads().len()), (rows(&[("a", 10)]), 0));
+}
+
+#[test]
+fn a_server_without_conditions_on_writes_is_refused() {
+    let (memory, server) = serve();
+    memory.ignore_conditions();
+    let line = write(&server.connect(), WriteMode::Error, "a").unwrap_err().to_line();
+    assert!(line.contains("does not check conditions on writes"), "{line}");
+    assert!(memory.keys("lab", "").is_empty());
+    let alone = server.params().with_conditional_writes(false).connect().unwrap();
+    write(&alone, WriteMode::Error, "a").unwrap();
+    write(&alone, WriteMode::Overwrite, "b").unwrap();
+    assert_eq!(
+        (visible(&memory), others(&memory)),
+        (rows(&[("b", 10)]), DONE.map(str::to_owned).to_vec())
+    );
+    // One that says so.
+    server.plan(|asked| {
+        let is_conditional = asked.headers.contains_key("if-none-match");
+        is_conditional.then_some(Fault::Error(501, "NotImplemented"))
+    });
+    let line = write(&server.connect(), WriteMode::Overwrite, "c").unwrap_err().to_line();
+    assert!(line.contains("does not check conditions on writes"), "{line}");
+}
+
+#[test]
+fn what_the_server_refuses_is_named() {
+    let (memory, server) = serve();
+    let denied = |part: &'static str| {
+        server.plan(move |asked| {
+            let request = format!("{} {}?{}", asked.method, asked.path, asked.query);
+            request.contains(part).then_some(Fault::Error(403, "AccessDenied"))
+        });
+    };
+    for part in ["PUT /lab/out/_work/", "POST /lab/out/part-", "partNumber=1"] {
+        denied(part);
+        let line = write(&server.connect(), WriteMode::Error, "a").unwrap_err().to_line();
+        assert!(
+            line.contains("s3://lab/out") && line.contains("access denied (AccessDenied"),
+            "{line}"
+        );
+        server.heal();
+        assert!(visible(&memory).is_empty() && memory.uploads().is_empty());
+    }
+    let line =
+        ParquetSink::create_in_s3(&server.connect(), "s3://nobucket/out", params(WriteMode::Error))
+            .unwrap_err()
+            .to_line();
+    assert!(line.contains("s3://nobucket/out") && line.contains("bucket does not exist"), "{line}");
+}
+
+#[test]
+fn uploads_that_the_server_loses_leave_the_old_result() {
+    let (memory, server) = serve();
+    let s3 = server.connect();
+    write(&s3, WriteMode::Error, "a").unwrap();
+    let before = memory.objects("lab", "");
+    let mut sink = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Overwrite)).unwrap();
+    sink.write(&batch("b", 10, 2)).unwrap();
+    memory.lose_uploads();
+    let line = sink.finish().unwrap_err().to_line();
+    // Its last file was begun before and went with the others.
+    assert!(line.contains("out"), "{line}");
+    assert_eq!(memory.objects("lab", ""), before);
+
+    // Even after the point of no return.
+    let store = memory.clone();
+    server.plan(move |asked| {
+        if asked.method == "DELETE" && asked.path.ends_with("_SUCCESS") && asked.seen == 0 {
+            store.lose_uploads();
+        }
+        None
+    });
+    let line = write(&s3, WriteMode::Overwrite, "c").unwrap_err().to_line();
+    assert!(line.contains("lost the uploads of part-00000-"), "{line}");
+    server.heal();
+    assert_eq!(
+        (visible(&memory), others(&memory)),
+        (rows(&[("a", 10)]), DONE.map(str::to_owned).to_vec())
+    );
+    write(&s3, WriteMode::Overwrite, "d").unwrap();
+    assert_eq!(visible(&memory), rows(&[("d", 10)]));
+}
+
+/// Of every kind of request the first attempt is executed, but its answer lost.
+#[test]
+fn answers_that_are_lost_change_nothing() {
+    for fault in [Fault::ErrorAfterEffect, Fault::ResetAfterEffect, Fault::Error(503, "SlowDown")] {
+        let (memory, server) = serve();
+        let s3 = server.connect();
+        let planned = fault.clone();
+        server.plan(move |asked| (asked.seen == 0).then(|| planned.clone()));
+        for (mode, name) in
+            [(WriteMode::Error, "a"), (WriteMode::Append, "b"), (WriteMode::Overwrite, "c")]
+        {
+            let report =
+                write(&s3, mode, name).unwrap_or_else(|e| panic!("{fault:?} {}", e.to_line()));
+            assert!(report.retries > 10, "{report:?}");
+        }
+        server.heal();
+        assert_eq!(
+            (visible(&memory), others(&memory)),
+            (rows(&[("c", 10)]), DONE.map(str::to_owned).to_vec())
+        );
+        assert!(memory.uploads().is_empty(), "{fault:?} {:?}", memory.uploads());
+    }
+}
+
+/// What must hold at every moment, for both kinds of reader.
+fn violation(memory: &Memory, runs: &[&str]) -> Option<String> {
+    let objects = memory.objects("lab", "out/");
+    let is_whole = |keys: &[String]| {
+        let mut found = BTreeMap::<String, usize>::new();
+        for key in keys {
+            let file = objects.get(key)?;
+            for path in paths(file) {
+                *found.entry(path).or_default() += 1;
+            }
+        }
+        let is_a_run = found.len() == 1 && runs.iter().any(|run| found.get(*run) == Some(&10));
+        is_a_run.then_some(())
+    };
+    // A reader of the manifest.
+    if let Some(manifest) = objects.get("out/_manifest.json") {
+        let manifest: serde_json::Value = serde_json::from_slice(manifest).unwrap();
+        if let Some(files) = manifest["current"]["files"].as_array() {
+            let keys: Vec<_> = files
+                .iter()
+                .map(|file| format!("out/{}", file["name"].as_str().unwrap()))
+                .collect();
+            if is_whole(&keys).is_none() {
+                return Some(format!("the manifest names {keys:?}, which is no result"));
+            }
+        }
+    }
+    // A reader of the prefix, which looks for the mark.
+    if objects.contains_key("out/_SUCCESS") {
+        let keys: Vec<_> =
+            objects.keys().filter(|key| key.starts_with("out/part-")).cloned().collect();
+        if is_whole(&keys).is_none() {
+            return Some(format!("there is a mark of success on {keys:?}, which is no result"));
+        }
+    }
+    None
+}
+
+/// A run dies at each of its requests, before or after its effect; the next run succeeds, and no
+/// reader has ever seen a part of a result.
+#[test]
+fn a_run_may_die_at_any_request() {
+    for after in [false, true] {
+        for twice in [false, true] {
+            let mut requests = 0;
+            loop {
+                let (memory, server) = serve();
+                let calm = server.connect();
+                write(&calm, WriteMode::Error, "old").unwrap();
+                let violations = Arc::new(Mutex::new(BTreeSet::new()));
+                let left = Arc::new(AtomicI64::new(requests));
+                let (store, seen, counter) =
+                    (memory.clone(), Arc::clone(&violations), Arc::clone(&left));
+                server.plan(move |_| {
+                    seen.lock().unwrap().extend(violation(&store, &["old", "new", "next"]));
+                    match counter.fetch_sub(1, Ordering::SeqCst) {
+                        1.. => None,
+                        0 if after => Some(Fault::ResetAfterEffect),
+                        // The process is gone.
+                        _ => Some(Fault::Error(403, "Dead")),
+                    }
+                });
+                // One that does not try again: it is dead.
+                let mortal = server.params().with_attempts(1).connect().unwrap();
+                let first = write(&mortal, WriteMode::Overwrite, "new");
+                let was_hit = left.load(Ordering::SeqCst) < 0;
+                if twice && was_hit {
+                    // And again, while the next run clears up.
+                    memory.age("lab", "out/_work/", Duration::from_secs(3600));
+                    left.store(requests / 2 + 1, Ordering::SeqCst);
+                    let _ = write(&mortal, WriteMode::Overwrite, "new");
+                }
+                left.store(i64::MAX, Ordering::SeqCst);
+                // Its process lives on, so only time tells that the run is dead.
+                memory.age("lab", "out/_work/", Duration::from_secs(3600));
+                let next = write(&calm, WriteMode::Overwrite, "next");
+                let what = format!("after {requests} requests ({after} {twice}): {first:?}");
+                next.unwrap_or_else(|e| panic!("{what} {}", e.to_line()));
+                violations.lock().unwrap().extend(violation(&memory, &["next"]));
+                assert_eq!(*violations.lock().unwrap(), BTreeSet::new(), "{what}");
+                assert_eq!(others(&memory), DONE.map(str::to_owned).to_vec(), "{what}");
+                assert_eq!(memory.uploads(), Vec::<String>::new(), "{what}");
+                if !was_hit {
+                    assert!(first.is_ok() && requests > 30, "{requests} {first:?}");
+                    break;
+                }
+                requests += 1;
+            }
+        }
+    }
+}
+
+#[test]
+fn of_runs_that_race_one_wins() {
+    for round in 0..8 {
+        for (mode, winners) in
+            [(WriteMode::Error, 1..=1), (WriteMode::Overwrite, 3..=3), (WriteMode::Append, 3..=3)]
+        {
+            let (memory, server) = serve();
+            let names = ["a", "b", "c"];
+            let run = |name: &'static str| {
+                let s3 = server.connect();
+                std::thread::spawn(move || write(&s3, mode, name))
+            };
+            let threads = names.map(run);
+            let outcomes = threads.map(|thread| thread.join().unwrap());
+            let won = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+            assert!(winners.contains(&won), "{mode:?} {outcomes:?}");
+            for error in outcomes.into_iter().filter_map(Result::err) {
+                assert!(matches!(error, Error::OutputExists { .. }), "{error:?}");
+            }
+            let found = visible(&memory);
+            let expected = if mode == WriteMode::Append { 3 } else { 1 };
+            assert_eq!(found.len(), expected, "round {round} {mode:?}: {found:?}");
+            assert!(found.values().all(|&rows| rows == 10), "{found:?}");
+            assert_eq!(others(&memory), DONE.map(str::to_owned).to_vec());
+            assert!(memory.uploads().is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_run_that_lives_is_left_alone() {
+    let (memory, server) = serve();
+    let s3 = server.connect();
+    let mut long = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Append)).unwrap();
+    long.write(&batch("long", 10, 2)).unwrap();
+    let uploads = memory.uploads().len();
+    write(&s3, WriteMode::Append, "quick").unwrap();
+    assert_eq!(memory.uploads().len(), uploads);
+    long.finish().unwrap();
+    assert_eq!(visible(&memory), rows(&[("long", 10), ("quick", 10)]));
+}
+
+#[test]
+fn an_interrupt_ends_the_waiting_and_leaves_nothing() {
+    let (memory, server) = serve();
+    let s3 = server.params().with_timeout(Duration::from_secs(600)).connect().unwrap();
+    let mut sink = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Error)).unwrap();
+    server.plan(|asked| {
+        asked.query.contains("partNumber").then_some(Fault::Late(Duration::from_secs(600)))
+    });
+    let other = s3.clone();
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(200));
+        other.interrupt();
+    });
+    let line = sink.write(&batch("a", 10, 2)).unwrap_err().to_line();
+    assert!(line.contains("interrupted"), "{line}");
+    drop(sink);
+    assert!(memory.keys("lab", "").is_empty() && memory.uploads().is_empty());
+}

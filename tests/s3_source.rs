@@ -1,0 +1,752 @@
+//! `S3Source` against a server in this process: what is listed comes, whole, in order, or is named.
+#![cfg(feature = "s3")]
+
+#[path = "support/s3/mod.rs"]
+mod server;
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use orb_features::prelude::*;
+use server::{ACCESS_KEY, Fault, Memory, SECRET_KEY, Server};
+
+/// A store with a bucket, and its server.
+fn serve(objects: &[(&str, &[u8])]) -> (Memory, Server) {
+    let memory = Memory::with_bucket("lab");
+    for (key, bytes) in objects {
+        memory.seed("lab", key, bytes.to_vec());
+    }
+    let server = Server::start(&memory);
+    (memory, server)
+}
+
+fn source(server: &Server, location: &str) -> S3Source {
+    S3Source::new(&server.connect(), location).unwrap()
+}
+
+fn all(source: S3Source) -> Vec<Result<ImageObject>> {
+    source.open().unwrap().collect()
+}
+
+fn uris(source: S3Source) -> Vec<String> {
+    all(source).into_iter().map(|image| image.unwrap().uri).collect()
+}
+
+/// Bytes without a pattern that a cut could hide in.
+fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut x = seed.wrapping_mul(2).wrapping_add(1);
+    let mut next = || {
+        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (x >> 56) as u8
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+#[test]
+fn many_pages_come_in_the_order_of_the_keys() {
+    let (memory, server) = serve(&[]);
+    let mut keys: Vec<String> = (0..2503)
+        .map(|i| format!("in/{}/{:04}.jpg", ["a", "b c", "ü"][i % 3], i * 7 % 2503))
+        .collect();
+    for key in &keys {
+        memory.seed("lab", key, key.clone().into_bytes());
+    }
+    keys.sort();
+    for page_size in [100, 1000] {
+        let images = all(source(&server, "s3://lab/in").with_page_size(page_size));
+        assert_eq!(images.len(), keys.len());
+        for (image, key) in images.into_iter().zip(&keys) {
+            let image = image.unwrap();
+            assert_eq!((image.uri, &image.bytes[..]), (format!("s3://lab/{key}"), key.as_bytes()));
+            assert_eq!(image.label.as_deref(), key.split('/').nth(1));
+            assert!(image.modified.is_some() && image.retries == 0);
+        }
+    }
+    assert!(server.requests() > 2 * 2503 + 26);
+}
+
+/// The same tree in a folder and in a bucket gives the same images under every selection.
+#[test]
+fn selections_are_those_of_a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let (memory, server) = serve(&[]);
+    for name in [
+        "root.jpg",
+        "a/1.jpg",
+        "a/2.PNG",
+        "a/notes.txt",
+        "a/.hidden.jpg",
+        "a/empty.jpg",
+        "a-b/3.jpeg",
+        "a.b/4.jpg",
+        ".git/5.jpg",
+        "Été 100%/x + y & z.jpg",
+        "Été 100%/q#?.jpg",
+        "kind=Pêche/deep/er/6.tiff",
+        "z/%41.jpg",
+        "z/a'b\"c<d>.jpg",
+    ] {
+        let path = folder.path().join("tree").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let bytes = if name.contains("empty") { Vec::new() } else { name.as_bytes().to_vec() };
+        fs::write(&path, &bytes).unwrap();
+        memory.seed("lab", &format!("data/tree/{name}"), bytes);
+    }
+    // What a console makes for a folder is no image.
+    memory.seed("lab", "data/tree/a/", Bytes::new());
+    memory.seed("lab", "data/tree-2/not-in-it.jpg", "x");
+    let root = folder.path().join("tree");
+    let on_disk = FsSource::new(&root);
+    let in_bucket = source(&server, "s3://lab/data/tree");
+    let globs =
+        [None, Some("**/*.jpg"), Some("*.jpg"), Some("a*/*"), Some("Été*/**"), Some("z/%41.jpg")];
+    let labels = ["parent", "none", "segment:0", "hive:kind"];
+    let mut compared = 0;
+    for glob in globs {
+        for label in labels {
+            for recursive in [true, false] {
+                for extensions in [None, Some(["jpg", "png"])] {
+                    for sizes in [None, Some(1..10_u64)] {
+                        let label: LabelRule = label.parse().unwrap();
+                        let (mut disk, mut bucket) = (
+                            on_disk.clone().with_label(label.clone()).with_recursive(recursive),
+                            in_bucket.clone().with_label(label).with_recursive(recursive),
+                        );
+                        if let Some(glob) = glob {
+                            (disk, bucket) = (disk.with_glob(glob), bucket.with_glob(glob));
+                        }
+                        if let Some(extensions) = extensions {
+                            disk = disk.with_extensions(extensions);
+                            bucket = bucket.with_extensions(extensions);
+                        }
+                        if let Some(sizes) = &sizes {
+                            disk = disk.with_sizes(sizes.clone());
+                            bucket = bucket.with_sizes(sizes.clone());
+                        }
+                        let below = |image: Result<ImageObject>, root: &str| match image {
+                            Ok(image) => {
+                                let relative = image.uri.strip_prefix(root).unwrap().to_owned();
+                                Some((relative, image.label, image.bytes))
+                            }
+                            Err(Error::NoInput { .. }) => None,
+                            Err(error) => panic!("{error}"),
+                        };
+                        let disk: Vec<_> = disk
+                            .open()
+                            .unwrap()
+                            .map(|i| below(i, &format!("{}/", root.display())))
+                            .collect();
+                        let bucket: Vec<_> = all(bucket)
+                            .into_iter()
+                            .map(|i| below(i, "s3://lab/data/tree/"))
+                            .collect();
+                        assert_eq!(bucket, disk, "{glob:?} {recursive} {extensions:?} {sizes:?}");
+                        compared += disk.len();
+                    }
+                }
+            }
+        }
+    }
+    assert!(compared > 400, "{compared}");
+}
+
+#[test]
+fn any_key_is_unharmed() {
+    let keys = [
+        "p//double.jpg",
+        "p/a b+c%20d.jpg",
+        "p/\u{1}control.jpg",
+        "p/日本/🍎.jpg",
+        "p/a\nb.jpg",
+        "p/../up.jpg",
+        "p/&amp;<x>.jpg",
+    ];
+    let objects: Vec<(&str, &[u8])> = keys.iter().map(|&key| (key, key.as_bytes())).collect();
+    let (_memory, server) = serve(&objects);
+    let mut expected: Vec<String> = keys
+        .iter()
+        .filter(|key| !key.contains(".."))
+        .map(|key| format!("s3://lab/{key}"))
+        .collect();
+    expected.sort();
+    let images = all(source(&server, "s3://lab/p"));
+    let found: Vec<_> = images.iter().map(|i| i.as_ref().unwrap().uri.clone()).collect();
+    // A segment that begins with a dot is hidden.
+    assert_eq!(found, expected);
+    for image in images {
+        let image = image.unwrap();
+        assert_eq!(image.uri.as_bytes()[9..], image.bytes[..]);
+    }
+}
+
+#[test]
+fn a_place_can_be_a_bucket_a_folder_or_an_object() {
+    let (_memory, server) =
+        serve(&[("a.jpg", b"1"), ("x/a.jpg", b"2"), ("x/y", b"3"), ("x/y/z.jpg", b"4")]);
+    assert_eq!(
+        uris(source(&server, "s3://lab")),
+        ["s3://lab/a.jpg", "s3://lab/x/a.jpg", "s3://lab/x/y/z.jpg"]
+    );
+    assert_eq!(uris(source(&server, "s3://lab/x/")), ["s3://lab/x/a.jpg", "s3://lab/x/y/z.jpg"]);
+    let one = all(source(&server, "s3://lab/x/a.jpg"));
+    let one = one[0].as_ref().unwrap();
+    assert_eq!((one.uri.as_str(), one.label.as_deref()), ("s3://lab/x/a.jpg", Some("x")));
+    for (location, says) in
+        [("s3://lab/none", "none of its 0 objects"), ("s3://lab/x/y/z", "none of its 0 objects")]
+    {
+        let error = all(source(&server, location)).remove(0).unwrap_err();
+        assert!(
+            matches!(error, Error::NoInput { .. }) && error.to_line().contains(says),
+            "{error}"
+        );
+    }
+    let error = all(source(&server, "s3://lab/x").with_glob("*.gif")).remove(0).unwrap_err();
+    assert!(error.to_line().contains("none of its 3 objects matches the glob *.gif"), "{error}");
+}
+
+#[test]
+fn work_starts_before_the_listing_ends() {
+    let (_memory, server) = serve(&[("1.jpg", b"1"), ("2.jpg", b"2"), ("3.jpg", b"3")]);
+    let is_first_here = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&is_first_here);
+    // The second page comes only once the first image is here.
+    server.plan(move |asked| {
+        let is_second = asked.query.contains("continuation-token");
+        (is_second && !flag.load(Ordering::SeqCst)).then_some(Fault::Error(503, "SlowDown"))
+    });
+    let s3 = server.params().with_attempts(1000).connect().unwrap();
+    let mut images = S3Source::new(&s3, "s3://lab").unwrap().with_page_size(1).open().unwrap();
+    assert_eq!(&images.next().unwrap().unwrap().bytes[..], b"1");
+    is_first_here.store(true, Ordering::SeqCst);
+    let rest: Vec<ImageObject> = images.map(Result::unwrap).collect();
+    assert_eq!(rest.len(), 2);
+    // The retries of the listing are on the image that it led to.
+    assert_eq!(u64::from(rest.iter().map(|image| image.retries).sum::<u32>()), s3.retries());
+}
+
+#[test]
+fn requests_in_flight_are_bounded() {
+    let (memory, server) = serve(&[]);
+    memory.seed_many("lab", (0..60).map(|i| format!("{i:03}.jpg")), "x".into());
+    server.plan(|asked| (asked.number > 0).then_some(Fault::Late(Duration::from_millis(20))));
+    for (requests, most) in [(1, 1), (7, 7)] {
+        let started = Instant::now();
+        assert_eq!(uris(source(&server, "s3://lab").with_requests_in_flight(requests)).len(), 60);
+        assert_eq!(server.most_in_flight(), most, "in {:?}", started.elapsed());
+    }
+}
+
+#[test]
+fn bytes_in_flight_are_bounded() {
+    let (memory, server) = serve(&[]);
+    memory.seed_many("lab", (0..40).map(|i| format!("{i:02}.jpg")), noise(100_000, 1).into());
+    memory.seed("lab", "20.jpg", noise(900_000, 2));
+    let before = server.requests();
+    let mut images = source(&server, "s3://lab").with_bytes_in_flight(300_000).open().unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    // Nobody has consumed one: a listing and two objects, of which three would be too much.
+    assert_eq!(server.requests() - before, 3);
+    images.next().unwrap().unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(server.requests() - before, 4);
+    // One that is larger than the bound passes, too.
+    let sizes: Vec<_> = images.map(|image| image.unwrap().bytes.len()).collect();
+    assert_eq!((sizes.len(), sizes[19]), (39, 900_000));
+}
+
+#[test]
+fn every_passing_fault_is_mended() {
+    let bytes = noise(30_000, 3);
+    let (memory, server) = serve(&[("k.jpg", &bytes)]);
+    // As new clients put it: with a checksum.
+    let checked = noise(30_000, 4);
+    memory.seed_with_checksum("lab", "with-checksum.jpg", checked.clone());
+    let faults = [
+        Fault::Error(503, "SlowDown"),
+        Fault::Error(500, "InternalError"),
+        Fault::Error(429, "TooManyRequests"),
+        Fault::Error(400, "RequestTimeout"),
+        Fault::ResetAfterEffect,
+        Fault::ErrorAfterEffect,
+        Fault::Reset(10_000),
+        Fault::Truncate(10_000),
+        Fault::Truncate(0),
+        Fault::Stall(10_000),
+        Fault::Stall(0),
+        Fault::Flip(5_000),
+        Fault::Shorten(10_000),
+        Fault::Shorten(0),
+        Fault::Late(Duration::from_secs(3)),
+    ];
+    let s3 = server.params().with_timeout(Duration::from_millis(300)).connect().unwrap();
+    for fault in faults {
+        let planned = fault.clone();
+        // Each object, and the listing, fails twice; a flip in a listing would be another key.
+        server.plan(move |asked| {
+            let is_listing = asked.query.contains("list-type");
+            let is_flip = matches!(planned, Fault::Flip(_));
+            (asked.seen < 2 && !(is_listing && is_flip)).then(|| planned.clone())
+        });
+        let images: Vec<ImageObject> = S3Source::new(&s3, "s3://lab")
+            .unwrap()
+            .open()
+            .unwrap()
+            .map(|image| image.unwrap_or_else(|e| panic!("{fault:?}: {}", e.to_line())))
+            .collect();
+        assert!(images[0].bytes == bytes && images[1].bytes == checked, "{fault:?}");
+        let retries: u32 = images.iter().map(|image| image.retries).sum();
+        let listing = if matches!(fault, Fault::Flip(_)) { 0 } else { 2 };
+        assert_eq!(retries, 4 + listing, "{fault:?}");
+    }
+}
+
+/// A page that has lost its end must not look like the last one.
+#[test]
+fn a_listing_cut_anywhere_loses_nothing() {
+    let (_memory, server) = serve(&[("a&b.jpg", b"1"), ("c.jpg", b"2"), ("d.jpg", b"3")]);
+    let s3 = server.connect();
+    let mut retried = 0;
+    for at in 0..1500 {
+        server.plan(move |asked| {
+            let is_first = asked.query.contains("list-type") && asked.seen == 0;
+            is_first.then_some(Fault::Shorten(at))
+        });
+        let source = S3Source::new(&s3, "s3://lab").unwrap();
+        let images: Vec<ImageObject> = source.open().unwrap().map(Result::unwrap).collect();
+        assert_eq!(images.len(), 3, "cut at {at}");
+        retried += images[0].retries;
+    }
+    assert!(retried > 500, "{retried}");
+}
+
+#[test]
+fn a_large_body_that_breaks_off_is_resumed() {
+    let bytes = noise(3_000_000, 5);
+    let (memory, server) = serve(&[("k.jpg", &bytes)]);
+    let ranges = Arc::new(Mutex::new(Vec::new()));
+    let asked_for = Arc::clone(&ranges);
+    server.plan(move |asked| {
+        if asked.path != "/lab/k.jpg" {
+            return None;
+        }
+        let header = |name| asked.headers.get(name).map(|v| v.to_str().unwrap().to_owned());
+        asked_for.lock().unwrap().push((header("range"), header("if-match")));
+        (asked.seen < 3).then_some(Fault::Reset(1_000_000))
+    });
+    let image = all(source(&server, "s3://lab")).remove(0).unwrap();
+    assert!(image.bytes == bytes);
+    let ranges = std::mem::take(&mut *ranges.lock().unwrap());
+    assert_eq!(ranges.len(), 4);
+    assert_eq!(ranges[0].0, None);
+    let mut from = 0;
+    for (range, etag) in &ranges[1..] {
+        let start: u64 = range
+            .as_ref()
+            .unwrap()
+            .strip_prefix("bytes=")
+            .unwrap()
+            .trim_end_matches('-')
+            .parse()
+            .unwrap();
+        assert!(start > from, "{ranges:?}");
+        from = start;
+        assert_eq!(etag, &ranges[0].1);
+        assert!(etag.is_some());
+    }
+    // A change between the pieces is seen: nothing is put together from two versions.
+    let (store, other) = (memory.clone(), noise(3_000_000, 6));
+    server.plan(move |asked| {
+        if asked.path == "/lab/k.jpg" && asked.seen == 1 {
+            store.seed("lab", "k.jpg", other.clone());
+        }
+        (asked.path == "/lab/k.jpg" && asked.seen == 0).then_some(Fault::Reset(1_000_000))
+    });
+    let error = all(source(&server, "s3://lab")).remove(0).unwrap_err();
+    assert_eq!(error.code(), "changed", "{error}");
+}
+
+#[test]
+fn what_does_not_pass_is_named_and_loses_nothing_else() {
+    let (memory, server) = serve(&[]);
+    let names = ["changed", "fine", "flipped", "refused", "unavailable", "vanished"];
+    let path = |name: &str| format!("{name}.jpg");
+    for name in names {
+        memory.seed("lab", &path(name), noise(2000, 7));
+    }
+    let store = memory.clone();
+    let is_listed = AtomicBool::new(false);
+    server.plan(move |asked| {
+        if !asked.query.contains("list-type") && !is_listed.swap(true, Ordering::SeqCst) {
+            // Behind the back of the listing.
+            store.seed("lab", "changed.jpg", noise(2000, 8));
+            store.remove("lab", "vanished.jpg");
+        }
+        match asked.path.as_str() {
+            "/lab/flipped.jpg" => Some(Fault::Flip(77)),
+            "/lab/refused.jpg" => Some(Fault::Error(403, "InvalidObjectState")),
+            "/lab/unavailable.jpg" => Some(Fault::Error(503, "SlowDown")),
+            _ => None,
+        }
+    });
+    let s3 = server.params().with_attempts(3).connect().unwrap();
+    // One at a time, so that the first request comes before all others.
+    let source = S3Source::new(&s3, "s3://lab").unwrap().with_requests_in_flight(1);
+    let images: Vec<_> = source.open().unwrap().collect();
+    let codes: Vec<_> =
+        images.iter().map(|i| i.as_ref().map_or_else(Error::code, |_| "-")).collect();
+    assert_eq!(codes, ["changed", "-", "wrong_checksum", "refused", "unavailable", "vanished"]);
+    let lines: Vec<_> =
+        images.iter().filter_map(|i| i.as_ref().err().map(Error::to_line)).collect();
+    assert_eq!(
+        lines[0],
+        "cannot read s3://lab/changed.jpg: it has changed (PreconditionFailed, HTTP 412)"
+    );
+    assert!(
+        lines[1].contains("does not fit the MD5 that is its ETag, after 3 attempts"),
+        "{lines:?}"
+    );
+    assert!(lines[2].contains("access denied (InvalidObjectState"), "{lines:?}");
+    assert!(
+        lines[3].contains("slow down (SlowDown: planned, HTTP 503), after 3 attempts"),
+        "{lines:?}"
+    );
+    assert!(lines[4].contains("it does not exist"), "{lines:?}");
+    let retries: u32 = images.iter().filter_map(|i| i.as_ref().err().map(Error::retries)).sum();
+    assert_eq!(retries, 4);
+    assert!(images.iter().filter_map(|i| i.as_ref().err()).all(Error::is_of_one_image));
+}
+
+#[test]
+fn a_listing_that_fails_ends_the_stream() {
+    let (memory, server) = serve(&[]);
+    memory.seed_many("lab", (0..10).map(|i| format!("{i}.jpg")), "x".into());
+    server.plan(|asked| {
+        asked.query.contains("continuation-token").then_some(Fault::Error(403, "AccessDenied"))
+    });
+    let images = all(source(&server, "s3://lab").with_page_size(4));
+    assert_eq!(images.len(), 5);
+    let error = images.last().unwrap().as_ref().unwrap_err();
+    // Nobody knows what is lost: a job must not go on.
+    assert!(matches!(error, Error::List { .. }) && !error.is_of_one_image());
+    // Credentials that run out while objects are read are not about one of them.
+    server.plan(|asked| {
+        (!asked.query.contains("list-type")).then_some(Fault::Error(400, "ExpiredToken"))
+    });
+    let error = all(source(&server, "s3://lab")).remove(0).unwrap_err();
+    assert!(
+        matches!(error, Error::Connect { .. }) && error.to_line().contains("expired"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_wrong_account_place_or_network_is_one_clear_line() {
+    let (_memory, server) = serve(&[("a.jpg", b"1")]);
+    let open = |params: S3Params, location: &str| {
+        let started = Instant::now();
+        let error = params
+            .connect()
+            .and_then(|s3| S3Source::new(&s3, location))
+            .and_then(ImageSource::open)
+            .unwrap_err();
+        // Soon, though not to the second on a busy machine.
+        assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+        let line = error.to_line();
+        assert!(!line.contains('\n') && !line.contains(SECRET_KEY), "{line}");
+        line
+    };
+    let params = || {
+        // With the waits that users have.
+        S3Params::default()
+            .with_endpoint_url(server.endpoint())
+            .with_region("eu-central-1")
+            .with_credentials(ACCESS_KEY, SECRET_KEY, None)
+    };
+    let line = open(params().with_credentials(ACCESS_KEY, "wrong", None), "s3://lab");
+    assert!(line.contains("cannot list s3://lab/: the secret key is wrong"), "{line}");
+    let line = open(params().with_credentials("AKIANOBODY", SECRET_KEY, None), "s3://lab");
+    assert!(line.contains("s3://lab/"), "{line}");
+    let line = open(params().with_anonymous(true), "s3://lab");
+    assert!(line.contains("access denied"), "{line}");
+    let line = open(params(), "s3://missing/x");
+    assert!(line.contains("cannot list s3://missing/x: the bucket does not exist"), "{line}");
+    server.plan(|_| Some(Fault::WrongRegion("us-west-2")));
+    let line = open(params(), "s3://lab");
+    assert!(line.contains("wrong region: the bucket is in us-west-2"), "{line}");
+    let line = open(params().with_endpoint_url("http://127.0.0.1:9"), "s3://lab");
+    assert!(line.contains("refused") && line.contains("after 3 attempts"), "{line}");
+    let line = open(params().with_endpoint_url("http://no.such.host.invalid"), "s3://lab");
+    assert!(line.contains("after 3 attempts"), "{line}");
+    // No route: packets go nowhere.
+    let nowhere = params()
+        .with_endpoint_url("http://192.0.2.1")
+        .with_connect_timeout(Duration::from_millis(500));
+    let line = open(nowhere, "s3://lab");
+    assert!(line.contains("cannot list s3://lab/"), "{line}");
+}
+
+#[test]
+fn secrets_are_never_shown() {
+    let (_memory, server) = serve(&[("a.jpg", b"1")]);
+    let params =
+        server.params().with_credentials(ACCESS_KEY, SECRET_KEY, Some("TOKEN42".to_owned()));
+    let shown = format!("{params:?}");
+    assert!(!shown.contains(SECRET_KEY) && !shown.contains("TOKEN42"), "{shown}");
+    let s3 = params.connect().unwrap();
+    let source = S3Source::new(&s3, "s3://lab").unwrap();
+    let shown = format!("{s3:?} {source:?} {:?}", source.clone().open().unwrap());
+    assert!(!shown.contains(SECRET_KEY) && !shown.contains("TOKEN42"), "{shown}");
+}
+
+#[test]
+fn bad_parameters_are_named() {
+    let (_memory, server) = serve(&[]);
+    let s3 = server.connect();
+    assert!(S3Source::new(&s3, "b/x").is_err());
+    let source = || S3Source::new(&s3, "s3://lab").unwrap();
+    for (source, name) in [
+        (source().with_page_size(0), "page_size"),
+        (source().with_page_size(1001), "page_size"),
+        (source().with_requests_in_flight(0), "requests_in_flight"),
+        (source().with_bytes_in_flight(0), "bytes_in_flight"),
+        (source().with_glob("a{b"), "glob"),
+        (source().with_extensions(Vec::<String>::new()), "extensions"),
+    ] {
+        assert!(source.open().unwrap_err().to_line().contains(name), "{name}");
+    }
+    for (params, name) in [
+        (server.params().with_attempts(0), "attempts"),
+        (server.params().with_timeout(Duration::ZERO), "timeout"),
+        (server.params().with_endpoint_url("localhost:9000"), "endpoint_url"),
+    ] {
+        assert!(params.connect().unwrap_err().to_line().contains(name), "{name}");
+    }
+}
+
+#[test]
+fn it_works_inside_another_runtime_and_ends_when_dropped() {
+    let (memory, server) = serve(&[]);
+    memory.seed_many("lab", (0..500).map(|i| format!("{i:03}.jpg")), "x".into());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let mut images = source(&server, "s3://lab").with_requests_in_flight(4).open().unwrap();
+        images.next().unwrap().unwrap();
+    });
+    // Nobody asks any more: what was queued is not fetched.
+    std::thread::sleep(Duration::from_millis(200));
+    let after = server.requests();
+    assert!(after < 100, "{after}");
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(server.requests(), after);
+}
+
+#[test]
+fn an_interrupt_ends_the_waiting() {
+    let (memory, server) = serve(&[]);
+    memory.seed_many("lab", (0..10).map(|i| format!("{i}.jpg")), "x".into());
+    server.plan(|asked| (!asked.query.contains("list-type")).then_some(Fault::Stall(0)));
+    let s3 = server.params().with_timeout(Duration::from_secs(600)).connect().unwrap();
+    let mut images = S3Source::new(&s3, "s3://lab").unwrap().open().unwrap();
+    let other = s3.clone();
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(100));
+        other.interrupt();
+    });
+    assert!(matches!(images.next(), Some(Err(Error::Interrupted))));
+}
+
+#[test]
+fn too_large_objects_are_not_even_asked_for() {
+    let (_memory, server) = serve(&[("1.jpg", b"1"), ("2.jpg", b"12345"), ("3.jpg", b"123")]);
+    let images = all(source(&server, "s3://lab").with_max_object_bytes(4));
+    let error = images[1].as_ref().unwrap_err();
+    assert!(images[0].is_ok() && images[2].is_ok());
+    assert_eq!((error.code(), error.uri()), ("too_large", Some("s3://lab/2.jpg")));
+    assert_eq!(server.requests(), 3);
+}
+
+mod listing {
+    //! Keys from files.
+
+    use std::io::Write as _;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    fn gzip(text: &str) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(text.as_bytes()).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    const KEYS: [&str; 4] = ["in/b.jpg", "in/a b+c%.jpg", "in/ü/x.jpg", "in/sub/z.jpg"];
+
+    fn serve_keys() -> (Memory, Server) {
+        let mut objects: Vec<(&str, &[u8])> =
+            KEYS.iter().map(|&key| (key, key.as_bytes())).collect();
+        objects.extend([("other/no.jpg", &b"x"[..]), ("in/unlisted.jpg", b"x")]);
+        serve(&objects)
+    }
+
+    fn expected() -> Vec<String> {
+        // In the order of the file, not of the keys.
+        KEYS.iter().map(|key| format!("s3://lab/{key}")).collect()
+    }
+
+    #[test]
+    fn plain_lines() {
+        let (_memory, server) = serve_keys();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("keys");
+        let lines =
+            "in/b.jpg\t8\nin/a b+c%.jpg\r\n\ns3://lab/in/ü/x.jpg\nin/sub/z.jpg\t12\nother/no.jpg\n";
+        fs::write(&file, lines).unwrap();
+        assert_eq!(uris(source(&server, "s3://lab/in").with_listing(&file)), expected());
+        let one_level = source(&server, "s3://lab/in").with_listing(&file).with_recursive(false);
+        assert_eq!(uris(one_level), expected()[..2]);
+        // The size is compared, and a key that does not exist has vanished.
+        fs::write(&file, "in/b.jpg\t9\nin/gone.jpg\nin/gone.jpg\t3\n").unwrap();
+        let images = all(source(&server, "s3://lab/in").with_listing(&file));
+        let codes: Vec<_> = images.iter().map(|i| i.as_ref().unwrap_err().code()).collect();
+        assert_eq!(codes, ["changed", "vanished", "vanished"]);
+        fs::write(file.with_extension("gz"), gzip("in/b.jpg\n")).unwrap();
+        let zipped = source(&server, "s3://lab/in").with_listing(file.with_extension("gz"));
+        assert_eq!(uris(zipped), expected()[..1]);
+    }
+
+    #[test]
+    fn an_inventory_in_csv() {
+        let (memory, server) = serve_keys();
+        let data = "\"lab\",\"in/b.jpg\",\"v1\",\"true\",\"false\",\"8\",\"cb62c6fc76e7b37bc2c8f8e9e6f2a2f1\"\n\
+                    \"lab\",\"in/b.jpg\",\"v0\",\"false\",\"false\",\"7\",\"\"\n\
+                    \"lab\",\"in/a+b%2Bc%25.jpg\",\"\",\"true\",\"false\",\"13\",\"\"\n\
+                    \"lab\",\"in/gone.jpg\",\"v2\",\"true\",\"true\",\"\",\"\"\n";
+        let more = "\"lab\",\"in/%C3%BC/x.jpg\",\"\",\"true\",\"false\",\"11\",\"\"\n\
+                    \"lab\",\"in/sub%2Fz.jpg\",\"\",\"true\",\"false\",\"12\",\"\"\n";
+        let manifest = r#"{"sourceBucket": "lab", "destinationBucket": "arn:aws:s3:::reports",
+            "fileFormat": "CSV", "creationTimestamp": "1",
+            "fileSchema": "Bucket, Key, VersionId, IsLatest, IsDeleteMarker, Size, ETag",
+            "files": [{"key": "inv/b/data/1.csv.gz", "size": 1}, {"key": "inv/b/data/2.csv.gz", "size": 1}]}"#;
+        // With the ETag that the object has.
+        let etag = md5_of(KEYS[0].as_bytes());
+        let data = data.replace("cb62c6fc76e7b37bc2c8f8e9e6f2a2f1", &etag);
+        memory.seed("reports", "inv/b/2026/manifest.json", manifest);
+        memory.seed("reports", "inv/b/data/1.csv.gz", gzip(&data));
+        memory.seed("reports", "inv/b/data/2.csv.gz", gzip(more));
+        let remote = "s3://reports/inv/b/2026/manifest.json";
+        assert_eq!(uris(source(&server, "s3://lab/in").with_listing(remote)), expected());
+        // The same, copied to a folder.
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("2026")).unwrap();
+        fs::create_dir_all(folder.path().join("data")).unwrap();
+        fs::write(folder.path().join("2026/manifest.json"), manifest).unwrap();
+        fs::write(folder.path().join("data/1.csv.gz"), gzip(&data)).unwrap();
+        fs::write(folder.path().join("data/2.csv.gz"), gzip(more)).unwrap();
+        let local = folder.path().join("2026/manifest.json");
+        assert_eq!(uris(source(&server, "s3://lab/in").with_listing(&local)), expected());
+        // An object that is another one than the inventory saw.
+        memory.seed("lab", "in/b.jpg", "IN/B.JPG");
+        let images = all(source(&server, "s3://lab/in").with_listing(remote));
+        assert_eq!(images[0].as_ref().unwrap_err().code(), "changed");
+        // A data file alone.
+        let file = folder.path().join("x.csv");
+        fs::write(&file, "lab,in/a+b%2Bc%25.jpg,13\nlab,in/sub/z.jpg\n").unwrap();
+        let alone = uris(source(&server, "s3://lab/in").with_listing(&file));
+        assert_eq!(alone, ["s3://lab/in/a b+c%.jpg", "s3://lab/in/sub/z.jpg"]);
+    }
+
+    fn md5_of(bytes: &[u8]) -> String {
+        use md5::{Digest as _, Md5};
+        Md5::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    #[test]
+    #[cfg(feature = "parquet")]
+    fn an_inventory_in_parquet() {
+        use std::sync::Arc;
+
+        use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray};
+        use parquet::arrow::ArrowWriter;
+        let (memory, server) = serve_keys();
+        let mut keys = KEYS.to_vec();
+        keys.extend(["in/old.jpg", "in/deleted.jpg", "other/no.jpg"]);
+        let n = keys.len();
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("bucket", Arc::new(StringArray::from(vec!["lab"; n]))),
+            ("key", Arc::new(StringArray::from(keys.clone()))),
+            ("is_latest", Arc::new(BooleanArray::from_iter((0..n).map(|i| Some(i != 4))))),
+            ("is_delete_marker", Arc::new(BooleanArray::from_iter((0..n).map(|i| Some(i == 5))))),
+            (
+                "size",
+                Arc::new(Int64Array::from_iter(
+                    keys.iter().map(|k| (k.len() > 8).then_some(k.len() as i64)),
+                )),
+            ),
+            (
+                "e_tag",
+                Arc::new(StringArray::from_iter(
+                    keys.iter().map(|k| (k.len() < 9).then(|| md5_of(k.as_bytes()))),
+                )),
+            ),
+        ];
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let mut bytes = Vec::new();
+        let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        memory.seed("lab", "inventory/1.parquet", bytes);
+        let listing = "s3://lab/inventory/1.parquet";
+        assert_eq!(uris(source(&server, "s3://lab/in").with_listing(listing)), expected());
+    }
+
+    #[test]
+    fn a_bad_listing_is_named() {
+        let (_memory, server) = serve_keys();
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for (name, text, says) in [
+            ("missing.csv", None, "No such file"),
+            ("x.json", Some("{}"), "missing field"),
+            (
+                "y.json",
+                Some(
+                    r#"{"sourceBucket":"c","destinationBucket":"d","fileFormat":"CSV","files":[]}"#,
+                ),
+                "of the bucket c, not lab",
+            ),
+            (
+                "o.json",
+                Some(
+                    r#"{"sourceBucket":"lab","destinationBucket":"d","fileFormat":"ORC","files":[{"key":"k"}]}"#,
+                ),
+                "neither",
+            ),
+            ("x.orc", Some("ORC"), "Parquet"),
+            ("x.parquet", Some("PAR0"), "x.parquet"),
+        ] {
+            if let Some(text) = text {
+                fs::write(path(name), text).unwrap();
+            }
+            let error = source(&server, "s3://lab").with_listing(path(name)).open().unwrap_err();
+            let line = error.to_line();
+            assert!(line.contains(says) && line.contains(name), "{line}");
+        }
+        for (name, text, says) in [
+            ("a.csv", "lab,in/b.jpg,8\nc,in/b.jpg,8\n", "line 2: it is of the bucket c"),
+            ("b.csv", "lab,in/b.jpg,true\n", "line 1: the size is \"true\""),
+            ("c.txt", "s3://c/in/b.jpg\n", "of the bucket c"),
+            ("d.txt", "in/b.jpg\tbig\n", "the size of in/b.jpg"),
+        ] {
+            fs::write(path(name), text).unwrap();
+            let last = all(source(&server, "s3://lab").with_listing(path(name))).pop().unwrap();
+            let error = last.unwrap_err();
+            assert!(matches!(error, Error::List { .. }));
+            assert!(error.to_line().contains(says), "{}", error.to_line());
+        }
+    }
+}
