@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use aws_config::BehaviorVersion;
+use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{
     ProvideCredentials as _, Region, RequestChecksumCalculation, ResponseChecksumValidation,
@@ -663,7 +665,9 @@ async fn configure(params: &S3Params) -> Result<Client> {
                 .build(),
         );
     if let Some(profile) = &params.profile {
-        loader = loader.profile_name(profile);
+        let credentials = ProfileFileCredentialsProvider::builder().profile_name(profile).build();
+        // Who names a profile means it, also where the environment holds other credentials.
+        loader = loader.profile_name(profile).credentials_provider(credentials);
     }
     if let Some(url) = &params.endpoint_url {
         loader = loader.endpoint_url(url);
@@ -694,11 +698,15 @@ async fn configure(params: &S3Params) -> Result<Client> {
             Some(provider) => provider.provide_credentials().await,
             None => return Err(Error::connect("no AWS credentials are set up")),
         };
-        credentials.map_err(|error| {
-            let fault = Fault::of_transport(Kind::Refused, &error);
-            Error::connect(format!(
-                "no AWS credentials were found in the environment, in ~/.aws or from a role ({fault})"
-            ))
+        credentials.map_err(|error| match (&error, &params.profile) {
+            (CredentialsError::CredentialsNotLoaded(_), None) => Error::connect(
+                "no AWS credentials were found in the environment, in ~/.aws or from a role",
+            ),
+            (_, profile) => {
+                let fault = Fault::of_transport(Kind::Account, &error);
+                let of = profile.as_ref().map_or(String::new(), |p| format!(" of the profile {p}"));
+                Error::connect(format!("the AWS credentials{of} cannot be used: {fault}"))
+            }
         })?;
     }
     let path_style = match params.addressing {

@@ -108,17 +108,21 @@ impl Fault {
 
     /// Reads an error of the transport, whose causes say more than itself.
     pub fn of_transport(kind: Kind, error: &(dyn StdError + 'static)) -> Self {
-        Self::new(kind, innermost(error))
+        let what = innermost(error);
+        match kind {
+            Kind::Network => Self::new(kind, format!("the network fails: {what}")),
+            _ => Self::new(kind, what),
+        }
     }
 }
 
-/// The most telling of an error's chain of causes: the last one, which is the system's.
+/// The most telling of an error's chain of causes, on one line: the last one, which is the system's.
 fn innermost(error: &(dyn StdError + 'static)) -> String {
     let mut last = error;
     while let Some(cause) = last.source() {
         last = cause;
     }
-    last.to_string()
+    last.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 impl<E> From<SdkError<E, HttpResponse>> for Fault

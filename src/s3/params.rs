@@ -96,7 +96,7 @@ impl S3Params {
         self
     }
 
-    /// Sets the profile to take from the files in `~/.aws`.
+    /// Sets the profile to take from the files in `~/.aws`, whatever the environment holds.
     pub fn with_profile(mut self, profile: impl Into<String>) -> Self {
         self.profile = Some(profile.into());
         self
@@ -168,8 +168,8 @@ impl S3Params {
     /// Finds region and credentials, and makes the client; no bucket is touched yet.
     ///
     /// # Errors
-    /// [`Error::InvalidParam`], also for an endpoint that is no URL and a profile that does not
-    /// exist; [`Error::Connect`] if there are no credentials.
+    /// [`Error::InvalidParam`], also for an endpoint that is no URL; [`Error::Connect`] if there are no
+    /// credentials.
     pub fn connect(self) -> Result<S3> {
         if self.attempts == 0 {
             return Err(Error::param("attempts", 0, "at least 1"));

@@ -19,7 +19,7 @@ use super::schema::{ScoreWidth, schema, to_record_batch};
 use super::staging::{ERRORS, Staging, WriteMode};
 use super::target::{Target, TargetFile};
 use super::{Failure, RowSink, SinkReport};
-use crate::error::{Error, Result};
+use crate::error::{BoxError, Error, Result};
 use crate::rows::RowBatch;
 #[cfg(feature = "s3")]
 use crate::s3::S3;
@@ -347,7 +347,7 @@ impl Part {
     ) -> Result<Self> {
         let (file, uri) = (target.file(name)?, target.uri(name));
         let mut writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties.clone()))
-            .map_err(|e| Error::write_to(uri.as_str(), e))?;
+            .map_err(|e| broken(&uri, e))?;
         for note in notes {
             writer.append_key_value_metadata(note.clone());
         }
@@ -355,17 +355,30 @@ impl Part {
     }
 
     fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        self.writer.write(batch).map_err(|e| Error::write_to(self.uri.as_str(), e))?;
+        self.writer.write(batch).map_err(|e| broken(&self.uri, e))?;
         self.rows += batch.num_rows() as u64;
         Ok(())
     }
 
     /// Completes the file and returns its length.
     fn close(self) -> Result<u64> {
-        let failed = |e: io::Error| Error::write_to(self.uri.as_str(), e);
-        let file = self.writer.into_inner().map_err(|e| Error::write_to(self.uri.as_str(), e))?;
-        file.close(self.rows).map_err(failed)
+        let file = self.writer.into_inner().map_err(|e| broken(&self.uri, e))?;
+        file.close(self.rows).map_err(|e| broken(&self.uri, e))
     }
+}
+
+/// What a failed write means: the file is broken, or the caller asked to stop.
+fn broken(uri: &str, error: impl Into<BoxError>) -> Error {
+    let error = error.into();
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&*error);
+    while let Some(at) = cause {
+        let inner = at.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if inner.and_then(|e| e.downcast_ref()).is_some_and(|e| matches!(e, Error::Interrupted)) {
+            return Error::Interrupted;
+        }
+        cause = at.source();
+    }
+    Error::write_to(uri, error)
 }
 
 fn writer_properties(params: &ParquetParams) -> Result<WriterProperties> {

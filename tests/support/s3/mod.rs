@@ -32,6 +32,39 @@ pub use memory::Memory;
 pub const ACCESS_KEY: &str = "AKIAIOSFODNN7EXAMPLE";
 pub const SECRET_KEY: &str = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
 
+/// What must hold for an output at every moment, for both kinds of reader: the one that asks the
+/// manifest for the files, and the one that looks for the mark and reads all there are.
+pub fn violation(
+    memory: &Memory,
+    bucket: &str,
+    out: &str,
+    is_result: impl Fn(&[Bytes]) -> bool,
+) -> Option<String> {
+    let objects = memory.objects(bucket, &format!("{out}/"));
+    let is_whole = |keys: &[String]| {
+        let files: Option<Vec<Bytes>> = keys.iter().map(|key| objects.get(key).cloned()).collect();
+        files.is_some_and(|files| is_result(&files))
+    };
+    if let Some(manifest) = objects.get(&format!("{out}/_manifest.json")) {
+        let manifest: serde_json::Value = serde_json::from_slice(manifest).unwrap();
+        if let Some(files) = manifest["current"]["files"].as_array() {
+            let name = |file: &serde_json::Value| file["name"].as_str().unwrap().to_owned();
+            let keys: Vec<_> = files.iter().map(|file| format!("{out}/{}", name(file))).collect();
+            if !is_whole(&keys) {
+                return Some(format!("the manifest names {keys:?}, which is no result"));
+            }
+        }
+    }
+    if objects.contains_key(&format!("{out}/_SUCCESS")) {
+        let parts = format!("{out}/part-");
+        let keys: Vec<_> = objects.keys().filter(|key| key.starts_with(&parts)).cloned().collect();
+        if !is_whole(&keys) {
+            return Some(format!("there is a mark of success on {keys:?}, which is no result"));
+        }
+    }
+    None
+}
+
 /// What goes wrong with one request.
 #[derive(Clone, Debug)]
 pub enum Fault {

@@ -1,0 +1,56 @@
+//! An S3 server in memory, to try the command line against: it holds the photos of a folder, or
+//! samples that it draws, in `s3://lab/in`, prints the environment in which it is found, and serves
+//! until it is stopped.
+//!
+//! ```sh
+//! cargo run --release --example s3_server [FOLDER] [COPIES] > server.env &
+//! . ./server.env && orb-features extract s3://lab/in s3://lab/out
+//! ```
+
+mod samples;
+#[path = "../tests/support/s3/mod.rs"]
+mod server;
+
+use std::io::Write as _;
+
+use bytes::Bytes;
+use orb_features::prelude::*;
+use server::{Memory, Server};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut args = std::env::args().skip(1);
+    let folder = args.next();
+    let copies: u32 = args.next().map_or(Ok(1), |n| n.parse())?;
+    let photos: Vec<(String, Bytes)> = match &folder {
+        Some(folder) => FsSource::new(folder)
+            .open()?
+            .map(|photo| {
+                photo.map(|p| (p.uri[folder.len()..].trim_matches('/').to_owned(), p.bytes))
+            })
+            .collect::<Result<_>>()?,
+        None => (0..120)
+            .map(|i| {
+                Ok((format!("kind{}/{i:03}.jpg", i % 6), samples::photo(i % 6, i as u32)?.into()))
+            })
+            .collect::<Result<_, image::ImageError>>()?,
+    };
+    let memory = Memory::with_bucket("lab");
+    for (name, bytes) in &photos {
+        // Copies share their bytes.
+        let keys = (0..copies).map(|copy| match copy {
+            0 => format!("in/{name}"),
+            _ => format!("in/copy{copy:05}/{name}"),
+        });
+        memory.seed_many("lab", keys, bytes.clone());
+    }
+    let server = Server::start(&memory);
+    let mut out = std::io::stdout().lock();
+    for (name, value) in server.environment() {
+        writeln!(out, "export {name}={value}")?;
+    }
+    out.flush()?;
+    eprintln!("{} photos in s3://lab/in", photos.len() as u64 * u64::from(copies));
+    loop {
+        std::thread::park();
+    }
+}

@@ -1,0 +1,413 @@
+//! The command line from and to S3, in a process of its own, against a server in this one.
+#![cfg(feature = "cli")]
+
+#[path = "../examples/samples/mod.rs"]
+mod samples;
+#[path = "support/s3/mod.rs"]
+mod server;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use arrow::array::{ArrayRef, StringArray};
+use arrow::compute::concat_batches;
+use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+use orb_features::prelude::*;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use server::{ACCESS_KEY, Fault, Memory, SECRET_KEY, Server};
+
+/// A folder and a bucket with the same photos, and a server.
+struct Bench {
+    root: tempfile::TempDir,
+    memory: Memory,
+    server: Server,
+}
+
+impl Bench {
+    fn new(photos: u32) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let memory = Memory::with_bucket("lab");
+        let server = Server::start(&memory);
+        fs::create_dir(root.path().join("in")).unwrap();
+        let bench = Self { root, memory, server };
+        // Few are drawn, many are there.
+        let drawn: Vec<Vec<u8>> =
+            (0..60.min(photos)).map(|i| samples::photo(i as usize % 6, i / 6).unwrap()).collect();
+        for i in 0..photos {
+            let kind = ["Apple Red 1", "kiwi+50%", "mangue été"][i as usize % 3];
+            bench.put(&format!("{kind}/{i:04}.jpg"), &drawn[i as usize % drawn.len()]);
+        }
+        bench
+    }
+
+    /// Puts a file into both.
+    fn put(&self, name: &str, bytes: &[u8]) {
+        let path = self.root.path().join("in").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+        self.memory.seed("lab", &format!("in/{name}"), bytes.to_vec());
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_orb-features"));
+        command.current_dir(self.root.path()).arg("extract").args(args);
+        command.envs(self.server.environment());
+        command
+    }
+
+    fn extract(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    fn report(&self, args: &[&str]) -> RunReport {
+        let output = self.extract(&[args, &["--json"]].concat());
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && message.is_empty(), "{args:?}: {message}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Runs to failure, with one line (and perhaps a hint) that holds no secret.
+    fn fails(&self, args: &[&str], status: i32, says: &[&str]) {
+        self.ends(self.command(args), status, says);
+    }
+
+    fn ends(&self, mut command: Command, status: i32, says: &[&str]) {
+        let started = Instant::now();
+        let output = command.output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(status), "{command:?}: {message}");
+        assert!(output.stdout.is_empty());
+        for word in says {
+            assert!(message.contains(word), "{command:?}: no {word:?} in: {message}");
+        }
+        let lines: Vec<_> = message.lines().filter(|line| !line.starts_with("hint: ")).collect();
+        assert!(lines.len() == 1 || status == 2, "{message}");
+        assert!(!message.contains(SECRET_KEY), "{message}");
+        assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+        assert_eq!(self.litter(), Vec::<String>::new(), "{message}");
+    }
+
+    /// What a run that is not complete must not leave.
+    fn litter(&self) -> Vec<String> {
+        let mut litter = self.memory.uploads();
+        litter.extend(self.memory.keys("lab", "out/_work/"));
+        litter
+    }
+
+    fn parts_in_bucket(&self) -> Vec<Bytes> {
+        self.memory.objects("lab", "out/part-").into_values().collect()
+    }
+
+    fn parts_in_folder(&self, folder: &str) -> Vec<Bytes> {
+        parts_of(&self.root.path().join(folder))
+    }
+}
+
+fn parts_of(folder: &Path) -> Vec<Bytes> {
+    let mut paths: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "parquet"))
+        .collect();
+    paths.sort();
+    paths.iter().map(|path| fs::read(path).unwrap().into()).collect()
+}
+
+/// All rows of all files, with `root` taken off the paths, and the notes in the footers.
+fn content(files: &[Bytes], root: &str) -> (RecordBatch, Vec<String>) {
+    let (mut batches, mut notes) = (Vec::new(), Vec::new());
+    for file in files {
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file.clone()).unwrap();
+        let pairs = reader.metadata().file_metadata().key_value_metadata().unwrap();
+        let pairs = pairs.iter().filter(|pair| pair.key.starts_with("orb_features."));
+        notes.push(pairs.map(|pair| format!("{}={:?}", pair.key, pair.value)).collect());
+        batches.extend(reader.build().unwrap().map(Result::unwrap));
+    }
+    let all = concat_batches(&batches[0].schema(), &batches).unwrap();
+    let paths = arrow::array::AsArray::as_string::<i32>(all.column(0));
+    let below: StringArray =
+        paths.iter().map(|path| path.map(|path| path.strip_prefix(root).unwrap())).collect();
+    let mut columns: Vec<ArrayRef> = all.columns().to_vec();
+    columns[0] = Arc::new(below);
+    (RecordBatch::try_new(all.schema(), columns).unwrap(), notes)
+}
+
+#[test]
+fn folder_and_bucket_agree_in_every_combination() {
+    let bench = Bench::new(60);
+    bench.put("kiwi+50%/broken.jpg", b"\xff\xd8\xff broken");
+    bench.put("empty.jpg", b"");
+    bench.put("notes.txt", b"no image");
+    let common = ["--on-error", "record", "--rows-per-file", "100"];
+    let run = |from: &str, to: &str| bench.report(&[&[from, to], &common[..]].concat());
+    let folder = run("in", "folder-to-folder");
+    let expected = content(&bench.parts_in_folder("folder-to-folder"), "in/");
+    assert!(expected.0.num_rows() > 300 && expected.1.len() > 3);
+    for (from, to) in [
+        ("s3://lab/in", "s3://lab/out"),
+        ("in", "s3://lab/out"),
+        ("s3a://lab/in/", "bucket-to-folder"),
+    ] {
+        let mode: &[&str] = if to.starts_with("s3") { &["--mode", "overwrite"] } else { &[] };
+        let report = bench.report(&[&[from, to], &common[..], mode].concat());
+        assert_eq!(report.rows, folder.rows);
+        assert_eq!((&report.failed, report.model), (&folder.failed, folder.model.clone()));
+        let (files, errors) = if to.starts_with("s3") {
+            (bench.parts_in_bucket(), bench.memory.keys("lab", "out/_errors/").len())
+        } else {
+            (bench.parts_in_folder(to), parts_of(&bench.root.path().join(to).join("_errors")).len())
+        };
+        let root = if from == "in" { "in/" } else { "s3://lab/in/" };
+        assert!(content(&files, root) == expected, "{from} to {to}");
+        assert_eq!(errors, 1);
+        assert_eq!(bench.litter(), Vec::<String>::new());
+    }
+    // The summary names the place.
+    let output = bench.extract(&["s3://lab/in", "s3://lab/elsewhere", "--on-error", "skip"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.contains("in s3://lab/elsewhere") && text.contains("s3://lab/in/empty.jpg"),
+        "{text}"
+    );
+}
+
+#[test]
+fn five_thousand_objects_come_through_a_storm() {
+    let bench = Bench::new(5000);
+    let calm = bench.report(&["in", "calm"]);
+    bench.server.storm(1);
+    let report = bench.report(&[
+        "s3://lab/in",
+        "s3://lab/out",
+        "--timeout",
+        "2",
+        "--requests-in-flight",
+        "200",
+    ]);
+    let requests = bench.server.requests();
+    assert!(bench.server.faults() * 10 > requests * 3, "{} of {requests}", bench.server.faults());
+    bench.server.heal();
+    assert_eq!((report.images, report.decoded, report.rows), (5000, 5000, calm.rows));
+    assert!(report.retries > 1000, "{}", report.retries);
+    let stormy = content(&bench.parts_in_bucket(), "s3://lab/in/");
+    assert!(stormy == content(&bench.parts_in_folder("calm"), "in/"));
+    assert_eq!(bench.litter(), Vec::<String>::new());
+    let text = report.to_string();
+    assert!(text.contains("retries"), "{text}");
+}
+
+#[test]
+fn selections_and_listings() {
+    let bench = Bench::new(12);
+    bench.put("top.jpg", &samples::photo(1, 1).unwrap());
+    bench.put("top.png", b"not listed");
+    let images = |args: &[&str]| {
+        let all = ["s3://lab/in", "s3://lab/out", "--no-pca", "--mode", "overwrite"];
+        bench.report(&[&all[..], args].concat()).images
+    };
+    assert_eq!(images(&["--glob", "**/*.jpg"]), 13);
+    assert_eq!(images(&["--one-level", "--extensions", "jpg"]), 1);
+    assert_eq!(images(&["--glob", "kiwi*/*", "--min-bytes", "1", "--max-bytes", "1000000"]), 4);
+    fs::write(bench.root.path().join("keys.txt"), "in/top.jpg\nin/kiwi+50%/0001.jpg\n").unwrap();
+    let listing = ["--listing", "keys.txt", "--requests-in-flight", "1", "--bytes-in-flight", "10"];
+    assert_eq!(images(&listing), 2);
+    let folder = bench.report(&["in", "out", "--one-level", "--extensions", ".JPG", "--no-pca"]);
+    assert_eq!(folder.images, 1);
+}
+
+#[test]
+fn what_is_wrong_is_one_line_and_soon() {
+    let bench = Bench::new(2);
+    let wrong = |name: &str, value: &str, says: &[&str]| {
+        let mut command = bench.command(&["s3://lab/in", "s3://lab/out"]);
+        command.env(name, value);
+        bench.ends(command, 1, says);
+    };
+    wrong("AWS_SECRET_ACCESS_KEY", "wrong", &["cannot list s3://lab/in", "secret key is wrong"]);
+    wrong("AWS_ACCESS_KEY_ID", "AKIANOBODY", &["cannot list s3://lab/in"]);
+    wrong("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9", &["cannot list s3://lab/in", "refused"]);
+    let mut command = bench.command(&["s3://lab/in", "s3://lab/out"]);
+    for (name, _) in bench.server.environment() {
+        if name.contains("KEY") {
+            command.env_remove(name);
+        }
+    }
+    command.env("AWS_EC2_METADATA_DISABLED", "true");
+    bench.ends(command, 1, &["no AWS credentials were found", "hint: ", "--no-sign-request"]);
+
+    let run = |args: &[&str], says: &[&str]| bench.fails(args, 1, says);
+    run(&["s3://nobucket/in", "s3://lab/out"], &["cannot list s3://nobucket/in", "does not exist"]);
+    run(
+        &["s3://lab/in", "s3://nobucket/out"],
+        &["cannot write s3://nobucket/out", "does not exist"],
+    );
+    run(&["s3://lab/in", "s3://lab/out", "--profile", "nobody"], &["cannot connect", "nobody"]);
+    run(&["s3://lab/none", "s3://lab/out"], &["no image in s3://lab/none"]);
+    run(&["s3://lab/in", "s3://lab/in"], &["s3://lab/in exists", "overwrite"]);
+    run(&["s3://lab/in", "s3://lab/in", "--mode", "overwrite"], &["not part of a result"]);
+    run(&["s3://lab/in", "s3://lab/out", "--no-sign-request"], &["access denied"]);
+    run(&["s3://lab/in", "s3://lab/out", "--listing", "none.csv"], &["none.csv", "No such file"]);
+    bench.server.plan(|_| Some(Fault::WrongRegion("eu-west-3")));
+    run(&["s3://lab/in", "s3://lab/out"], &["wrong region: the bucket is in eu-west-3"]);
+    bench.server.heal();
+
+    let usage = |args: &[&str], says: &[&str]| bench.fails(args, 2, says);
+    usage(&["s3://", "out"], &["s3://"]);
+    usage(&["in", "out", "--region", "eu-central-1"], &["--region is for s3://"]);
+    usage(&["in", "s3://lab/out", "--listing", "x"], &["--listing is for s3:// as IN"]);
+    usage(&["s3://lab/in", "out", "--no-conditional-writes"], &["s3:// as OUT"]);
+    usage(&["s3://lab/in", "out", "--attempts", "0"], &["--attempts"]);
+    usage(&["s3://lab/in", "out", "--endpoint-url", "localhost"], &["localhost"]);
+    assert!(!bench.root.path().join("out").exists());
+}
+
+#[test]
+fn an_object_that_fails_follows_the_policy() {
+    let bench = Bench::new(12);
+    bench
+        .server
+        .plan(|asked| asked.path.ends_with("/0004.jpg").then_some(Fault::Error(503, "SlowDown")));
+    let few = ["s3://lab/in", "s3://lab/out", "--attempts", "2"];
+    let says = ["0004.jpg", "slow down", "after 2 attempts", "--on-error"];
+    bench.fails(&few, 1, &says);
+    assert!(bench.memory.keys("lab", "out/").is_empty());
+    let report = bench.report(&[&few[..], &["--on-error", "record"]].concat());
+    assert_eq!((report.images, report.decoded, report.failed["unavailable"]), (12, 11, 1));
+    assert_eq!((report.retries, report.sink.failures), (1, 1));
+}
+
+/// Starts a run and gives the server a hand on it.
+fn start(bench: &Bench, args: &[&str]) -> Child {
+    bench.command(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn signal(child: &Child, signal: &str) {
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+}
+
+#[test]
+#[cfg(unix)]
+fn an_interrupt_cleans_up_even_while_nothing_comes() {
+    let bench = Bench::new(40);
+    let is_stuck = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&is_stuck);
+    // Reads, then uploads, hang for ever.
+    for stuck in ["GET /lab/in/", "PUT /lab/out/part-"] {
+        let flag = Arc::clone(&flag);
+        is_stuck.store(false, Ordering::SeqCst);
+        bench.server.plan(move |asked| {
+            let request = format!("{} {}", asked.method, asked.path);
+            let is_one = request.starts_with(stuck) && !asked.query.contains("list-type");
+            is_one.then(|| {
+                flag.store(true, Ordering::SeqCst);
+                Fault::Late(Duration::from_secs(600))
+            })
+        });
+        let args = ["s3://lab/in", "s3://lab/out", "--timeout", "1000"];
+        let child = start(&bench, &args);
+        while !is_stuck.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        signal(&child, "-INT");
+        let output = child.wait_with_output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(130), "{stuck}: {message}");
+        assert!(message.contains("interrupted"), "{message}");
+        assert!(bench.memory.keys("lab", "out/").is_empty() && bench.memory.uploads().is_empty());
+    }
+}
+
+/// Runs are killed at requests of all kinds, and at random moments; the run after each succeeds and
+/// clears up, and no reader ever sees a part of a result.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_killed_run_leaves_nothing_that_the_next_does_not_mend() {
+    let bench = Bench::new(30);
+    let args =
+        ["s3://lab/in", "s3://lab/out", "--mode", "overwrite", "--rows-per-file", "50", "--no-pca"];
+    let first = bench.report(&args);
+    assert!(first.sink.files > 2);
+    let rows = first.rows as i64;
+    let is_result = move |files: &[Bytes]| {
+        let count = |file: &Bytes| {
+            let reader = ParquetRecordBatchReaderBuilder::try_new(file.clone()).unwrap();
+            reader.metadata().file_metadata().num_rows()
+        };
+        files.iter().map(count).sum::<i64>() == rows
+    };
+    let check = move |memory: &Memory| server::violation(memory, "lab", "out", is_result);
+    let before = bench.server.requests();
+    bench.report(&args);
+    let whole = (bench.server.requests() - before) as i64;
+    let mut killed_at = Vec::new();
+    // Every request after the last photo is part of uploads and commit.
+    let requests = (5..whole + 2).filter(|n| *n > whole - 34 || n % 9 == 0);
+    for last in requests {
+        let seen = Arc::new(Mutex::new(None));
+        let (process, left) = (Arc::new(AtomicI64::new(0)), AtomicI64::new(last));
+        let (memory, violations, id) =
+            (bench.memory.clone(), Arc::clone(&seen), Arc::clone(&process));
+        bench.server.plan(move |_| {
+            let violation = check(&memory);
+            if violation.is_some() {
+                *violations.lock().unwrap() = violation;
+            }
+            if left.fetch_sub(1, Ordering::SeqCst) == 0 {
+                let mut id_now = id.load(Ordering::SeqCst);
+                while id_now == 0 {
+                    std::thread::yield_now();
+                    id_now = id.load(Ordering::SeqCst);
+                }
+                let _ = Command::new("kill").args(["-KILL", &id_now.to_string()]).status();
+                // Half of the requests that it dies at are executed.
+                return (last % 2 == 0).then_some(Fault::Error(500, "InternalError"));
+            }
+            None
+        });
+        let mut child = start(&bench, &args);
+        process.store(child.id().into(), Ordering::SeqCst);
+        let was_killed = !child.wait().unwrap().success();
+        bench.server.heal();
+        killed_at.extend(was_killed.then_some(last));
+        assert_eq!(*seen.lock().unwrap(), None, "killed at {last} of {whole}");
+        assert_eq!(check(&bench.memory), None, "killed at {last} of {whole}");
+        let next = bench.report(&args);
+        assert_eq!((next.rows, next.retries), (first.rows, 0));
+        assert_eq!(check(&bench.memory), None);
+        assert_eq!(bench.litter(), Vec::<String>::new(), "killed at {last} of {whole}");
+        assert_eq!(bench.memory.keys("lab", "out/part-").len() as u64, next.sink.files);
+    }
+    assert!(killed_at.len() > 35, "{killed_at:?} of {whole}");
+    // At random moments, too.
+    for round in 0..10 {
+        let mut child = start(&bench, &args);
+        std::thread::sleep(Duration::from_millis(fastrand::u64(0..400)));
+        let _ = child.kill();
+        child.wait().unwrap();
+        assert_eq!(check(&bench.memory), None, "round {round}");
+    }
+    bench.report(&args);
+    assert_eq!(bench.litter(), Vec::<String>::new());
+}
+
+#[test]
+fn nothing_secret_is_printed_however_much_is_logged() {
+    let bench = Bench::new(2);
+    let mut command = bench.command(&["s3://lab/in", "s3://lab/out", "--no-pca"]);
+    command.env("RUST_LOG", "trace").env("RUST_BACKTRACE", "full");
+    command.env("AWS_SESSION_TOKEN", "TOKEN42");
+    let output = command.output().unwrap();
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(!text.contains(SECRET_KEY) && !text.contains("TOKEN42"), "{text}");
+    assert!(!text.contains(ACCESS_KEY), "{text}");
+}
