@@ -44,7 +44,8 @@ echo "features: $features"
 
 say "format and lints"
 cargo fmt --check
-for set in "--no-default-features" "" "--features $features"; do
+for set in "--no-default-features" "--no-default-features --features parquet" \
+    "--no-default-features --features s3" "" "--features $features"; do
     # shellcheck disable=SC2086  # the set is words
     cargo clippy --quiet --all-targets $set -- -D warnings
 done
@@ -53,7 +54,7 @@ say "documentation"
 RUSTDOCFLAGS=-Dwarnings cargo doc --quiet --no-deps --features cli
 
 say "features keep to themselves"
-for crate in opencv turbojpeg clap parquet arrow; do
+for crate in opencv turbojpeg clap parquet arrow aws-sdk-s3 tokio; do
     if cargo tree --no-default-features --edges normal --prefix none | grep -q "^$crate v"; then
         echo "$crate is built without its feature" && exit 1
     fi
@@ -69,15 +70,18 @@ tests --features "$features" --all-targets
 tests --features "$features" --doc
 cargo run --quiet --example quickstart target/quickstart-test
 cargo run --quiet --example own_stage
+cargo run --quiet --example s3
 
 say "the package builds from itself alone"
 cargo package --quiet --allow-dirty --target-dir target/package-check
 
-say "other readers and the newest OpenCV, from PyPI"
+say "other readers, another S3 server and the newest OpenCV, from PyPI"
 venv=target/venv
 if { [ -x $venv/bin/python ] || python3 -m venv $venv; } &&
     $venv/bin/pip install --quiet --disable-pip-version-check \
-        numpy pandas pyarrow polars duckdb scikit-learn opencv-python-headless; then
+        numpy pandas pyarrow polars duckdb scikit-learn opencv-python-headless 'moto[server]'; then
+    ORB_FEATURES_MOTO=$PWD/$venv/bin/moto_server \
+        tests --features "$features" --test s3_other_server -- --include-ignored
     cargo build --quiet --features "$features"
     $venv/bin/python ci/read_back.py target/debug/orb-features target/quickstart-test/photos
     if [[ $features == *turbojpeg* ]]; then jpeg=--jpeg; else jpeg=; fi

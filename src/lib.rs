@@ -1,8 +1,8 @@
-//! Folders of photos to ORB keypoints and descriptors, principal components and Parquet.
+//! Photos in folders or S3 to ORB keypoints and descriptors, principal components and Parquet.
 //!
 //! ```text
 //!  source            decode            orb                 rows            pca              sink
-//!  folder, memory    bytes -> grey     grey -> features    one row each    fit, project     Parquet
+//!  folder, S3, ..    bytes -> grey     grey -> features    one row each    fit, project     Parquet
 //!  ImageObject  ──▶  DecodedImage ──▶  ImageFeatures  ──▶  DescriptorRow ─▶ RowBatch  ────▶ files, _SUCCESS
 //! ```
 //!
@@ -40,8 +40,9 @@
 //!   holds the names of the folder that it is in.
 //! - **Nothing lost.** An image ends as its rows, as an image without features, or as one error that names
 //!   it, the stage and the cause.
-//! - **All or nothing.** A new or replaced result appears when it is complete; files that are added to one appear
-//!   one by one, with no `_SUCCESS` until the last is there.
+//! - **All or nothing.** A new or replaced result appears when it is complete; files that are added to one, and
+//!   all files in S3, appear one by one, with no `_SUCCESS` until the last is there. In S3 `_manifest.json` always names
+//!   one complete result.
 //!
 //! What is *not* promised is a number of keypoints: `n_features` is a quota shared out over the levels,
 //! ties may exceed it, and small images reach less ([`OrbParams`](orb::OrbParams)).
@@ -51,6 +52,7 @@
 //! | feature | default | brings |
 //! |---|---|---|
 //! | `parquet` | yes | the Parquet sink, through arrow and parquet |
+//! | `s3` | yes | the S3 source and, with `parquet`, the S3 sink, through the AWS SDK |
 //! | `cli` | no | the program `orb-features` |
 //! | `turbojpeg` | no | JPEGs through libjpeg-turbo, with the pixels of `cv::imread`; built from source with cmake and nasm, or the system's (version 3) with `TURBOJPEG_SOURCE=pkg-config` in the environment of the build |
 //! | `opencv` | no | OpenCV's own ORB behind [`FeatureExtractor`](orb::FeatureExtractor), and the parity tests |

@@ -319,7 +319,8 @@ fn an_interrupt_cleans_up_even_while_nothing_comes() {
         let message = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(130), "{stuck}: {message}");
         assert!(message.contains("interrupted"), "{message}");
-        assert!(bench.memory.keys("lab", "out/").is_empty() && bench.memory.uploads().is_empty());
+        let left = (bench.memory.keys("lab", "out/"), bench.memory.uploads());
+        assert_eq!(left, Default::default(), "{stuck}");
     }
 }
 

@@ -1,10 +1,11 @@
 //! The connection: every request that is made of the server, with its retries.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::panic::resume_unwind;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use aws_config::BehaviorVersion;
@@ -31,11 +32,15 @@ use tokio::sync::watch;
 
 use super::fault::{Fault, Kind};
 use super::params::{Addressing, S3Params};
+use super::route::{Route, Wallet};
 use super::whole::WholeAnswers;
 use crate::error::{Error, Result};
 
 /// Attempts at a server that has never answered: a wrong address shows soon.
 const ATTEMPTS_UNREACHED: u32 = 3;
+
+/// How long a change that is under way may take when the caller asks to stop.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// The slowest transfer that counts as progress, in bytes a second.
 const SLOWEST: u64 = 16 << 10;
@@ -62,6 +67,9 @@ pub struct S3 {
 
 struct Inner {
     client: Client,
+    wallet: Wallet,
+    /// How objects are got, by bucket.
+    routes: RwLock<HashMap<String, Arc<Route>>>,
     params: S3Params,
     retries: AtomicU64,
     /// Whether the server has ever answered.
@@ -137,11 +145,13 @@ impl S3 {
             .map_err(|e| Error::connect(e))?;
         let runtime = Background(Some(runtime));
         let wanted = params.clone();
-        let client = block_on(&runtime, async move { configure(&wanted).await })?;
+        let (client, wallet) = block_on(&runtime, async move { configure(&wanted).await })?;
         Ok(Self {
             retries: Arc::default(),
             inner: Arc::new(Inner {
                 client,
+                wallet,
+                routes: RwLock::default(),
                 params,
                 retries: AtomicU64::new(0),
                 reached: AtomicBool::new(false),
@@ -196,6 +206,27 @@ impl S3 {
         })
     }
 
+    /// Waits for a task that changes something on the server, so that it can be undone afterwards: if
+    /// the connection is interrupted, the task has a moment to end.
+    pub(crate) fn wait_for_change<T: Send + 'static>(
+        &self,
+        mut task: tokio::task::JoinHandle<T>,
+    ) -> Result<T> {
+        let outcome = self.wait_for(&mut task);
+        let Ok(outcome) = outcome else {
+            self.wait(move |_| async move {
+                if tokio::time::timeout(GRACE, &mut task).await.is_err() {
+                    task.abort();
+                }
+            });
+            return Err(Error::Interrupted);
+        };
+        outcome.map_err(|error| match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            Err(_) => Error::Interrupted,
+        })
+    }
+
     /// Starts a task on the connection's runtime.
     pub(crate) fn spawn<F>(&self, future: F) -> tokio::task::JoinHandle<F::Output>
     where
@@ -215,6 +246,20 @@ impl S3 {
 
     pub(super) fn client(&self) -> &Client {
         &self.inner.client
+    }
+
+    pub(super) fn wallet(&self) -> &Wallet {
+        &self.inner.wallet
+    }
+
+    /// How the objects of a bucket are got, once it is known.
+    pub(super) fn route(&self, bucket: &str) -> Option<Arc<Route>> {
+        self.inner.routes.read().unwrap_or_else(PoisonError::into_inner).get(bucket).cloned()
+    }
+
+    pub(super) fn set_route(&self, bucket: &str, route: Route) {
+        let mut routes = self.inner.routes.write().unwrap_or_else(PoisonError::into_inner);
+        routes.entry(bucket.to_owned()).or_insert_with(|| Arc::new(route));
     }
 
     pub(super) fn params(&self) -> &S3Params {
@@ -653,7 +698,7 @@ where
 }
 
 /// Finds region, credentials and endpoint.
-async fn configure(params: &S3Params) -> Result<Client> {
+async fn configure(params: &S3Params) -> Result<(Client, Wallet)> {
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         // Retries are ours: counted, resumed, and without the quota that all clients share.
         .retry_config(RetryConfig::disabled())
@@ -723,7 +768,8 @@ async fn configure(params: &S3Params) -> Result<Client> {
     if config.region().is_none() {
         builder = builder.region(Region::new(DEFAULT_REGION));
     }
-    Ok(Client::from_conf(builder.build()))
+    let wallet = Wallet::new(config.credentials_provider());
+    Ok((Client::from_conf(builder.build()), wallet))
 }
 
 /// The endpoint for S3 that environment or profile name, found as the SDK finds it.

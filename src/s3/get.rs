@@ -1,15 +1,20 @@
 //! Reading an object so that what arrives is what was listed, whatever happens on the way.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::primitives::{ByteStream, DateTime, DateTimeFormat};
 use aws_sdk_s3::types::{ChecksumMode, ServerSideEncryption};
 use aws_smithy_checksums::ChecksumAlgorithm;
+use aws_smithy_runtime_api::client::http::HttpConnectorSettings;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use bytes::{Bytes, BytesMut};
 use md5::{Digest as _, Md5};
 
 use super::client::{Listed, S3};
 use super::fault::{Fault, Kind};
+use super::route::{Learn, Route};
 
 /// What was read before the body broke off is kept from this length on, and the rest asked for.
 const RESUME_FROM: usize = 256 << 10;
@@ -20,6 +25,13 @@ pub(crate) struct Got {
     pub bytes: Bytes,
     pub etag: Option<String>,
     pub modified: Option<SystemTime>,
+}
+
+/// The beginning of an answer, and the body to come.
+struct Answer {
+    head: Head,
+    range: Option<String>,
+    body: ByteStream,
 }
 
 /// What the headers of an answer say about the whole object.
@@ -71,18 +83,8 @@ impl S3 {
     ) -> Result<Bytes, Fault> {
         let expected = wanted.size.unwrap_or_default().saturating_sub(start);
         self.retry(|| async move {
-            let answer = self.in_time(0, async {
-                Ok(self
-                    .client()
-                    .get_object()
-                    .bucket(bucket)
-                    .key(&wanted.key)
-                    .set_if_match(wanted.etag.clone())
-                    .set_range((start > 0).then(|| format!("bytes={start}-")))
-                    .send()
-                    .await?)
-            });
-            let body = answer.await?.body;
+            let ask = self.ask(bucket, &wanted.key, wanted.etag.clone(), start);
+            let body = self.in_time(0, ask).await?.body;
             let end = self
                 .in_time(expected, async {
                     body.collect().await.map_err(|e| Fault::of_transport(Kind::Network, &e))
@@ -107,26 +109,13 @@ impl S3 {
     ) -> Result<(), Fault> {
         let start = bytes.len();
         let etag = wanted.etag.clone().or_else(|| head.as_ref()?.etag.clone());
-        let mut answer = self
-            .in_time(0, async {
-                Ok(self
-                    .client()
-                    .get_object()
-                    .bucket(bucket)
-                    .key(&wanted.key)
-                    .checksum_mode(ChecksumMode::Enabled)
-                    .set_if_match(etag)
-                    .set_range((start > 0).then(|| format!("bytes={start}-")))
-                    .send()
-                    .await?)
-            })
-            .await?;
-        if start > 0 && !answer.content_range().is_some_and(|range| begins_at(range, start)) {
+        let mut answer = self.in_time(0, self.ask(bucket, &wanted.key, etag, start as u64)).await?;
+        if start > 0 && !answer.range.is_some_and(|range| begins_at(&range, start)) {
             // The server gives the whole instead of the rest.
             bytes.clear();
             *head = None;
         }
-        let head = head.get_or_insert_with(|| Head::of(&answer));
+        let head = head.get_or_insert(answer.head);
         let whole = head.length.unwrap_or_default();
         bytes.reserve((whole as usize).saturating_sub(bytes.len()));
         loop {
@@ -146,21 +135,92 @@ impl S3 {
     }
 }
 
+impl S3 {
+    /// Asks for an object from `start` on, of this version if there is an ETag.
+    async fn ask(
+        &self,
+        bucket: &str,
+        key: &str,
+        etag: Option<String>,
+        start: u64,
+    ) -> Result<Answer, Fault> {
+        let range = (start > 0).then(|| format!("bytes={start}-"));
+        let Some(route) = self.route(bucket) else {
+            return self.ask_by_sdk(bucket, key, etag, range).await;
+        };
+        let mut headers = vec![("x-amz-checksum-mode", "ENABLED".to_owned())];
+        headers.extend(etag.map(|etag| ("if-match", etag)));
+        headers.extend(range.map(|range| ("range", range)));
+        let answer = route.get(key, &headers, self.wallet()).await?;
+        Ok(Answer {
+            head: Head::of_response(&answer),
+            range: answer.headers().get("content-range").map(str::to_owned),
+            body: ByteStream::new(answer.into_body()),
+        })
+    }
+
+    /// The same through the SDK, from which the route is learned.
+    async fn ask_by_sdk(
+        &self,
+        bucket: &str,
+        key: &str,
+        etag: Option<String>,
+        range: Option<String>,
+    ) -> Result<Answer, Fault> {
+        let learned: Arc<Mutex<Option<Route>>> = Arc::default();
+        let settings = HttpConnectorSettings::builder()
+            .connect_timeout(self.params().connect_timeout)
+            .read_timeout(self.params().timeout)
+            .build();
+        let learn = Learn { key: key.to_owned(), settings, learned: Arc::clone(&learned) };
+        let answer = self
+            .client()
+            .get_object()
+            .bucket(bucket)
+            .key(key)
+            .checksum_mode(ChecksumMode::Enabled)
+            .set_if_match(etag)
+            .set_range(range)
+            .customize()
+            .interceptor(learn)
+            .send()
+            .await?;
+        if let Some(route) = learned.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            self.set_route(bucket, route);
+        }
+        Ok(Answer {
+            head: Head::of_output(&answer),
+            range: answer.content_range,
+            body: answer.body,
+        })
+    }
+}
+
+/// Algorithms by preference, and the header that holds their sum.
+const CHECKSUMS: [(ChecksumAlgorithm, &str); 5] = [
+    (ChecksumAlgorithm::Crc64Nvme, "x-amz-checksum-crc64nvme"),
+    (ChecksumAlgorithm::Crc32c, "x-amz-checksum-crc32c"),
+    (ChecksumAlgorithm::Crc32, "x-amz-checksum-crc32"),
+    (ChecksumAlgorithm::Sha256, "x-amz-checksum-sha256"),
+    (ChecksumAlgorithm::Sha1, "x-amz-checksum-sha1"),
+];
+
 impl Head {
-    fn of(answer: &GetObjectOutput) -> Self {
-        use ChecksumAlgorithm::{Crc32, Crc32c, Crc64Nvme, Sha1, Sha256};
-        let checksum = [
-            (Crc64Nvme, answer.checksum_crc64_nvme()),
-            (Crc32c, answer.checksum_crc32_c()),
-            (Crc32, answer.checksum_crc32()),
-            (Sha256, answer.checksum_sha256()),
-            (Sha1, answer.checksum_sha1()),
-        ]
-        .into_iter()
-        // With a dash it is one of the parts' checksums, not of the bytes.
-        .find_map(|(algorithm, sum)| {
-            sum.filter(|sum| !sum.contains('-')).map(|sum| (algorithm, sum.to_owned()))
-        });
+    fn of_response(answer: &HttpResponse) -> Self {
+        let header = |name: &str| answer.headers().get(name);
+        let date = header("last-modified")
+            .and_then(|text| DateTime::from_str(text, DateTimeFormat::HttpDate).ok());
+        Self {
+            length: header("content-length").and_then(|n| n.parse().ok()),
+            etag: header("etag").map(str::to_owned),
+            modified: date.and_then(|date| SystemTime::try_from(date).ok()),
+            checksum: best_checksum(CHECKSUMS.map(|(_, name)| header(name))),
+            encrypted: header("x-amz-server-side-encryption").is_some_and(|kind| kind != "AES256")
+                || header("x-amz-server-side-encryption-customer-algorithm").is_some(),
+        }
+    }
+
+    fn of_output(answer: &GetObjectOutput) -> Self {
         let by_key = answer
             .server_side_encryption()
             .is_some_and(|kind| *kind != ServerSideEncryption::Aes256);
@@ -168,10 +228,24 @@ impl Head {
             length: answer.content_length().and_then(|n| u64::try_from(n).ok()),
             etag: answer.e_tag().map(str::to_owned),
             modified: answer.last_modified().and_then(|time| SystemTime::try_from(*time).ok()),
-            checksum,
+            checksum: best_checksum([
+                answer.checksum_crc64_nvme(),
+                answer.checksum_crc32_c(),
+                answer.checksum_crc32(),
+                answer.checksum_sha256(),
+                answer.checksum_sha1(),
+            ]),
             encrypted: by_key || answer.sse_customer_algorithm().is_some(),
         }
     }
+}
+
+/// The first that is there; they are in the order of [`CHECKSUMS`].
+fn best_checksum(sums: [Option<&str>; CHECKSUMS.len()]) -> Option<(ChecksumAlgorithm, String)> {
+    CHECKSUMS.iter().zip(sums).find_map(|((algorithm, _), sum)| {
+        // With a dash it is one of the parts' checksums, not of the bytes.
+        sum.filter(|sum| !sum.contains('-')).map(|sum| (*algorithm, sum.to_owned()))
+    })
 }
 
 /// Whether a `Content-Range` such as `bytes 5-9/10` begins at `start`.

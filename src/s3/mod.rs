@@ -13,6 +13,7 @@ mod fault;
 mod get;
 mod location;
 mod params;
+mod route;
 mod whole;
 
 pub use client::S3;

@@ -34,14 +34,13 @@ impl Intercept for WholeAnswers {
 /// Whether a text is no XML, or XML whose first element ends it.
 fn is_whole(body: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(body) else { return true };
-    let mut text = text.trim();
-    if text.starts_with("<?") {
-        match text.split_once("?>") {
-            Some((_, rest)) => text = rest.trim_start(),
-            None => return false,
-        }
-    }
-    let Some(rest) = text.strip_prefix('<') else { return text.is_empty() || body[0] != b'<' };
+    let text = text.trim();
+    let is_xml = text.starts_with('<');
+    let text = match text.split_once("?>") {
+        Some((start, rest)) if start.starts_with("<?") => rest.trim_start(),
+        _ => text,
+    };
+    let Some(rest) = text.strip_prefix('<') else { return !is_xml };
     let name = rest.split([' ', '>', '/', '\n', '\t', '\r']).next().unwrap_or_default();
     text.ends_with(&format!("</{name}>")) || (text.ends_with("/>") && !text[1..].contains('<'))
 }

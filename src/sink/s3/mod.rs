@@ -85,11 +85,7 @@ impl S3Target {
             tidy_after_the_dead(&output, &run).await?;
             Ok(())
         });
-        match s3.wait_for(opening) {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(error)) => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => Err(Failed::Interrupted),
-        }
+        s3.wait_for_change(opening).unwrap_or(Err(Failed::Interrupted))
     }
 
     /// Begins a file.

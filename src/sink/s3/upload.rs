@@ -67,7 +67,7 @@ impl Upload {
                 Ok::<_, Fault>(id)
             }
         });
-        let id = wait(s3, begin)?;
+        let id = s3.wait_for_change(begin).map_err(io::Error::other)?.map_err(io::Error::other)?;
         Ok(Self {
             s3: s3.clone(),
             bucket: bucket.into(),

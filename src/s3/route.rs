@@ -1,0 +1,269 @@
+//! Getting objects without the machinery of the SDK, which costs five times the request itself.
+//!
+//! The SDK makes the first request to a bucket, and shows how: with which connector (its TLS, proxy and
+//! pool), at which address, signed for which region. What follows is signed and sent the same way, by
+//! the SDK's own signer and connector. Where it was done in some other way, as directory buckets want,
+//! the SDK goes on.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextRef;
+use aws_sdk_s3::config::{ConfigBag, Intercept, ProvideCredentials as _, RuntimeComponents};
+use aws_sdk_s3::error::BoxError;
+use aws_sdk_s3::primitives::SdkBody;
+use aws_sigv4::http_request::{
+    PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SigningSettings,
+    UriPathNormalizationMode, sign,
+};
+use aws_sigv4::sign::v4;
+use aws_smithy_runtime_api::client::http::{
+    HttpClient as _, HttpConnector as _, HttpConnectorSettings, SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::fault::{Fault, Kind};
+
+/// What stays as it is in the path of a request.
+const PATH: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Credentials that end sooner are replaced.
+const FRESH: Duration = Duration::from_secs(60);
+
+/// How the objects of a bucket are got.
+#[derive(Debug)]
+pub(super) struct Route {
+    connector: SharedHttpConnector,
+    /// What comes before a key.
+    base: String,
+    /// None where requests are not signed.
+    scope: Option<Scope>,
+}
+
+/// What a signature holds for.
+#[derive(Debug, PartialEq, Eq)]
+struct Scope {
+    region: String,
+}
+
+impl Route {
+    /// Sends a signed GET for a key.
+    pub async fn get(
+        &self,
+        key: &str,
+        headers: &[(&'static str, String)],
+        wallet: &Wallet,
+    ) -> Result<HttpResponse, Fault> {
+        let bad = |e: &dyn std::fmt::Display| Fault::new(Kind::Refused, e.to_string());
+        let uri = format!("{}{}", self.base, utf8_percent_encode(key, PATH));
+        let mut request = http::Request::builder().uri(&uri);
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        let mut request = request.body(SdkBody::empty()).map_err(|e| bad(&e))?;
+        if let Some(scope) = &self.scope {
+            let identity = wallet.credentials().await?.into();
+            let mut settings = SigningSettings::default();
+            // As S3 wants it: keys are not normalized, and encoded once.
+            settings.percent_encoding_mode = PercentEncodingMode::Single;
+            settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
+            settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
+            let params = v4::SigningParams::builder()
+                .identity(&identity)
+                .region(&scope.region)
+                .name("s3")
+                .time(SystemTime::now())
+                .settings(settings)
+                .build()
+                .map_err(|e| bad(&e))?
+                .into();
+            let signed = headers.iter().map(|(name, value)| (*name, value.as_str()));
+            let signable = SignableRequest::new("GET", &uri, signed, SignableBody::Bytes(&[]))
+                .map_err(|e| bad(&e))?;
+            let (instructions, _) = sign(signable, &params).map_err(|e| bad(&e))?.into_parts();
+            instructions.apply_to_request_http1x(&mut request);
+        }
+        let request = HttpRequest::try_from(request).map_err(|e| bad(&e))?;
+        let answer = self.connector.call(request).await.map_err(|e| {
+            if e.is_timeout() {
+                Fault::new(Kind::Network, "no connection, or no answer, in time")
+            } else {
+                Fault::of_transport(Kind::Network, &e)
+            }
+        })?;
+        if answer.status().is_success() { Ok(answer) } else { Err(refusal(answer, wallet).await) }
+    }
+}
+
+/// Reads an answer that is not a success.
+async fn refusal(answer: HttpResponse, wallet: &Wallet) -> Fault {
+    let status = answer.status().as_u16();
+    let region = answer.headers().get("x-amz-bucket-region").map(str::to_owned);
+    let body = aws_sdk_s3::primitives::ByteStream::new(answer.into_body()).collect().await;
+    let text = match body {
+        Ok(body) => String::from_utf8_lossy(&body.into_bytes()).into_owned(),
+        Err(error) => return Fault::of_transport(Kind::Network, &error),
+    };
+    let element = |name: &str| {
+        let (_, rest) = text.split_once(&format!("<{name}>"))?;
+        rest.split_once(&format!("</{name}>")).map(|(value, _)| value)
+    };
+    let code = element("Code").unwrap_or_default();
+    let message = element("Message").unwrap_or_default();
+    let mut fault = Fault::of_response(status, code, message, region.as_deref());
+    if code == "ExpiredToken" && wallet.discard() {
+        // The next attempt has others.
+        fault.kind = Kind::Transient;
+    }
+    fault
+}
+
+/// Notes how the SDK makes a request for a key.
+#[derive(Debug)]
+pub(super) struct Learn {
+    pub key: String,
+    pub settings: HttpConnectorSettings,
+    pub learned: Arc<Mutex<Option<Route>>>,
+}
+
+impl Intercept for Learn {
+    fn name(&self) -> &'static str {
+        "Learn"
+    }
+
+    fn read_before_transmit(
+        &self,
+        context: &BeforeTransmitInterceptorContextRef<'_>,
+        components: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let request = context.request();
+        let base = base_of(request.uri(), &self.key);
+        let scope = match request.headers().get("authorization") {
+            None => Some(None),
+            Some(authorization) => scope_of(authorization).map(Some),
+        };
+        if let (Some(base), Some(scope), Some(client)) = (base, scope, components.http_client()) {
+            let connector = client.http_connector(&self.settings, components);
+            let route = Route { connector, base, scope };
+            *self.learned.lock().unwrap_or_else(PoisonError::into_inner) = Some(route);
+        }
+        Ok(())
+    }
+}
+
+/// What comes before the key in the address of a request for it.
+fn base_of(uri: &str, key: &str) -> Option<String> {
+    let path = uri.split('?').next()?;
+    path.strip_suffix(&utf8_percent_encode(key, PATH).to_string())
+        .filter(|base| base.ends_with('/'))
+        .map(str::to_owned)
+}
+
+/// The scope of a plain signature for S3, such as `AWS4-HMAC-SHA256
+/// Credential=AKID/20260101/eu-central-1/s3/aws4_request, ..`.
+fn scope_of(authorization: &str) -> Option<Scope> {
+    let credential = authorization.strip_prefix("AWS4-HMAC-SHA256 Credential=")?;
+    let scope = credential.split(',').next()?;
+    let mut parts = scope.rsplit('/');
+    match (parts.next()?, parts.next()?, parts.next()?) {
+        ("aws4_request", "s3", region) => Some(Scope { region: region.to_owned() }),
+        _ => None,
+    }
+}
+
+/// The credentials at hand.
+#[derive(Debug, Default)]
+pub(super) struct Wallet {
+    provider: Option<SharedCredentialsProvider>,
+    held: tokio::sync::RwLock<Option<Credentials>>,
+}
+
+impl Wallet {
+    pub fn new(provider: Option<SharedCredentialsProvider>) -> Self {
+        Self { provider, held: tokio::sync::RwLock::default() }
+    }
+
+    /// Credentials that hold for a while.
+    async fn credentials(&self) -> Result<Credentials, Fault> {
+        let is_fresh = |credentials: &Credentials| {
+            credentials.expiry().is_none_or(|end| end > SystemTime::now() + FRESH)
+        };
+        if let Some(held) = self.held.read().await.as_ref().filter(|held| is_fresh(held)) {
+            return Ok(held.clone());
+        }
+        let mut held = self.held.write().await;
+        if let Some(held) = held.as_ref().filter(|held| is_fresh(held)) {
+            return Ok(held.clone());
+        }
+        let missing = || Fault::new(Kind::Account, "there are no credentials");
+        let provider = self.provider.as_ref().ok_or_else(missing)?;
+        let new = provider.provide_credentials().await.map_err(|error| {
+            let fault = Fault::of_transport(Kind::Account, &error);
+            // What holds for another moment is better than none.
+            Fault::new(Kind::Account, format!("no usable credentials ({fault})"))
+        });
+        match (new, held.take()) {
+            (Ok(new), _) => Ok(held.insert(new).clone()),
+            (Err(_), Some(old)) if old.expiry().is_some_and(|end| end > SystemTime::now()) => {
+                Ok(held.insert(old).clone())
+            }
+            (Err(fault), _) => Err(fault),
+        }
+    }
+
+    /// Drops credentials that the server does not take any more; false if there can be no others.
+    fn discard(&self) -> bool {
+        match self.held.try_write() {
+            Ok(mut held) => held.take().is_some_and(|old| old.expiry().is_some()),
+            // Somebody replaces them.
+            Err(_) => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_is_learned_from_a_request() {
+        for (uri, base) in [
+            (
+                "https://b.s3.eu-central-1.amazonaws.com/a%20b/%C3%BC%2B.jpg?x-id=GetObject",
+                Some("https://b.s3.eu-central-1.amazonaws.com/"),
+            ),
+            ("http://localhost:9000/b/a%20b/%C3%BC%2B.jpg", Some("http://localhost:9000/b/")),
+            ("http://localhost:9000/b/other.jpg", None),
+        ] {
+            assert_eq!(base_of(uri, "a b/ü+.jpg").as_deref(), base);
+        }
+        let plain = "AWS4-HMAC-SHA256 Credential=AKID/20260101/eu-central-1/s3/aws4_request, SignedHeaders=host";
+        assert_eq!(scope_of(plain), Some(Scope { region: "eu-central-1".to_owned() }));
+        let express = plain.replace("/s3/", "/s3express/");
+        let several = plain.replace("HMAC", "ECDSA-P256");
+        assert_eq!((scope_of(&express), scope_of(&several)), (None, None));
+    }
+
+    #[tokio::test]
+    async fn credentials_are_replaced_before_they_end() {
+        let ends = |seconds| Some(SystemTime::now() + Duration::from_secs(seconds));
+        let new = Credentials::new("new", "s", None, ends(3600), "test");
+        let wallet = Wallet::new(Some(SharedCredentialsProvider::new(new)));
+        let old = Credentials::new("old", "s", None, ends(30), "test");
+        *wallet.held.write().await = Some(old.clone());
+        assert_eq!(wallet.credentials().await.unwrap().access_key_id(), "new");
+        assert!(wallet.discard() && wallet.held.read().await.is_none());
+        // Keys without an end are not replaced: there are no others.
+        let fixed = Credentials::new("fixed", "s", None, None, "test");
+        *wallet.held.write().await = Some(fixed);
+        assert!(!wallet.discard());
+        let none = Wallet::default();
+        *none.held.write().await = Some(old);
+        assert!(none.credentials().await.is_err());
+    }
+}
