@@ -15,11 +15,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::TryStreamExt as _;
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::{ObjectStore as _, ObjectStoreExt as _};
 use orb_features::prelude::*;
-use rustix::process::{RUsage, getrusage};
+use rustix::time::{ClockId, clock_gettime};
 use server::{ACCESS_KEY, Memory, SECRET_KEY, Server};
 
 const OBJECTS: u64 = 5000;
@@ -92,9 +92,8 @@ impl Drop for Process {
 
 /// CPU time of this process so far.
 fn cpu() -> Duration {
-    let usage = getrusage(RUsage::Self_);
-    let time = |t: rustix::time::Timeval| Duration::new(t.tv_sec as u64, t.tv_usec as u32 * 1000);
-    time(usage.ru_utime) + time(usage.ru_stime)
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// Runs a few times and prints the median of the CPU time for each of `objects`.
@@ -103,7 +102,7 @@ fn print_cpu(name: &str, objects: u64, mut run: impl FnMut()) {
         .map(|_| {
             let before = cpu();
             run();
-            (cpu() - before).as_secs_f64() * 1e6 / objects as f64
+            cpu().saturating_sub(before).as_secs_f64() * 1e6 / objects as f64
         })
         .collect();
     times.sort_by(f64::total_cmp);

@@ -44,8 +44,7 @@ echo "features: $features"
 
 say "format and lints"
 cargo fmt --check
-for set in "--no-default-features" "--no-default-features --features parquet" \
-    "--no-default-features --features s3" "" "--features $features"; do
+for set in "--no-default-features" "--no-default-features --features parquet" "" "--features $features"; do
     # shellcheck disable=SC2086  # the set is words
     cargo clippy --quiet --all-targets $set -- -D warnings
 done

@@ -52,7 +52,7 @@
 //! | feature | default | brings |
 //! |---|---|---|
 //! | `parquet` | yes | the Parquet sink, through arrow and parquet |
-//! | `s3` | yes | the S3 source and, with `parquet`, the S3 sink, through the AWS SDK |
+//! | `s3` | yes | S3 as source and as sink (with `parquet`), through the AWS SDK |
 //! | `cli` | no | the program `orb-features` |
 //! | `turbojpeg` | no | JPEGs through libjpeg-turbo, with the pixels of `cv::imread`; built from source with cmake and nasm, or the system's (version 3) with `TURBOJPEG_SOURCE=pkg-config` in the environment of the build |
 //! | `opencv` | no | OpenCV's own ORB behind [`FeatureExtractor`](orb::FeatureExtractor), and the parity tests |

@@ -1,7 +1,7 @@
 //! S3 to S3 against a server that others wrote: moto, from PyPI (`pip install 'moto[server]'`).
 //!
 //! `ORB_FEATURES_MOTO=venv/bin/moto_server cargo test --test s3_other_server -- --include-ignored`
-#![cfg(all(feature = "parquet", feature = "s3"))]
+#![cfg(feature = "s3")]
 
 #[path = "../examples/samples/mod.rs"]
 mod samples;

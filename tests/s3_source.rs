@@ -666,7 +666,6 @@ mod listing {
     }
 
     #[test]
-    #[cfg(feature = "parquet")]
     fn an_inventory_in_parquet() {
         use std::sync::Arc;
 

@@ -14,8 +14,8 @@ use crate::error::{Error, Result};
 use crate::orb::{DESCRIPTOR_LEN, KeyPoint};
 use crate::pca::{Moments, PcaModel, PcaParams};
 
-/// Default of [`Spool::with_memory`]: 64 MiB, some million rows.
-pub const DEFAULT_SPOOL_MEMORY: usize = 64 << 20;
+/// Default of [`Spool::with_memory`]: 2 MiB, some 30,000 rows.
+pub const DEFAULT_SPOOL_MEMORY: usize = 2 << 20;
 
 /// Where rows wait while the PCA is fitted.
 #[derive(Clone, Debug)]

@@ -142,7 +142,7 @@ impl S3 {
             .thread_name("orb-features-s3")
             .enable_all()
             .build()
-            .map_err(|e| Error::connect(e))?;
+            .map_err(Error::connect)?;
         let runtime = Background(Some(runtime));
         let wanted = params.clone();
         let (client, wallet) = block_on(&runtime, async move { configure(&wanted).await })?;
@@ -327,7 +327,8 @@ impl S3 {
     where
         F: Future<Output = Result<T, Fault>>,
     {
-        self.retry(|| self.in_time(bytes, attempt(self.inner.client.clone()))).await
+        // The SDK's futures are large.
+        self.retry(|| self.in_time(bytes, Box::pin(attempt(self.inner.client.clone())))).await
     }
 
     /// A page of the objects whose keys begin with `prefix`, in the order of the keys' bytes.

@@ -3,7 +3,7 @@
 mod null;
 #[cfg(feature = "parquet")]
 mod parquet;
-#[cfg(all(feature = "parquet", feature = "s3"))]
+#[cfg(feature = "s3")]
 mod s3;
 #[cfg(feature = "parquet")]
 mod schema;

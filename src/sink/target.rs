@@ -121,6 +121,7 @@ fn columns_in_s3(target: &S3Target) -> Result<Option<(String, SchemaRef)>> {
 
 impl TargetFile {
     /// Completes the file, which has `rows` rows, and returns its length.
+    #[cfg_attr(not(feature = "s3"), allow(unused_variables))] // Only a manifest has them.
     pub fn close(self, rows: u64) -> io::Result<u64> {
         match self {
             Self::Local(file) => {

@@ -69,11 +69,7 @@ struct ManifestFile {
 
 /// An open file of keys.
 enum Reader {
-    Csv {
-        rows: csv::Reader<Box<dyn Read + Send>>,
-        columns: Option<Vec<String>>,
-    },
-    #[cfg(feature = "parquet")]
+    Csv { rows: csv::Reader<Box<dyn Read + Send>>, columns: Option<Vec<String>> },
     Parquet(parquet::arrow::arrow_reader::ParquetRecordBatchReader),
     Lines(io::Lines<BufReader<Box<dyn Read + Send>>>),
 }
@@ -91,7 +87,8 @@ impl Listing {
         let name = place.to_string();
         let lower = name.to_lowercase();
         let stem = lower.strip_suffix(".gz").unwrap_or(&lower);
-        let files = if stem.ends_with(".json") {
+        let ending = Path::new(stem).extension().and_then(std::ffi::OsStr::to_str);
+        let files = if ending == Some("json") {
             let text = place.read(s3).await?;
             let manifest: Manifest =
                 serde_json::from_slice(&text).map_err(|e| Error::list(name.as_str(), e))?;
@@ -101,14 +98,14 @@ impl Listing {
             }
             manifest.files(&place)?
         } else {
-            let format = if stem.ends_with(".csv") {
-                Format::Csv(None)
-            } else if stem.ends_with(".parquet") {
-                Format::Parquet
-            } else if stem.ends_with(".orc") {
-                return Err(Error::list(name, "ORC is not read: have the inventory in Parquet"));
-            } else {
-                Format::Lines
+            let format = match ending {
+                Some("csv") => Format::Csv(None),
+                Some("parquet") => Format::Parquet,
+                Some("orc") => {
+                    let why = "ORC is not read: have the inventory in Parquet";
+                    return Err(Error::list(name, why));
+                }
+                _ => Format::Lines,
             };
             [DataFile { place, format }].into()
         };
@@ -177,7 +174,7 @@ impl Place {
             }
             Self::S3(_) => Box::new(Cursor::new(self.read(s3).await?)),
         };
-        if self.to_string().to_lowercase().ends_with(".gz") {
+        if Path::new(&self.to_string()).extension().is_some_and(|e| e.eq_ignore_ascii_case("gz")) {
             return Ok(Box::new(MultiGzDecoder::new(BufReader::with_capacity(1 << 16, bytes))));
         }
         Ok(bytes)
@@ -254,7 +251,6 @@ impl Reader {
                     .from_reader(place.stream(s3).await?);
                 Self::Csv { rows, columns }
             }
-            #[cfg(feature = "parquet")]
             Format::Parquet => {
                 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder as Builder;
                 let name = place.to_string();
@@ -270,11 +266,6 @@ impl Reader {
                     }
                 };
                 Self::Parquet(reader.map_err(failed)?)
-            }
-            #[cfg(not(feature = "parquet"))]
-            Format::Parquet => {
-                let why = "reading Parquet needs the crate's feature `parquet`";
-                return Err(Error::list(place.to_string(), why));
             }
         })
     }
@@ -301,7 +292,6 @@ impl Reader {
                     page.extend(object);
                 }
             }
-            #[cfg(feature = "parquet")]
             Self::Parquet(batches) => {
                 while page.is_empty() {
                     let Some(batch) = batches.next() else { break };
@@ -374,7 +364,6 @@ fn quoted(etag: &str) -> String {
     if etag.starts_with('"') { etag.to_owned() } else { format!("\"{etag}\"") }
 }
 
-#[cfg(feature = "parquet")]
 fn of_batch(
     batch: &arrow::array::RecordBatch,
     bucket: &str,

@@ -1,6 +1,5 @@
 //! A multipart upload as a file that is written.
 
-use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,11 +9,8 @@ use tokio::task::JoinHandle;
 use super::manifest::{PendingUpload, ResultFile};
 use crate::s3::{Fault, S3, UploadedPart};
 
-/// The size of a part: S3 allows no less than 5 MiB (but for the last).
-const PART_BYTES: usize = 8 << 20;
-
-/// Parts on their way at a time; with the one that fills up they bound the memory.
-const PARTS_IN_FLIGHT: usize = 2;
+/// The size of a part: the least that S3 allows (but for the last).
+const PART_BYTES: usize = 5 << 20;
 
 /// So many parts have the same size; then it doubles, as there can be 10,000 parts of one upload.
 const PARTS_OF_A_SIZE: usize = 1000;
@@ -43,7 +39,8 @@ pub(in crate::sink) struct Upload {
     buffer: Vec<u8>,
     size: u64,
     begun: usize,
-    flying: VecDeque<JoinHandle<Result<UploadedPart, Fault>>>,
+    /// The part on its way: with the one that fills up it bounds the memory.
+    flying: Option<JoinHandle<Result<UploadedPart, Fault>>>,
     parts: Vec<UploadedPart>,
 }
 
@@ -78,7 +75,7 @@ impl Upload {
             buffer: Vec::new(),
             size: 0,
             begun: 0,
-            flying: VecDeque::new(),
+            flying: None,
             parts: Vec::new(),
         })
     }
@@ -88,9 +85,7 @@ impl Upload {
         if !self.buffer.is_empty() || self.begun == 0 {
             self.send()?;
         }
-        while !self.flying.is_empty() {
-            self.land()?;
-        }
+        self.land()?;
         let name = std::mem::take(&mut self.name);
         let file = ResultFile { name, size: self.size, rows: Some(rows) };
         let parts = std::mem::take(&mut self.parts);
@@ -105,9 +100,7 @@ impl Upload {
 
     /// Sends the buffer as the next part.
     fn send(&mut self) -> io::Result<()> {
-        while self.flying.len() >= PARTS_IN_FLIGHT {
-            self.land()?;
-        }
+        self.land()?;
         let body = Bytes::from(std::mem::take(&mut self.buffer));
         self.begun += 1;
         let number = i32::try_from(self.begun).map_err(io::Error::other)?;
@@ -119,13 +112,13 @@ impl Upload {
         );
         let part =
             self.s3.spawn(async move { s3.upload_part(&bucket, &key, &id, number, body).await });
-        self.flying.push_back(part);
+        self.flying = Some(part);
         Ok(())
     }
 
-    /// Waits for the oldest part.
+    /// Waits for the part on its way.
     fn land(&mut self) -> io::Result<()> {
-        if let Some(part) = self.flying.pop_front() {
+        if let Some(part) = self.flying.take() {
             self.parts.push(wait(&self.s3, part)?);
         }
         Ok(())
@@ -165,7 +158,7 @@ impl Write for Upload {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        for part in &self.flying {
+        if let Some(part) = &self.flying {
             part.abort();
         }
     }

@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt as _;
 use md5::{Digest as _, Md5};
 use s3s::checksum::ChecksumHasher;
+#[allow(clippy::wildcard_imports)] // Each request and answer is a type.
 use s3s::dto::*;
 use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
 
@@ -55,7 +56,7 @@ fn ok<T>(output: T) -> Answer<T> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 fn md5(bytes: &[u8]) -> String {
@@ -214,7 +215,7 @@ fn verify(
     }
     let mut hasher = ChecksumHasher::default();
     if wanted.checksum_crc32.is_some() || algorithm == Some("CRC32") {
-        hasher.crc32 = Some(Default::default());
+        hasher.crc32 = Some(s3s::crypto::Crc32::default());
     }
     hasher.update(data);
     let got = hasher.finalize();

@@ -194,7 +194,7 @@ impl Server {
             let at = (x >> 32) as usize % 3000;
             // Cut or changed answers to anything but reads and listings have no sense of their own.
             let is_read = asked.method == "GET";
-            (x % 3 == 0).then(|| match x / 3 % 16 {
+            x.is_multiple_of(3).then(|| match x / 3 % 16 {
                 0..=2 => Fault::Error(503, "SlowDown"),
                 3 => Fault::Error(500, "InternalError"),
                 4 => Fault::ErrorAfterEffect,
@@ -202,7 +202,7 @@ impl Server {
                 6 => Fault::Error(503, "ServiceUnavailable"),
                 7 => Fault::Late(Duration::from_millis(30)),
                 8 | 9 if is_read => Fault::Truncate(at),
-                10 if is_read && x / 48 % 8 == 0 => Fault::Stall(at),
+                10 if is_read && (x / 48).is_multiple_of(8) => Fault::Stall(at),
                 10 | 11 if is_read => Fault::Reset(at),
                 // A flipped bit in a listing is another key: nobody could tell.
                 12 | 13 if is_read && !asked.query.contains("list-type") => Fault::Flip(at),
