@@ -39,7 +39,7 @@ impl Moto {
             .unwrap();
         let started = Instant::now();
         while TcpStream::connect(address).is_err() {
-            assert!(started.elapsed() < Duration::from_secs(60), "moto does not start");
+            assert!(started.elapsed() < Duration::from_mins(1), "moto does not start");
             std::thread::sleep(Duration::from_millis(50));
         }
         let endpoint = format!("http://{address}");
