@@ -415,13 +415,13 @@ fn a_run_may_die_at_any_request() {
                 let was_hit = left.load(Ordering::SeqCst) < 0;
                 if twice && was_hit {
                     // And again, while the next run clears up.
-                    memory.age("lab", "out/_work/", Duration::from_secs(3600));
+                    memory.age("lab", "out/_work/", Duration::from_hours(1));
                     left.store(requests / 2 + 1, Ordering::SeqCst);
                     let _ = write(&mortal, WriteMode::Overwrite, "new");
                 }
                 left.store(i64::MAX, Ordering::SeqCst);
                 // Its process lives on, so only time tells that the run is dead.
-                memory.age("lab", "out/_work/", Duration::from_secs(3600));
+                memory.age("lab", "out/_work/", Duration::from_hours(1));
                 let next = write(&calm, WriteMode::Overwrite, "next");
                 let what = format!("after {requests} requests ({after} {twice}): {first:?}");
                 next.unwrap_or_else(|e| panic!("{what} {}", e.to_line()));
@@ -484,10 +484,10 @@ fn a_run_that_lives_is_left_alone() {
 #[test]
 fn an_interrupt_ends_the_waiting_and_leaves_nothing() {
     let (memory, server) = serve();
-    let s3 = server.params().with_timeout(Duration::from_secs(600)).connect().unwrap();
+    let s3 = server.params().with_timeout(Duration::from_mins(10)).connect().unwrap();
     let mut sink = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Error)).unwrap();
     server.plan(|asked| {
-        asked.query.contains("partNumber").then_some(Fault::Late(Duration::from_secs(600)))
+        asked.query.contains("partNumber").then_some(Fault::Late(Duration::from_mins(10)))
     });
     let other = s3.clone();
     std::thread::spawn(move || {
