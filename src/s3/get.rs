@@ -12,8 +12,9 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use bytes::{Bytes, BytesMut};
 use md5::{Digest as _, Md5};
 
-use super::client::{Listed, S3};
+use super::client::S3;
 use super::fault::{Fault, Kind};
+use super::requests::Listed;
 use super::route::{Learn, Route};
 
 /// What was read before the body broke off is kept from this length on, and the rest asked for.

@@ -9,10 +9,12 @@
 //! public blocks.
 
 mod client;
+mod configure;
 mod fault;
 mod get;
 mod location;
 mod params;
+mod requests;
 mod route;
 mod whole;
 
@@ -22,5 +24,5 @@ pub use params::{
     Addressing, DEFAULT_ATTEMPTS, DEFAULT_CONNECT_TIMEOUT, DEFAULT_TIMEOUT, S3Params,
 };
 
-pub(crate) use client::{Condition, Listed, MAX_PAGE_SIZE, UploadedPart};
 pub(crate) use fault::{Fault, Kind};
+pub(crate) use requests::{Condition, Listed, MAX_PAGE_SIZE, UploadedPart};

@@ -1,0 +1,111 @@
+//! Region, credentials and endpoint: the standard AWS chain, and what the caller sets instead.
+
+use aws_config::BehaviorVersion;
+use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::{
+    ProvideCredentials as _, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    StalledStreamProtectionConfig,
+};
+use aws_types::service_config::ServiceConfigKey;
+
+use super::fault::{Fault, Kind};
+use super::params::{Addressing, S3Params};
+use super::route::Wallet;
+use super::whole::WholeAnswers;
+use crate::error::{Error, Result};
+
+/// The region for servers that do not care.
+const DEFAULT_REGION: &str = "us-east-1";
+
+/// Finds region, credentials and endpoint.
+pub(super) async fn configure(params: &S3Params) -> Result<(Client, Wallet)> {
+    let mut loader = aws_config::defaults(BehaviorVersion::latest())
+        // Retries are ours: counted, resumed, and without the quota that all clients share.
+        .retry_config(RetryConfig::disabled())
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        .timeout_config(
+            TimeoutConfig::builder()
+                .connect_timeout(params.connect_timeout)
+                .read_timeout(params.timeout)
+                .build(),
+        );
+    if let Some(profile) = &params.profile {
+        let credentials = ProfileFileCredentialsProvider::builder().profile_name(profile).build();
+        // Who names a profile means it, also where the environment holds other credentials.
+        loader = loader.profile_name(profile).credentials_provider(credentials);
+    }
+    if let Some(url) = &params.endpoint_url {
+        loader = loader.endpoint_url(url);
+    }
+    if let Some(region) = &params.region {
+        loader = loader.region(Region::new(region.clone()));
+    }
+    loader = match &params.credentials {
+        _ if params.anonymous => loader.no_credentials(),
+        Some(credentials) => loader.credentials_provider(credentials.clone()),
+        None => loader,
+    };
+    let config = loader.load().await;
+    let endpoint = match &params.endpoint_url {
+        Some(url) => Some(url.clone()),
+        None => endpoint_of(&config),
+    };
+    if let Some(url) = &endpoint {
+        let valid = ["http://", "https://"].iter().any(|scheme| {
+            url.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'))
+        });
+        if !valid {
+            return Err(Error::param("endpoint_url", url, "http://host:port or https://host"));
+        }
+    }
+    if !params.anonymous {
+        let credentials = match config.credentials_provider() {
+            Some(provider) => provider.provide_credentials().await,
+            None => return Err(Error::connect("no AWS credentials are set up")),
+        };
+        credentials.map_err(|error| match (&error, &params.profile) {
+            (CredentialsError::CredentialsNotLoaded(_), None) => Error::connect(
+                "no AWS credentials were found in the environment, in ~/.aws or from a role",
+            ),
+            (_, profile) => {
+                let fault = Fault::of_transport(Kind::Account, &error);
+                let of = profile.as_ref().map_or(String::new(), |p| format!(" of the profile {p}"));
+                Error::connect(format!("the AWS credentials{of} cannot be used: {fault}"))
+            }
+        })?;
+    }
+    let path_style = match params.addressing {
+        Addressing::Path => true,
+        Addressing::Virtual => false,
+        Addressing::Auto => endpoint.is_some_and(|url| !url.contains(".amazonaws.com")),
+    };
+    let mut builder = aws_sdk_s3::config::Builder::from(&config)
+        .interceptor(WholeAnswers)
+        .force_path_style(path_style)
+        .request_checksum_calculation(RequestChecksumCalculation::WhenSupported)
+        // Bodies are checked here, also when they came in several pieces.
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+    if config.region().is_none() {
+        builder = builder.region(Region::new(DEFAULT_REGION));
+    }
+    let wallet = Wallet::new(config.credentials_provider());
+    Ok((Client::from_conf(builder.build()), wallet))
+}
+
+/// The endpoint for S3 that environment or profile name, found as the SDK finds it.
+fn endpoint_of(config: &aws_config::SdkConfig) -> Option<String> {
+    let key = ServiceConfigKey::builder()
+        .service_id("S3")
+        .env("AWS_ENDPOINT_URL")
+        .profile("endpoint_url")
+        .build()
+        .ok()?;
+    config
+        .service_config()
+        .and_then(|services| services.load_config(key))
+        .or_else(|| config.endpoint_url().map(str::to_owned))
+}

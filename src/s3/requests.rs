@@ -1,0 +1,437 @@
+//! Every request that is made of the server, but for reading objects.
+
+use std::time::SystemTime;
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::error::SdkError;
+use aws_sdk_s3::primitives::{ByteStream, DateTime};
+use aws_sdk_s3::types::{
+    ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, Delete, EncodingType,
+    ObjectIdentifier,
+};
+use bytes::Bytes;
+use percent_encoding::percent_decode_str;
+use serde::{Deserialize, Serialize};
+
+use super::client::{S3, SLOWEST};
+use super::fault::{Fault, Kind};
+
+/// Keys that S3 gives on one page, at most.
+pub(crate) const MAX_PAGE_SIZE: i32 = 1000;
+
+/// Keys of one request to delete, at most.
+const DELETED_AT_A_TIME: usize = 1000;
+
+/// An object, as a listing has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub key: String,
+    /// In bytes, where it is known.
+    pub size: Option<u64>,
+    /// With its quotes.
+    pub etag: Option<String>,
+    pub modified: Option<SystemTime>,
+}
+
+/// A page of a listing.
+#[derive(Debug)]
+pub(crate) struct Page {
+    pub objects: Vec<Listed>,
+    /// What keys begin with that go on after a further slash, when one level is asked for.
+    pub folders: Vec<String>,
+    /// Where the next page begins, if there is one.
+    pub next: Option<String>,
+}
+
+/// What must hold for an object to be written.
+#[derive(Clone, Debug)]
+pub(crate) enum Condition {
+    None,
+    /// There is no such object.
+    Absent,
+    /// It has this ETag.
+    Match(String),
+}
+
+/// A part of a multipart upload that the server has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct UploadedPart {
+    pub etag: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crc32: Option<String>,
+}
+
+impl S3 {
+    /// Makes one kind of request until it passes.
+    async fn request<T, F>(&self, bytes: u64, attempt: impl Fn(Client) -> F) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
+        // The SDK's futures are large.
+        self.retry(|| self.in_time(bytes, Box::pin(attempt(self.client().clone())))).await
+    }
+
+    /// A page of the objects whose keys begin with `prefix`, in the order of the keys' bytes.
+    pub(crate) async fn list(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        one_level: bool,
+        page_size: i32,
+        token: Option<&str>,
+    ) -> Result<Page, Fault> {
+        self.request(0, |client| async move {
+            let page = client
+                .list_objects_v2()
+                .bucket(bucket)
+                .prefix(prefix)
+                .set_delimiter(one_level.then(|| "/".to_owned()))
+                .max_keys(page_size)
+                .set_continuation_token(token.map(str::to_owned))
+                // XML cannot hold every character of a key.
+                .encoding_type(EncodingType::Url)
+                .send()
+                .await?;
+            let encoded = page.encoding_type() == Some(&EncodingType::Url);
+            // A page that lost its end would look like the last one.
+            let next = match (page.is_truncated(), page.next_continuation_token()) {
+                (Some(false), _) => None,
+                (Some(true), Some(token)) => Some(token.to_owned()),
+                _ => return Err(Fault::new(Kind::Transient, "the listing breaks off")),
+            };
+            let objects = page.contents.unwrap_or_default();
+            let folders = page.common_prefixes.unwrap_or_default();
+            let found = objects.len() + folders.len();
+            if page.key_count.is_some_and(|n| n as usize != found) {
+                return Err(Fault::new(Kind::Transient, "the listing breaks off"));
+            }
+            let objects = objects
+                .into_iter()
+                .map(|object| {
+                    Ok(Listed {
+                        key: decode(object.key, encoded)?,
+                        size: object.size.and_then(|n| u64::try_from(n).ok()),
+                        etag: object.e_tag,
+                        modified: object.last_modified.as_ref().and_then(system_time),
+                    })
+                })
+                .collect::<Result<_, Fault>>()?;
+            let folders = folders
+                .into_iter()
+                .map(|folder| decode(folder.prefix, encoded))
+                .collect::<Result<_, Fault>>()?;
+            Ok(Page { objects, folders, next })
+        })
+        .await
+    }
+
+    /// All pages of a listing in one.
+    pub(crate) async fn list_all(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        one_level: bool,
+    ) -> Result<Page, Fault> {
+        let mut all = self.list(bucket, prefix, one_level, MAX_PAGE_SIZE, None).await?;
+        while let Some(token) = all.next.take() {
+            let page = self.list(bucket, prefix, one_level, MAX_PAGE_SIZE, Some(&token)).await?;
+            all.objects.extend(page.objects);
+            all.folders.extend(page.folders);
+            all.next = page.next;
+        }
+        Ok(all)
+    }
+
+    /// What a listing would say about one object; none if there is none.
+    pub(crate) async fn head(&self, bucket: &str, key: &str) -> Result<Option<Listed>, Fault> {
+        let head = self
+            .request(0, |client| async move {
+                Ok(client.head_object().bucket(bucket).key(key).send().await?)
+            })
+            .await;
+        match head {
+            Ok(head) => Ok(Some(Listed {
+                key: key.to_owned(),
+                size: head.content_length().and_then(|n| u64::try_from(n).ok()),
+                etag: head.e_tag().map(str::to_owned),
+                modified: head.last_modified().and_then(system_time),
+            })),
+            Err(fault) if fault.kind == Kind::Missing => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Writes an object and returns its ETag.
+    ///
+    /// A condition that fails after a first attempt got no answer may have been met by that attempt:
+    /// the caller must look.
+    pub(crate) async fn put(
+        &self,
+        bucket: &str,
+        key: &str,
+        body: Bytes,
+        condition: &Condition,
+    ) -> Result<String, Fault> {
+        let (none, etag) = match condition {
+            Condition::None => (None, None),
+            Condition::Absent => (Some("*".to_owned()), None),
+            Condition::Match(etag) => (None, Some(etag.clone())),
+        };
+        let (none, etag, body) = (&none, &etag, &body);
+        self.request(body.len() as u64, |client| async move {
+            let put = client
+                .put_object()
+                .bucket(bucket)
+                .key(key)
+                .set_if_none_match(none.clone())
+                .set_if_match(etag.clone())
+                .body(ByteStream::from(body.clone()))
+                .send()
+                .await?;
+            Ok(put.e_tag.unwrap_or_default())
+        })
+        .await
+    }
+
+    /// Deletes an object, if it is there.
+    pub(crate) async fn delete(&self, bucket: &str, key: &str) -> Result<(), Fault> {
+        let deleted = self
+            .request(0, |client| async move {
+                client.delete_object().bucket(bucket).key(key).send().await?;
+                Ok(())
+            })
+            .await;
+        ignore_missing(deleted)
+    }
+
+    /// Deletes objects, those that are there.
+    pub(crate) async fn delete_all(&self, bucket: &str, keys: &[String]) -> Result<(), Fault> {
+        let bad = |e: aws_sdk_s3::error::BuildError| Fault::new(Kind::Refused, e.to_string());
+        for keys in keys.chunks(DELETED_AT_A_TIME) {
+            let objects = keys
+                .iter()
+                .map(|key| ObjectIdentifier::builder().key(key).build().map_err(bad))
+                .collect::<Result<Vec<_>, Fault>>()?;
+            let delete =
+                Delete::builder().set_objects(Some(objects)).quiet(true).build().map_err(bad)?;
+            let delete = &delete;
+            self.request(0, |client| async move {
+                let answer =
+                    client.delete_objects().bucket(bucket).delete(delete.clone()).send().await?;
+                match answer.errors().iter().find(|e| e.code() != Some("NoSuchKey")) {
+                    None => Ok(()),
+                    // As a request of its own would have been answered.
+                    Some(error) => {
+                        let status = match error.code() {
+                            Some("AccessDenied") => 403,
+                            _ => 500,
+                        };
+                        let text = format!(
+                            "{}: {}",
+                            error.key().unwrap_or("?"),
+                            error.message().unwrap_or("?")
+                        );
+                        Err(Fault::of_response(status, error.code().unwrap_or(""), &text, None))
+                    }
+                }
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Begins a multipart upload and returns its id.
+    pub(crate) async fn create_upload(&self, bucket: &str, key: &str) -> Result<String, Fault> {
+        self.request(0, |client| async move {
+            let upload = client
+                .create_multipart_upload()
+                .bucket(bucket)
+                .key(key)
+                .content_type("application/vnd.apache.parquet")
+                .checksum_algorithm(ChecksumAlgorithm::Crc32)
+                .send()
+                .await?;
+            upload
+                .upload_id
+                .filter(|id| !id.is_empty())
+                .ok_or_else(|| Fault::new(Kind::Transient, "the server gave no upload id"))
+        })
+        .await
+    }
+
+    /// Uploads part `number` (from 1) of an upload.
+    pub(crate) async fn upload_part(
+        &self,
+        bucket: &str,
+        key: &str,
+        upload: &str,
+        number: i32,
+        body: Bytes,
+    ) -> Result<UploadedPart, Fault> {
+        let body = &body;
+        self.request(body.len() as u64, |client| async move {
+            let part = client
+                .upload_part()
+                .bucket(bucket)
+                .key(key)
+                .upload_id(upload)
+                .part_number(number)
+                .checksum_algorithm(ChecksumAlgorithm::Crc32)
+                // In memory: its length and checksum go ahead of it, which every server understands.
+                .body(ByteStream::from(body.clone()))
+                .send()
+                .await?;
+            match part.e_tag {
+                Some(etag) => Ok(UploadedPart { etag, crc32: part.checksum_crc32 }),
+                None => Err(Fault::new(Kind::Transient, "the server gave the part no ETag")),
+            }
+        })
+        .await
+    }
+
+    /// Makes an upload an object.
+    ///
+    /// [`Kind::Missing`] after a first attempt got no answer may mean that this attempt did it: the
+    /// caller must look.
+    pub(crate) async fn complete_upload(
+        &self,
+        bucket: &str,
+        key: &str,
+        upload: &str,
+        parts: &[UploadedPart],
+    ) -> Result<(), Fault> {
+        let parts = parts
+            .iter()
+            .zip(1..)
+            .map(|(part, number)| {
+                CompletedPart::builder()
+                    .part_number(number)
+                    .e_tag(&part.etag)
+                    .set_checksum_crc32(part.crc32.clone())
+                    .build()
+            })
+            .collect();
+        let parts = &CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
+        // S3 may take minutes to put many parts together.
+        let patience = SLOWEST * 300;
+        self.request(patience, |client| async move {
+            let answer = client
+                .complete_multipart_upload()
+                .bucket(bucket)
+                .key(key)
+                .upload_id(upload)
+                .multipart_upload(parts.clone())
+                .send()
+                .await?;
+            // S3 begins to answer before it knows how it ends.
+            match answer.e_tag {
+                Some(_) => Ok(()),
+                None => Err(Fault::new(Kind::Transient, "the answer breaks off")),
+            }
+        })
+        .await
+    }
+
+    /// Gives an upload up, if it is there.
+    pub(crate) async fn abort_upload(
+        &self,
+        bucket: &str,
+        key: &str,
+        upload: &str,
+    ) -> Result<(), Fault> {
+        let aborted = self
+            .request(0, |client| async move {
+                client
+                    .abort_multipart_upload()
+                    .bucket(bucket)
+                    .key(key)
+                    .upload_id(upload)
+                    .send()
+                    .await?;
+                Ok(())
+            })
+            .await;
+        ignore_missing(aborted)
+    }
+
+    /// Whether an upload is there.
+    pub(crate) async fn has_upload(
+        &self,
+        bucket: &str,
+        key: &str,
+        upload: &str,
+    ) -> Result<bool, Fault> {
+        let listed = self
+            .request(0, |client| async move {
+                let list = client.list_parts().bucket(bucket).key(key).upload_id(upload);
+                match list.max_parts(1).send().await {
+                    // That there is an answer is the answer: moto's cannot be read.
+                    Err(SdkError::ServiceError(e)) if e.raw().status().is_success() => Ok(()),
+                    outcome => Ok(outcome.map(|_| ())?),
+                }
+            })
+            .await;
+        match listed {
+            Ok(()) => Ok(true),
+            Err(fault) if fault.kind == Kind::Missing => Ok(false),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Keys and ids of all uploads under way whose keys begin with `prefix`.
+    pub(crate) async fn list_uploads(
+        &self,
+        bucket: &str,
+        prefix: &str,
+    ) -> Result<Vec<(String, String)>, Fault> {
+        let (mut all, mut after) = (Vec::new(), (None, None));
+        loop {
+            let (key, id): &(Option<String>, Option<String>) = &after;
+            let page = self
+                .request(0, |client| async move {
+                    let page = client
+                        .list_multipart_uploads()
+                        .bucket(bucket)
+                        .prefix(prefix)
+                        .set_key_marker(key.clone())
+                        .set_upload_id_marker(id.clone())
+                        .send()
+                        .await?;
+                    if page.bucket.is_none() && page.is_truncated.is_none() {
+                        return Err(Fault::new(Kind::Transient, "the listing breaks off"));
+                    }
+                    Ok(page)
+                })
+                .await?;
+            after = (page.next_key_marker, page.next_upload_id_marker);
+            let uploads = page.uploads.unwrap_or_default();
+            all.extend(uploads.into_iter().filter_map(|u| Some((u.key?, u.upload_id?))));
+            if page.is_truncated != Some(true) || after.0.is_none() {
+                return Ok(all);
+            }
+        }
+    }
+}
+
+/// A key as it is, of a listing that may have encoded it.
+fn decode(key: Option<String>, encoded: bool) -> Result<String, Fault> {
+    let key = key.ok_or_else(|| Fault::new(Kind::Transient, "the listing breaks off"))?;
+    if !encoded {
+        return Ok(key);
+    }
+    percent_decode_str(&key.replace('+', " "))
+        .decode_utf8()
+        .map(std::borrow::Cow::into_owned)
+        .map_err(|_| Fault::new(Kind::Refused, format!("the key {key} is not valid UTF-8")))
+}
+
+fn system_time(time: &DateTime) -> Option<SystemTime> {
+    SystemTime::try_from(*time).ok()
+}
+
+fn ignore_missing(result: Result<(), Fault>) -> Result<(), Fault> {
+    match result {
+        Err(fault) if fault.kind == Kind::Missing => Ok(()),
+        other => other,
+    }
+}
