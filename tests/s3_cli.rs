@@ -267,6 +267,22 @@ fn what_is_wrong_is_one_line_and_soon() {
 }
 
 #[test]
+fn a_profile_goes_before_the_environment() {
+    let bench = Bench::new(3);
+    let config = bench.root.path().join("config");
+    let endpoint = bench.server.endpoint();
+    let text = format!(
+        "[profile p]\nregion = eu-west-1\nendpoint_url = {endpoint}\n\
+         aws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n"
+    );
+    fs::write(&config, text).unwrap();
+    let mut command = bench.command(&["s3://lab/in", "out", "--no-pca", "--profile", "p"]);
+    command.env_remove("AWS_ENDPOINT_URL_S3").env("AWS_SECRET_ACCESS_KEY", "wrong");
+    let output = command.env("AWS_CONFIG_FILE", &config).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
 fn an_object_that_fails_follows_the_policy() {
     let bench = Bench::new(12);
     bench
@@ -297,8 +313,8 @@ fn an_interrupt_cleans_up_even_while_nothing_comes() {
     let bench = Bench::new(40);
     let is_stuck = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&is_stuck);
-    // Reads, then uploads, hang for ever.
-    for stuck in ["GET /lab/in/", "PUT /lab/out/part-"] {
+    // Reads, then uploads, then the beginning of the commit, hang for ever.
+    for stuck in ["GET /lab/in/", "PUT /lab/out/part-", "GET /lab/out/part-"] {
         let flag = Arc::clone(&flag);
         is_stuck.store(false, Ordering::SeqCst);
         bench.server.plan(move |asked| {
@@ -404,6 +420,7 @@ fn nothing_secret_is_printed_however_much_is_logged() {
     command.env("RUST_LOG", "trace").env("RUST_BACKTRACE", "full");
     command.env("AWS_SESSION_TOKEN", "TOKEN42");
     let output = command.output().unwrap();
+    assert!(output.status.success());
     let text = format!(
         "{}{}",
         String::from_utf8_lossy(&output.stdout),

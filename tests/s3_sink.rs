@@ -269,6 +269,61 @@ fn columns_that_do_not_fit_are_refused() {
 }
 
 #[test]
+fn columns_that_change_while_a_run_appends_are_seen() {
+    let (memory, server) = serve();
+    let s3 = server.connect();
+    write(&s3, WriteMode::Error, "a").unwrap();
+    let mut sink = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Append)).unwrap();
+    sink.write(&batch("b", 10, 2)).unwrap();
+    let mut other = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Overwrite)).unwrap();
+    other.write(&batch("c", 10, 3)).unwrap();
+    other.finish().unwrap();
+    let line = sink.finish().unwrap_err().to_line();
+    assert!(line.contains("columns differ"), "{line}");
+    assert_eq!((visible(&memory), memory.uploads().len()), (rows(&[("c", 10)]), 0));
+}
+
+/// A run that is slow to take the old mark away does so after another has put the new one.
+#[test]
+fn a_late_deletion_does_not_lose_the_mark() {
+    let (memory, server) = serve();
+    let s3 = server.connect();
+    write(&s3, WriteMode::Error, "a").unwrap();
+    server.plan(|asked| {
+        let is_first = asked.method == "DELETE" && asked.path == "/lab/out/_SUCCESS";
+        (is_first && asked.seen == 0).then_some(Fault::Late(Duration::from_millis(900)))
+    });
+    let slow = server.params().with_timeout(Duration::from_mins(1)).connect().unwrap();
+    let slow = std::thread::spawn(move || write(&slow, WriteMode::Overwrite, "b"));
+    while memory.keys("lab", "out/_manifest.json").is_empty()
+        || !String::from_utf8_lossy(
+            &memory.objects("lab", "out/_manifest.json")["out/_manifest.json"],
+        )
+        .contains("pending")
+    {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    // It finishes the commit of the slow one.
+    write(&s3, WriteMode::Append, "c").unwrap();
+    slow.join().unwrap().unwrap();
+    assert_eq!(visible(&memory), rows(&[("b", 10), ("c", 10)]));
+    assert_eq!(others(&memory), DONE.map(str::to_owned).to_vec());
+}
+
+#[test]
+fn it_works_inside_another_runtime() {
+    let (memory, server) = serve();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let params = params(WriteMode::Error).with_rows_per_file(1);
+        let mut sink = ParquetSink::create_in_s3(&server.connect(), OUT, params).unwrap();
+        sink.write(&batch("a", 200, 2)).unwrap();
+        assert_eq!(sink.finish().unwrap().files, 200);
+    });
+    assert_eq!(visible(&memory), rows(&[("a", 200)]));
+}
+
+#[test]
 fn a_server_without_conditions_on_writes_is_refused() {
     let (memory, server) = serve();
     memory.ignore_conditions();

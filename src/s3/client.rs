@@ -130,14 +130,16 @@ impl S3 {
 
     /// Waits for something, on any thread, unless the connection is interrupted.
     pub(crate) fn wait_for<T>(&self, what: impl Future<Output = T>) -> Result<T> {
-        pollster::block_on(async {
+        // Unconstrained: in a task of another runtime, which cannot go on meanwhile, tokio would have us
+        // yield to it after some hundred results.
+        pollster::block_on(tokio::task::unconstrained(async {
             let mut interrupted = self.inner.interrupted.subscribe();
             tokio::select! {
                 biased;
                 done = what => Ok(done),
                 _ = interrupted.wait_for(|is| *is) => Err(Error::Interrupted),
             }
-        })
+        }))
     }
 
     /// Waits for a task that changes something on the server, so that it can be undone afterwards: if
@@ -209,7 +211,7 @@ impl S3 {
         loop {
             match attempt().await {
                 Ok(done) => {
-                    self.inner.reached.store(true, Ordering::Relaxed);
+                    self.was_reached();
                     return Ok(done);
                 }
                 Err(fault) => {
@@ -220,18 +222,25 @@ impl S3 {
         }
     }
 
+    /// Notes that the server answers.
+    pub(super) fn was_reached(&self) {
+        self.inner.reached.store(true, Ordering::Relaxed);
+    }
+
     /// Waits before the next attempt, or gives the fault back if there is none.
     pub(super) async fn pause(&self, mut fault: Fault, attempts: u32) -> Result<(), Fault> {
         let inner = &self.inner;
         if fault.kind != Kind::Network {
-            inner.reached.store(true, Ordering::Relaxed);
+            self.was_reached();
         }
         let most = if inner.reached.load(Ordering::Relaxed) {
             inner.params.attempts
         } else {
             inner.params.attempts.min(ATTEMPTS_UNREACHED)
         };
-        if !fault.is_transient() || attempts >= most {
+        // Credentials that came to their end are replaced, if there can be others.
+        let is_mended = fault.kind == Kind::Expired && inner.wallet.discard();
+        if !(fault.is_transient() || is_mended) || attempts >= most {
             fault.attempts = attempts;
             return Err(fault);
         }
@@ -250,7 +259,7 @@ impl S3 {
         bytes: u64,
         attempt: impl Future<Output = Result<T, Fault>>,
     ) -> Result<T, Fault> {
-        let limit = self.inner.params.timeout + Duration::from_secs(bytes / SLOWEST);
+        let limit = self.inner.params.timeout.saturating_add(Duration::from_secs(bytes / SLOWEST));
         tokio::time::timeout(limit, attempt)
             .await
             .unwrap_or_else(|_| Err(Fault::new(Kind::Transient, "no answer in time")))
@@ -269,7 +278,7 @@ fn block_on<F>(runtime: &Background, work: F) -> F::Output
 where
     F: Future<Output: Send + 'static> + Send + 'static,
 {
-    match pollster::block_on(runtime.handle().spawn(work)) {
+    match pollster::block_on(tokio::task::unconstrained(runtime.handle().spawn(work))) {
         Ok(done) => done,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => resume_unwind(panic),

@@ -1,14 +1,16 @@
 //! Region, credentials and endpoint: the standard AWS chain, and what the caller sets instead.
 
 use aws_config::BehaviorVersion;
+use aws_config::default_provider::region::DefaultRegionChain;
 use aws_config::profile::ProfileFileCredentialsProvider;
+use aws_config::provider_config::ProviderConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{
-    ProvideCredentials as _, Region, RequestChecksumCalculation, ResponseChecksumValidation,
-    StalledStreamProtectionConfig,
+    IdentityCache, ProvideCredentials as _, Region, RequestChecksumCalculation,
+    ResponseChecksumValidation, StalledStreamProtectionConfig,
 };
 use aws_types::service_config::ServiceConfigKey;
 
@@ -27,14 +29,19 @@ pub(super) async fn configure(params: &S3Params) -> Result<(Client, Wallet)> {
         // Retries are ours: counted, resumed, and without the quota that all clients share.
         .retry_config(RetryConfig::disabled())
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-        .timeout_config(
-            TimeoutConfig::builder()
-                .connect_timeout(params.connect_timeout)
-                .read_timeout(params.timeout)
-                .build(),
-        );
+        // The time that an answer may take depends on what is sent: the client looks after it.
+        .timeout_config(TimeoutConfig::builder().connect_timeout(params.connect_timeout).build());
     if let Some(profile) = &params.profile {
-        let credentials = ProfileFileCredentialsProvider::builder().profile_name(profile).build();
+        let region = match &params.region {
+            Some(region) => Some(Region::new(region.clone())),
+            None => DefaultRegionChain::builder().profile_name(profile).build().region().await,
+        };
+        // A profile may be a role to assume, in some region.
+        let region = region.unwrap_or_else(|| Region::new(DEFAULT_REGION));
+        let credentials = ProfileFileCredentialsProvider::builder()
+            .configure(&ProviderConfig::without_region().with_region(Some(region)))
+            .profile_name(profile)
+            .build();
         // Who names a profile means it, also where the environment holds other credentials.
         loader = loader.profile_name(profile).credentials_provider(credentials);
     }
@@ -62,12 +69,9 @@ pub(super) async fn configure(params: &S3Params) -> Result<(Client, Wallet)> {
             return Err(Error::param("endpoint_url", url, "http://host:port or https://host"));
         }
     }
+    let wallet = Wallet::new(config.credentials_provider());
     if !params.anonymous {
-        let credentials = match config.credentials_provider() {
-            Some(provider) => provider.provide_credentials().await,
-            None => return Err(Error::connect("no AWS credentials are set up")),
-        };
-        credentials.map_err(|error| match (&error, &params.profile) {
+        wallet.provide_credentials().await.map_err(|error| match (&error, &params.profile) {
             (CredentialsError::CredentialsNotLoaded(_), None) => Error::connect(
                 "no AWS credentials were found in the environment, in ~/.aws or from a role",
             ),
@@ -89,10 +93,14 @@ pub(super) async fn configure(params: &S3Params) -> Result<(Client, Wallet)> {
         .request_checksum_calculation(RequestChecksumCalculation::WhenSupported)
         // Bodies are checked here, also when they came in several pieces.
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+    if !params.anonymous {
+        // One place for credentials, which knows when to replace them.
+        builder =
+            builder.credentials_provider(wallet.clone()).identity_cache(IdentityCache::no_cache());
+    }
     if config.region().is_none() {
         builder = builder.region(Region::new(DEFAULT_REGION));
     }
-    let wallet = Wallet::new(config.credentials_provider());
     Ok((Client::from_conf(builder.build()), wallet))
 }
 

@@ -26,6 +26,8 @@ pub(crate) enum Kind {
     Unsupported,
     /// Credentials, region or clock are wrong: no request will pass.
     Account,
+    /// The credentials have come to their end: no request will pass with them.
+    Expired,
     /// Everything else that trying again does not mend, such as an object that is closed to us.
     Refused,
 }
@@ -97,7 +99,7 @@ impl Fault {
             }
             (_, "InvalidAccessKeyId") => (Kind::Account, "the access key does not exist"),
             (_, "SignatureDoesNotMatch") => (Kind::Account, "the secret key is wrong"),
-            (_, "ExpiredToken") => (Kind::Account, "the session token has expired"),
+            (_, "ExpiredToken") => (Kind::Expired, "the session token has expired"),
             (_, "InvalidToken") => (Kind::Account, "the session token is wrong"),
             (_, "RequestTimeTooSkewed") => (Kind::Account, "this machine's clock is wrong"),
             (401 | 403, _) => (Kind::Refused, "access denied"),

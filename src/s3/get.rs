@@ -1,7 +1,7 @@
 //! Reading an object so that what arrives is what was listed, whatever happens on the way.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::{ByteStream, DateTime, DateTimeFormat};
@@ -12,13 +12,19 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use bytes::{Bytes, BytesMut};
 use md5::{Digest as _, Md5};
 
-use super::client::S3;
+use super::client::{S3, SLOWEST};
 use super::fault::{Fault, Kind};
 use super::requests::Listed;
 use super::route::{Learn, Route};
 
 /// What was read before the body broke off is kept from this length on, and the rest asked for.
 const RESUME_FROM: usize = 256 << 10;
+
+/// How the names of directory buckets end, whose ETags are no MD5.
+const DIRECTORY_BUCKET: &str = "--x-s3";
+
+/// Room that is made at once for an object whose size was not listed.
+const RESERVED: u64 = 1 << 20;
 
 /// An object, whole and checked.
 #[derive(Debug)]
@@ -56,8 +62,16 @@ impl S3 {
         let mut head = None;
         let mut bytes = BytesMut::new();
         loop {
-            let outcome = match self.get_once(bucket, wanted, &mut head, &mut bytes).await {
-                Ok(()) => check(wanted, head.get_or_insert_default(), &bytes),
+            // Longer than each of its waits together, if it is to get anywhere.
+            let transfer = wanted.size.map_or(Duration::MAX, |n| Duration::from_secs(n / SLOWEST));
+            let limit = self.params().timeout.saturating_mul(2).saturating_add(transfer);
+            let attempt = self.get_once(bucket, wanted, &mut head, &mut bytes);
+            let attempt = tokio::time::timeout(limit, attempt).await;
+            let outcome = match attempt.unwrap_or_else(|_| Err(stalled())) {
+                Ok(()) => {
+                    let md5_etags = self.params().md5_etags && !bucket.ends_with(DIRECTORY_BUCKET);
+                    check(wanted, head.get_or_insert_default(), &bytes, md5_etags)
+                }
                 Err(fault) => Err(fault),
             };
             let fault = match outcome {
@@ -118,11 +132,20 @@ impl S3 {
         }
         let head = head.get_or_insert(answer.head);
         let whole = head.length.unwrap_or_default();
-        bytes.reserve((whole as usize).saturating_sub(bytes.len()));
+        if let Some(size) = wanted.size.filter(|&size| whole > size) {
+            // Not read at all: there was no room reserved for it.
+            let kind = if wanted.etag.is_some() { Kind::Corrupt } else { Kind::Precondition };
+            return Err(Fault::new(kind, other_size(whole, size)));
+        }
+        let expected = wanted.size.map_or(whole.min(RESERVED), |size| size.min(whole));
+        bytes.reserve((expected as usize).saturating_sub(bytes.len()));
         loop {
             let piece = tokio::time::timeout(self.params().timeout, answer.body.next())
                 .await
-                .map_err(|_| Fault::new(Kind::Transient, "the body stalls"))?;
+                .map_err(|_| stalled())?;
+            if let Some(size) = wanted.size.filter(|&size| bytes.len() as u64 > size) {
+                return Err(Fault::new(Kind::Corrupt, other_size(bytes.len() as u64, size)));
+            }
             match piece {
                 None => return Ok(()),
                 Some(Ok(piece)) => bytes.extend_from_slice(&piece),
@@ -169,10 +192,8 @@ impl S3 {
         range: Option<String>,
     ) -> Result<Answer, Fault> {
         let learned: Arc<Mutex<Option<Route>>> = Arc::default();
-        let settings = HttpConnectorSettings::builder()
-            .connect_timeout(self.params().connect_timeout)
-            .read_timeout(self.params().timeout)
-            .build();
+        let settings =
+            HttpConnectorSettings::builder().connect_timeout(self.params().connect_timeout).build();
         let learn = Learn { key: key.to_owned(), settings, learned: Arc::clone(&learned) };
         let answer = self
             .client()
@@ -249,6 +270,14 @@ fn best_checksum(sums: [Option<&str>; CHECKSUMS.len()]) -> Option<(ChecksumAlgor
     })
 }
 
+fn other_size(bytes: u64, listed: u64) -> String {
+    format!("it has {bytes} bytes, the listing says {listed}")
+}
+
+fn stalled() -> Fault {
+    Fault::new(Kind::Transient, "the body stalls")
+}
+
 /// Whether a `Content-Range` such as `bytes 5-9/10` begins at `start`.
 fn begins_at(range: &str, start: usize) -> bool {
     range
@@ -258,7 +287,7 @@ fn begins_at(range: &str, start: usize) -> bool {
 }
 
 /// Compares bytes with all that is known about them.
-fn check(wanted: &Listed, head: &Head, bytes: &[u8]) -> Result<(), Fault> {
+fn check(wanted: &Listed, head: &Head, bytes: &[u8], md5_etags: bool) -> Result<(), Fault> {
     let len = bytes.len() as u64;
     if let Some(length) = head.length.filter(|&length| length != len) {
         return Err(Fault::new(
@@ -276,7 +305,7 @@ fn check(wanted: &Listed, head: &Head, bytes: &[u8]) -> Result<(), Fault> {
             true
         }
         // The MD5 of an object that was put in one piece and not encrypted with a key.
-        (None, Some(sum)) if !head.encrypted => {
+        (None, Some(sum)) if md5_etags && !head.encrypted => {
             if Md5::digest(bytes)[..] != sum {
                 return Err(Fault::new(
                     Kind::Corrupt,
@@ -290,7 +319,7 @@ fn check(wanted: &Listed, head: &Head, bytes: &[u8]) -> Result<(), Fault> {
     match wanted.size {
         Some(size) if size != len => Err(Fault::new(
             if is_proven { Kind::Precondition } else { Kind::Corrupt },
-            format!("it has {len} bytes, the listing says {size}"),
+            other_size(len, size),
         )),
         _ => Ok(()),
     }
@@ -318,7 +347,7 @@ mod tests {
     }
 
     fn kind(size: Option<u64>, head: &Head, bytes: &[u8]) -> Option<Kind> {
-        check(&listed(size), head, bytes).err().map(|fault| fault.kind)
+        check(&listed(size), head, bytes, true).err().map(|fault| fault.kind)
     }
 
     #[test]
@@ -328,6 +357,7 @@ mod tests {
         assert_eq!(kind(None, &md5, b"abc"), None);
         assert_eq!(kind(None, &md5, b"abd"), Some(Kind::Corrupt));
         assert_eq!(kind(Some(4), &md5, b"abc"), Some(Kind::Precondition));
+        assert!(check(&listed(None), &md5, b"abd", false).is_ok());
         let encrypted = Head { etag: etag.clone(), encrypted: true, ..Head::default() };
         assert_eq!(kind(None, &encrypted, b"abd"), None);
         assert_eq!(kind(Some(4), &encrypted, b"abd"), Some(Kind::Corrupt));

@@ -57,6 +57,7 @@ pub struct S3Params {
     pub(super) connect_timeout: Duration,
     pub(super) timeout: Duration,
     pub(super) conditional_writes: bool,
+    pub(super) md5_etags: bool,
 }
 
 impl Default for S3Params {
@@ -73,6 +74,7 @@ impl Default for S3Params {
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             timeout: DEFAULT_TIMEOUT,
             conditional_writes: true,
+            md5_etags: true,
         }
     }
 }
@@ -162,6 +164,15 @@ impl S3Params {
     /// Where it does not, two sinks must not write to one place at a time.
     pub fn with_conditional_writes(mut self, conditional_writes: bool) -> Self {
         self.conditional_writes = conditional_writes;
+        self
+    }
+
+    /// Sets whether an ETag that looks like an MD5 is one (default true: an object without a checksum
+    /// whose MD5 is another has not arrived whole).
+    ///
+    /// It is so on AWS, and on most servers.
+    pub fn with_md5_etags(mut self, md5_etags: bool) -> Self {
+        self.md5_etags = md5_etags;
         self
     }
 

@@ -5,10 +5,7 @@ use std::time::SystemTime;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
-use aws_sdk_s3::types::{
-    ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, Delete, EncodingType,
-    ObjectIdentifier,
-};
+use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, EncodingType};
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
@@ -18,9 +15,6 @@ use super::fault::{Fault, Kind};
 
 /// Keys that S3 gives on one page, at most.
 pub(crate) const MAX_PAGE_SIZE: i32 = 1000;
-
-/// Keys of one request to delete, at most.
-const DELETED_AT_A_TIME: usize = 1000;
 
 /// An object, as a listing has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,10 +95,6 @@ impl S3 {
             };
             let objects = page.contents.unwrap_or_default();
             let folders = page.common_prefixes.unwrap_or_default();
-            let found = objects.len() + folders.len();
-            if page.key_count.is_some_and(|n| n as usize != found) {
-                return Err(Fault::new(Kind::Transient, "the listing breaks off"));
-            }
             let objects = objects
                 .into_iter()
                 .map(|object| {
@@ -202,42 +192,6 @@ impl S3 {
             })
             .await;
         ignore_missing(deleted)
-    }
-
-    /// Deletes objects, those that are there.
-    pub(crate) async fn delete_all(&self, bucket: &str, keys: &[String]) -> Result<(), Fault> {
-        let bad = |e: aws_sdk_s3::error::BuildError| Fault::new(Kind::Refused, e.to_string());
-        for keys in keys.chunks(DELETED_AT_A_TIME) {
-            let objects = keys
-                .iter()
-                .map(|key| ObjectIdentifier::builder().key(key).build().map_err(bad))
-                .collect::<Result<Vec<_>, Fault>>()?;
-            let delete =
-                Delete::builder().set_objects(Some(objects)).quiet(true).build().map_err(bad)?;
-            let delete = &delete;
-            self.request(0, |client| async move {
-                let answer =
-                    client.delete_objects().bucket(bucket).delete(delete.clone()).send().await?;
-                match answer.errors().iter().find(|e| e.code() != Some("NoSuchKey")) {
-                    None => Ok(()),
-                    // As a request of its own would have been answered.
-                    Some(error) => {
-                        let status = match error.code() {
-                            Some("AccessDenied") => 403,
-                            _ => 500,
-                        };
-                        let text = format!(
-                            "{}: {}",
-                            error.key().unwrap_or("?"),
-                            error.message().unwrap_or("?")
-                        );
-                        Err(Fault::of_response(status, error.code().unwrap_or(""), &text, None))
-                    }
-                }
-            })
-            .await?;
-        }
-        Ok(())
     }
 
     /// Begins a multipart upload and returns its id.

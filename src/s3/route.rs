@@ -6,12 +6,14 @@
 //! the SDK goes on.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use aws_credential_types::Credentials;
-use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::future::ProvideCredentials as ProvideFuture;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextRef;
-use aws_sdk_s3::config::{ConfigBag, Intercept, ProvideCredentials as _, RuntimeComponents};
+use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::primitives::SdkBody;
 use aws_sigv4::http_request::{
@@ -24,6 +26,7 @@ use aws_smithy_runtime_api::client::http::{
 };
 use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use tokio::sync::RwLock;
 
 use super::fault::{Fault, Kind};
 
@@ -31,8 +34,14 @@ use super::fault::{Fault, Kind};
 const PATH: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
+/// Who asks, in the server's logs.
+const USER_AGENT: &str = concat!("orb-features/", env!("CARGO_PKG_VERSION"));
+
 /// Credentials that end sooner are replaced.
 const FRESH: Duration = Duration::from_mins(1);
+
+/// Credentials that were got a shorter time ago are not those that a server refuses as expired.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// How the objects of a bucket are got.
 #[derive(Debug)]
@@ -60,13 +69,17 @@ impl Route {
     ) -> Result<HttpResponse, Fault> {
         let bad = |e: &dyn std::fmt::Display| Fault::new(Kind::Refused, e.to_string());
         let uri = format!("{}{}", self.base, utf8_percent_encode(key, PATH));
-        let mut request = http::Request::builder().uri(&uri);
+        let mut request = http::Request::builder().uri(&uri).header("user-agent", USER_AGENT);
         for (name, value) in headers {
             request = request.header(*name, value);
         }
         let mut request = request.body(SdkBody::empty()).map_err(|e| bad(&e))?;
         if let Some(scope) = &self.scope {
-            let identity = wallet.credentials().await?.into();
+            let credentials = wallet.credentials().await.map_err(|error| {
+                let fault = Fault::of_transport(Kind::Account, &error);
+                Fault::new(Kind::Account, format!("no usable credentials ({fault})"))
+            })?;
+            let identity = credentials.into();
             let mut settings = SigningSettings::default();
             // As S3 wants it: keys are not normalized, and encoded once.
             settings.percent_encoding_mode = PercentEncodingMode::Single;
@@ -95,12 +108,12 @@ impl Route {
                 Fault::of_transport(Kind::Network, &e)
             }
         })?;
-        if answer.status().is_success() { Ok(answer) } else { Err(refusal(answer, wallet).await) }
+        if answer.status().is_success() { Ok(answer) } else { Err(refusal(answer).await) }
     }
 }
 
 /// Reads an answer that is not a success.
-async fn refusal(answer: HttpResponse, wallet: &Wallet) -> Fault {
+async fn refusal(answer: HttpResponse) -> Fault {
     let status = answer.status().as_u16();
     let region = answer.headers().get("x-amz-bucket-region").map(str::to_owned);
     let body = aws_sdk_s3::primitives::ByteStream::new(answer.into_body()).collect().await;
@@ -114,12 +127,7 @@ async fn refusal(answer: HttpResponse, wallet: &Wallet) -> Fault {
     };
     let code = element("Code").unwrap_or_default();
     let message = element("Message").unwrap_or_default();
-    let mut fault = Fault::of_response(status, code, message, region.as_deref());
-    if code == "ExpiredToken" && wallet.discard() {
-        // The next attempt has others.
-        fault.kind = Kind::Transient;
-    }
-    fault
+    Fault::of_response(status, code, message, region.as_deref())
 }
 
 /// Notes how the SDK makes a request for a key.
@@ -176,53 +184,75 @@ fn scope_of(authorization: &str) -> Option<Scope> {
     }
 }
 
-/// The credentials at hand.
-#[derive(Debug, Default)]
+/// The credentials at hand, for requests of the SDK and ours.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Wallet {
     provider: Option<SharedCredentialsProvider>,
-    held: tokio::sync::RwLock<Option<Credentials>>,
+    held: Arc<RwLock<Option<Held>>>,
+}
+
+#[derive(Clone, Debug)]
+struct Held {
+    credentials: Credentials,
+    since: Instant,
+}
+
+impl Held {
+    fn is_good_for(&self, time: Duration) -> bool {
+        self.credentials.expiry().is_none_or(|end| end > SystemTime::now() + time)
+    }
 }
 
 impl Wallet {
     pub fn new(provider: Option<SharedCredentialsProvider>) -> Self {
-        Self { provider, held: tokio::sync::RwLock::default() }
+        Self { provider, held: Arc::default() }
     }
 
     /// Credentials that hold for a while.
-    async fn credentials(&self) -> Result<Credentials, Fault> {
-        let is_fresh = |credentials: &Credentials| {
-            credentials.expiry().is_none_or(|end| end > SystemTime::now() + FRESH)
-        };
-        if let Some(held) = self.held.read().await.as_ref().filter(|held| is_fresh(held)) {
-            return Ok(held.clone());
+    async fn credentials(&self) -> Result<Credentials, CredentialsError> {
+        if let Some(held) = self.held.read().await.as_ref().filter(|held| held.is_good_for(FRESH)) {
+            return Ok(held.credentials.clone());
         }
         let mut held = self.held.write().await;
-        if let Some(held) = held.as_ref().filter(|held| is_fresh(held)) {
-            return Ok(held.clone());
+        if let Some(held) = held.as_ref().filter(|held| held.is_good_for(FRESH)) {
+            return Ok(held.credentials.clone());
         }
-        let missing = || Fault::new(Kind::Account, "there are no credentials");
-        let provider = self.provider.as_ref().ok_or_else(missing)?;
-        let new = provider.provide_credentials().await.map_err(|error| {
-            let fault = Fault::of_transport(Kind::Account, &error);
-            // What holds for another moment is better than none.
-            Fault::new(Kind::Account, format!("no usable credentials ({fault})"))
-        });
-        match (new, held.take()) {
-            (Ok(new), _) => Ok(held.insert(new).clone()),
-            (Err(_), Some(old)) if old.expiry().is_some_and(|end| end > SystemTime::now()) => {
-                Ok(held.insert(old).clone())
+        let provider = self.provider.as_ref();
+        let provider =
+            provider.ok_or_else(|| CredentialsError::not_loaded("there are no credentials"))?;
+        match (provider.provide_credentials().await, held.as_ref()) {
+            (Ok(credentials), _) => {
+                *held = Some(Held { credentials: credentials.clone(), since: Instant::now() });
+                Ok(credentials)
             }
-            (Err(fault), _) => Err(fault),
+            // What holds for another moment is better than none.
+            (Err(_), Some(old)) if old.is_good_for(Duration::ZERO) => Ok(old.credentials.clone()),
+            (Err(error), _) => Err(error),
         }
     }
 
     /// Drops credentials that the server does not take any more; false if there can be no others.
-    fn discard(&self) -> bool {
-        match self.held.try_write() {
-            Ok(mut held) => held.take().is_some_and(|old| old.expiry().is_some()),
-            // Somebody replaces them.
-            Err(_) => true,
+    pub fn discard(&self) -> bool {
+        // Somebody replaces them, or has just done so: the refusal was of the old ones.
+        let Ok(mut held) = self.held.try_write() else { return true };
+        match held.as_ref() {
+            None => true,
+            Some(held) if held.credentials.expiry().is_none() => false,
+            Some(new) if new.since.elapsed() < SETTLED => true,
+            Some(_) => {
+                *held = None;
+                true
+            }
         }
+    }
+}
+
+impl ProvideCredentials for Wallet {
+    fn provide_credentials<'a>(&'a self) -> ProvideFuture<'a>
+    where
+        Self: 'a,
+    {
+        ProvideFuture::new(self.credentials())
     }
 }
 
@@ -252,18 +282,27 @@ mod tests {
     #[tokio::test]
     async fn credentials_are_replaced_before_they_end() {
         let ends = |seconds| Some(SystemTime::now() + Duration::from_secs(seconds));
-        let new = Credentials::new("new", "s", None, ends(3600), "test");
+        let held = |name: &str, expiry, age| {
+            let credentials = Credentials::new(name, "s", None, expiry, "test");
+            Some(Held { credentials, since: Instant::now().checked_sub(age).unwrap() })
+        };
+        let new = held("new", ends(3600), Duration::ZERO).unwrap().credentials;
         let wallet = Wallet::new(Some(SharedCredentialsProvider::new(new)));
-        let old = Credentials::new("old", "s", None, ends(30), "test");
-        *wallet.held.write().await = Some(old.clone());
+        let old = held("old", ends(30), Duration::from_mins(1));
+        *wallet.held.write().await = old.clone();
         assert_eq!(wallet.credentials().await.unwrap().access_key_id(), "new");
+        // A refusal that comes late was of the old ones.
+        assert!(wallet.discard() && wallet.held.read().await.is_some());
+        wallet.held.write().await.as_mut().unwrap().since -= SETTLED;
         assert!(wallet.discard() && wallet.held.read().await.is_none());
+        assert!(wallet.discard());
         // Keys without an end are not replaced: there are no others.
-        let fixed = Credentials::new("fixed", "s", None, None, "test");
-        *wallet.held.write().await = Some(fixed);
+        *wallet.held.write().await = held("fixed", None, Duration::from_mins(1));
         assert!(!wallet.discard());
-        let none = Wallet::default();
-        *none.held.write().await = Some(old);
+        // A provider that fails for once.
+        let failing = Credentials::new("late", "s", None, ends(0), "test");
+        let none = Wallet::new(None);
+        *none.held.write().await = Some(Held { credentials: failing, since: Instant::now() });
         assert!(none.credentials().await.is_err());
     }
 }

@@ -318,8 +318,9 @@ impl RowSink for ParquetSink {
         if let Some(part) = self.failure_part.take() {
             self.report.bytes += part.close()?;
         }
-        let Self { target, report, .. } = self;
-        let retries = target.commit()?;
+        let Self { target, report, schema, .. } = self;
+        let schema = schema.unwrap_or_else(|| Arc::new(Schema::empty()));
+        let retries = target.commit(&schema)?;
         Ok(SinkReport { retries, ..report })
     }
 }

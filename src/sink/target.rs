@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 #[cfg(feature = "s3")]
@@ -71,12 +71,20 @@ impl Target {
         }
     }
 
-    /// Makes all files visible, and returns how many requests had to be made again in all.
-    pub fn commit(self) -> Result<u64> {
+    /// Makes all files, with these columns, visible, and returns how many requests had to be made again
+    /// in all.
+    #[cfg_attr(not(feature = "s3"), allow(unused_variables))] // Only a manifest has them.
+    pub fn commit(self, schema: &Schema) -> Result<u64> {
         match self {
             Self::Folder(staging) => staging.commit().map(|()| 0),
             #[cfg(feature = "s3")]
-            Self::S3(target) => target.commit(),
+            Self::S3(target) => {
+                let columns = schema.fields().iter().map(|f| {
+                    let null = if f.is_nullable() { ", nullable" } else { "" };
+                    format!("{}: {}{null}", f.name(), f.data_type())
+                });
+                target.commit(columns.collect())
+            }
         }
     }
 }

@@ -193,10 +193,8 @@ impl std::fmt::Display for Place {
 impl Manifest {
     fn files(self, manifest: &Place) -> Result<VecDeque<DataFile>> {
         let columns = || self.file_schema.split(',').map(normal).collect();
-        let destination = self
-            .destination_bucket
-            .strip_prefix("arn:aws:s3:::")
-            .unwrap_or(&self.destination_bucket);
+        // An ARN, whose beginning depends on the part of AWS.
+        let destination = self.destination_bucket.rsplit(":::").next().unwrap_or_default();
         self.files
             .iter()
             .map(|file| {

@@ -179,8 +179,9 @@ impl ImageSource for S3Source {
         if !(1..=MAX_PAGE_SIZE).contains(&self.page_size) {
             return Err(Error::param("page_size", self.page_size, "1 to 1000"));
         }
-        if self.requests_in_flight == 0 || self.requests_in_flight > Semaphore::MAX_PERMITS {
-            let most = Semaphore::MAX_PERMITS;
+        // What waits for the consumer is as much again.
+        let most = Semaphore::MAX_PERMITS / 2;
+        if self.requests_in_flight == 0 || self.requests_in_flight > most {
             return Err(Error::param(
                 "requests_in_flight",
                 self.requests_in_flight,
@@ -488,7 +489,9 @@ async fn fetch(
 fn lost(uri: &str, fault: Fault) -> Error {
     let cause = match fault.kind {
         // Not about this object: no other one can be had, either.
-        Kind::Account | Kind::NoBucket => return Error::connect(format!("{fault}: {uri}")),
+        Kind::Account | Kind::Expired | Kind::NoBucket => {
+            return Error::connect(format!("{fault}: {uri}"));
+        }
         Kind::Missing => ObjectCause::Vanished,
         Kind::Precondition => ObjectCause::Changed,
         Kind::Corrupt => ObjectCause::Corrupt,

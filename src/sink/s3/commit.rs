@@ -12,6 +12,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -45,6 +46,8 @@ pub(super) enum Failed {
     Manifest(String),
     /// Uploads of this run are gone.
     Lost(Vec<String>),
+    /// The result that it is to be added to has other columns by now.
+    Columns,
     /// Other runs get ahead all the time.
     Contended,
     /// The server does not check conditions on writes.
@@ -73,6 +76,9 @@ impl fmt::Display for Failed {
                 "the server has lost the uploads of {} (a lifecycle rule, or someone, aborted them)",
                 names.join(", ")
             ),
+            Self::Columns => {
+                f.write_str("its columns differ from those of the rows that were added meanwhile")
+            }
             Self::Contended => f.write_str("other runs write to it all the time"),
             Self::NoConditions => f.write_str(
                 "the server does not check conditions on writes, so that two runs could mix: use \
@@ -148,25 +154,57 @@ impl Output {
     pub async fn settle(&self) -> Result<Seen, Failed> {
         for round in 0..ROUNDS {
             let (manifest, etag) = self.manifest().await?;
-            if let Some(pending) = manifest.pending.clone() {
-                self.s3.delete(&self.bucket, &self.key(SUCCESS)).await?;
+            let next = if let Some(pending) = manifest.pending.clone() {
+                if self.is_still(etag.as_deref()).await? {
+                    self.s3.delete(&self.bucket, &self.key(SUCCESS)).await?;
+                }
                 let is_whole = self.complete(pending.uploads).await?;
-                let next = if is_whole { manifest.switch() } else { manifest.back_out() };
-                self.swap(&next, etag).await?;
+                if is_whole { manifest.switch() } else { manifest.back_out() }
             } else if let Some(finishing) = &manifest.finishing {
                 let keys: Vec<_> = finishing.garbage.iter().map(|name| self.key(name)).collect();
-                self.s3.delete_all(&self.bucket, &keys).await?;
-                if let Some(current) = &manifest.current {
+                self.delete_all(keys).await?;
+                if let Some(current) = &manifest.current
+                    && self.is_still(etag.as_deref()).await?
+                {
                     let mark = Bytes::from(current.run.clone());
                     self.s3.put(&self.bucket, &self.key(SUCCESS), mark, &Condition::None).await?;
                 }
-                self.swap(&manifest.clone().finish(), etag).await?;
-            } else {
+                manifest.finish()
+            } else if self.is_marked(&manifest).await? {
                 return Ok((manifest, etag));
-            }
+            } else {
+                // Somebody who came late has taken the mark of the commit before away.
+                manifest.mark_again()
+            };
+            self.swap(&next, etag).await?;
             self.give_way(round).await;
         }
         Err(Failed::Contended)
+    }
+
+    /// Whether the manifest is still the one that was seen: what is done next is meant for it alone.
+    async fn is_still(&self, etag: Option<&str>) -> Result<bool, Failed> {
+        let now = self.s3.head(&self.bucket, &self.key(MANIFEST)).await?;
+        Ok(now.and_then(|now| now.etag).as_deref() == etag)
+    }
+
+    /// Whether a result that stands has its mark of success.
+    async fn is_marked(&self, manifest: &Manifest) -> Result<bool, Failed> {
+        match &manifest.current {
+            None => Ok(true),
+            Some(current) => {
+                let mark = self.read(SUCCESS).await?;
+                Ok(mark.is_some_and(|(run, _)| run == current.run.as_bytes()))
+            }
+        }
+    }
+
+    /// Deletes objects, those that are there.
+    pub async fn delete_all(&self, keys: Vec<String>) -> Result<(), Fault> {
+        // One by one: servers differ in what they ask of a request for many.
+        self.each(keys, |output, key| async move { output.s3.delete(&output.bucket, &key).await })
+            .await?;
+        Ok(())
     }
 
     /// Waits a moment, longer each time, when others want the same.
@@ -287,11 +325,15 @@ impl Output {
     }
 
     /// Makes the uploads of a run the result, or a part of it.
+    ///
+    /// `begun` is set before the point of no return.
     pub async fn commit(
         &self,
         run: &str,
         mode: WriteMode,
+        columns: &[String],
         uploads: &[PendingUpload],
+        begun: &AtomicBool,
     ) -> Result<(), Failed> {
         for round in 0..ROUNDS {
             let (manifest, etag) = self.settle().await?;
@@ -303,17 +345,26 @@ impl Output {
                 None => {}
             }
             let plan = self.plan(&manifest, mode).await?;
+            let known = manifest.current.as_ref().map_or(&[][..], |current| &current.columns);
+            if mode == WriteMode::Append && !known.is_empty() && known != columns {
+                return Err(Failed::Columns);
+            }
             self.check_alive(uploads).await?;
             if self.s3.is_interrupted() {
                 return Err(Failed::Interrupted);
             }
+            begun.store(true, Ordering::SeqCst);
             let pending = Pending {
                 run: run.to_owned(),
+                columns: columns.to_vec(),
                 uploads: uploads.to_vec(),
                 kept: plan.kept,
                 garbage: plan.garbage,
             };
-            self.swap(&manifest.begin(pending), etag).await?;
+            if !self.swap(&manifest.begin(pending), etag).await? {
+                // Another run was faster: back before the point.
+                begun.store(false, Ordering::SeqCst);
+            }
             self.give_way(round).await;
         }
         Err(Failed::Contended)

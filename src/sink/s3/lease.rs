@@ -38,10 +38,30 @@ impl Holder {
 
     /// Whether the process is known to be gone: only ever on the machine that it ran on.
     pub fn is_gone(&self) -> bool {
-        self.machine.is_some()
-            && self.machine == machine()
-            && self.started.is_some()
-            && self.started != started(self.process)
+        if self.machine.is_none() || self.machine != machine() || self.started.is_none() {
+            return false;
+        }
+        match started(self.process) {
+            // Another one has its number now.
+            Some(started) => Some(started) != self.started,
+            // What cannot be seen may be there nevertheless.
+            None => does_not_exist(self.process),
+        }
+    }
+}
+
+/// Whether the system says that there is no such process.
+fn does_not_exist(process: u32) -> bool {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Pid, test_kill_process};
+        let process = i32::try_from(process).ok().and_then(Pid::from_raw);
+        process.is_some_and(|p| test_kill_process(p) == Err(rustix::io::Errno::SRCH))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = process;
+        false
     }
 }
 
@@ -59,9 +79,10 @@ impl Renewal {
         let client = s3.clone();
         Self(s3.spawn(async move {
             loop {
-                tokio::time::sleep(LEASE / 4).await;
-                // The next one may pass.
-                let _ = client.put(&bucket, &key, holder.clone(), &Condition::None).await;
+                tokio::time::sleep(LEASE / 8).await;
+                // The next one may pass; none may take so long that the lease ends meanwhile.
+                let put = client.put(&bucket, &key, holder.clone(), &Condition::None);
+                let _ = tokio::time::timeout(LEASE / 8, put).await;
             }
         }))
     }
@@ -80,14 +101,13 @@ fn machine() -> Option<String> {
     Some(format!("{} {}", boot.trim(), namespace.display()))
 }
 
-/// When a process started; none if there is none of that number.
+/// When a process started, as far as it can be seen; dead ones that nobody has buried count.
 fn started(process: u32) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     // The name, in brackets, may hold anything; the start is the 20th field after it.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     match fields.next() {
-        // Dead, and only its parent has not looked yet.
-        Some("Z" | "X") => None,
+        Some("Z" | "X") => Some("dead".to_owned()),
         _ => fields.nth(18).map(str::to_owned),
     }
 }

@@ -32,6 +32,9 @@ pub(super) struct Manifest {
 pub(super) struct Current {
     /// The run that made it what it is.
     pub run: String,
+    /// The columns of its rows.
+    #[serde(default)]
+    pub columns: Vec<String>,
     pub files: Vec<ResultFile>,
 }
 
@@ -47,6 +50,8 @@ pub(super) struct ResultFile {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Pending {
     pub run: String,
+    #[serde(default)]
+    pub columns: Vec<String>,
     pub uploads: Vec<PendingUpload>,
     /// Files of the old result that stay.
     pub kept: Vec<ResultFile>,
@@ -87,7 +92,8 @@ impl Manifest {
         self.version += 1;
         let new = pending.uploads.into_iter().map(|u| u.file);
         let files = pending.kept.into_iter().chain(new).collect();
-        self.current = Some(Current { run: pending.run.clone(), files });
+        let (run, columns) = (pending.run.clone(), pending.columns);
+        self.current = Some(Current { run, columns, files });
         self.finishing = Some(Finishing { garbage: pending.garbage });
         self.remember(pending.run, true);
         self
@@ -100,6 +106,13 @@ impl Manifest {
         let garbage = pending.uploads.into_iter().map(|u| u.file.name).collect();
         self.finishing = Some(Finishing { garbage });
         self.remember(pending.run, false);
+        self
+    }
+
+    /// The next state: the mark of success is missing.
+    pub fn mark_again(mut self) -> Self {
+        self.version += 1;
+        self.finishing = Some(Finishing { garbage: Vec::new() });
         self
     }
 

@@ -6,7 +6,8 @@ mod manifest;
 mod upload;
 
 use std::collections::BTreeSet;
-use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +23,9 @@ pub(super) use self::upload::Upload;
 
 /// How long a sink that gives up may take to tidy: what is left is invisible, and goes later.
 const TIDYING: Duration = Duration::from_secs(20);
+
+/// How long a commit may go on that the caller gives up before the point of no return.
+const GIVING_UP: Duration = Duration::from_secs(5);
 
 /// Files in a bucket that are not visible yet.
 #[derive(Debug)]
@@ -122,34 +126,63 @@ impl S3Target {
     }
 
     /// Makes the files visible, and returns how many requests had to be made again in all.
-    pub fn commit(mut self) -> Result<u64> {
+    pub fn commit(mut self, columns: Vec<String>) -> Result<u64> {
         let (output, run, mode) = (self.output.clone(), self.run.clone(), self.mode);
         let uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner).whole.clone();
-        let outcome = self.output.s3.wait(move |_| async move {
-            let outcome = output.commit(&run, mode, &uploads).await;
-            if let Err(Failed::Request(_)) = outcome {
+        let begun = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&begun);
+        let mut commit = self.output.s3.spawn(async move {
+            let Err(failed) = output.commit(&run, mode, &columns, &uploads, &flag).await else {
+                return Ok(());
+            };
+            if flag.load(Ordering::SeqCst) {
                 // On which side of the point of no return?
-                return match output.outcome(&run).await {
-                    Ok(Some(true)) => (Ok(()), true),
-                    Ok(Some(false) | None) => (outcome, false),
-                    Err(_) => (outcome, true),
-                };
+                match output.outcome(&run).await {
+                    Ok(Some(true)) => return Ok(()),
+                    Ok(Some(false) | None) => flag.store(false, Ordering::SeqCst),
+                    Err(_) => {}
+                }
             }
-            let committed = outcome.is_ok();
-            (outcome, committed)
+            Err(failed)
         });
-        self.committed = outcome.1;
+        let s3 = &self.output.s3;
+        let outcome = if let Ok(outcome) = s3.wait_for(&mut commit) {
+            Some(outcome)
+        } else {
+            // Before the point of no return it can be given up, after it it cannot.
+            let flag = Arc::clone(&begun);
+            s3.wait(move |_| async move {
+                if let Ok(outcome) = tokio::time::timeout(GIVING_UP, &mut commit).await {
+                    return Some(outcome);
+                }
+                if !flag.load(Ordering::SeqCst) {
+                    commit.abort();
+                }
+                match commit.await {
+                    Err(error) if error.is_cancelled() => None,
+                    outcome => Some(outcome),
+                }
+            })
+        };
+        let outcome = match outcome {
+            None => Err(Failed::Interrupted),
+            Some(Ok(outcome)) => outcome,
+            Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+        };
+        // If in doubt, uploads are left alone: they are invisible, and the next run settles it.
+        self.committed = outcome.is_ok() || begun.load(Ordering::SeqCst);
         let retries = self.output.s3.own_retries();
-        outcome.0.map(|()| retries).map_err(|failed| {
-            if self.committed {
+        match outcome {
+            Ok(()) => Ok(retries),
+            Err(Failed::Request(fault)) if self.committed => {
                 let why = format!(
-                    "{failed}; the result is uploaded, and the next run that writes to this place \
+                    "{fault}; the result is uploaded, and the next run that writes to this place \
                      finishes its commit"
                 );
-                return Error::write_to(self.location.to_string(), why);
+                Err(Error::write_to(self.location.to_string(), why))
             }
-            self.failed(failed)
-        })
+            Err(failed) => Err(self.failed(failed)),
+        }
     }
 
     fn failed(&self, failed: Failed) -> Error {
@@ -253,6 +286,6 @@ async fn tidy_after_the_dead(output: &Output, run: &str) -> Result<(), Failed> {
         manifest.pending.as_ref().is_none_or(|pending| !key.contains(&pending.run))
     });
     output.abort(left).await?;
-    output.s3.delete_all(&output.bucket, &dead).await?;
+    output.delete_all(dead).await?;
     Ok(())
 }

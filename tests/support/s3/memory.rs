@@ -99,6 +99,11 @@ impl Memory {
         self.insert(bucket, [key.to_owned()], data, "not-an-md5".to_owned(), checksum);
     }
 
+    /// Puts an object whose ETag is what it likes.
+    pub fn seed_with_etag(&self, bucket: &str, key: &str, data: impl Into<Bytes>, etag: &str) {
+        self.insert(bucket, [key.to_owned()], data.into(), etag.to_owned(), Checksum::default());
+    }
+
     fn insert(
         &self,
         bucket: &str,
