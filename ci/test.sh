@@ -62,8 +62,6 @@ echo "none of the optional crates is built without default features"
 
 say "tests without default features"
 tests --no-default-features
-say "tests with default features"
-tests
 say "tests with features $features, examples and benchmarks run once"
 tests --features "$features" --all-targets
 tests --features "$features" --doc
