@@ -3,7 +3,8 @@
 //! until it is stopped.
 //!
 //! ```sh
-//! cargo run --release --example s3_server [FOLDER] [COPIES] > server.env &
+//! cargo run --release --example s3_server [FOLDER [COPIES]] > server.env
+//! # and in another terminal, once it serves:
 //! . ./server.env && orb-features extract s3://lab/in s3://lab/out
 //! ```
 

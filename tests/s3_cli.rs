@@ -229,8 +229,9 @@ fn what_is_wrong_is_one_line_and_soon() {
         bench.ends(command, 1, says);
     };
     wrong("AWS_SECRET_ACCESS_KEY", "wrong", &["cannot list s3://lab/in", "secret key is wrong"]);
-    wrong("AWS_ACCESS_KEY_ID", "AKIANOBODY", &["cannot list s3://lab/in"]);
-    wrong("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9", &["cannot list s3://lab/in", "refused"]);
+    wrong("AWS_ACCESS_KEY_ID", "AKIANOBODY", &["cannot list s3://lab/in", "access key does not"]);
+    let says = ["cannot list s3://lab/in", "refused", "(http://127.0.0.1:9), after 3"];
+    wrong("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9", &says);
     let mut command = bench.command(&["s3://lab/in", "s3://lab/out"]);
     for (name, _) in bench.server.environment() {
         if name.contains("KEY") {
@@ -247,7 +248,10 @@ fn what_is_wrong_is_one_line_and_soon() {
         &["cannot write s3://nobucket/out", "does not exist"],
     );
     run(&["s3://lab/in", "s3://lab/out", "--profile", "nobody"], &["cannot connect", "nobody"]);
-    run(&["s3://lab/none", "s3://lab/out"], &["no image in s3://lab/none"]);
+    run(&["s3://lab/none", "s3://lab/out"], &["no image in s3://lab/none: there are no objects"]);
+    fs::write(bench.root.path().join("keys.txt"), "kiwi/1.jpg\n").unwrap();
+    let lines = ["s3://lab/in", "s3://lab/out", "--listing", "keys.txt"];
+    run(&lines, &["none of the 1 keys in keys.txt begins with \"in/\""]);
     run(&["s3://lab/in", "s3://lab/in"], &["s3://lab/in exists", "overwrite"]);
     run(&["s3://lab/in", "s3://lab/in", "--mode", "overwrite"], &["not part of a result"]);
     run(&["s3://lab/in", "s3://lab/out", "--no-sign-request"], &["access denied"]);
@@ -258,6 +262,9 @@ fn what_is_wrong_is_one_line_and_soon() {
 
     let usage = |args: &[&str], says: &[&str]| bench.fails(args, 2, says);
     usage(&["s3://", "out"], &["s3://"]);
+    usage(&["s3:/lab/in", "out"], &["s3:/lab/in", "s3://bucket/prefix"]);
+    usage(&["in", "S3://lab/out"], &["S3://lab/out"]);
+    usage(&["in", "out", "--save-model", "s3://lab/m.json"], &["local file"]);
     usage(&["in", "out", "--region", "eu-central-1"], &["--region is for s3://"]);
     usage(&["in", "s3://lab/out", "--listing", "x"], &["--listing is for s3:// as IN"]);
     usage(&["s3://lab/in", "out", "--no-conditional-writes"], &["s3:// as OUT"]);
@@ -295,6 +302,25 @@ fn an_object_that_fails_follows_the_policy() {
     let report = bench.report(&[&few[..], &["--on-error", "record"]].concat());
     assert_eq!((report.images, report.decoded, report.failed["unavailable"]), (12, 11, 1));
     assert_eq!((report.retries, report.sink.failures), (1, 1));
+}
+
+/// Without a server there is nothing to leave out image by image.
+#[test]
+fn an_outage_ends_the_job_whatever_the_policy() {
+    let bench = Bench::new(60);
+    let keys: Vec<String> = bench.memory.keys("lab", "in/");
+    fs::write(bench.root.path().join("keys.txt"), keys.join("\n")).unwrap();
+    let is_down = AtomicBool::new(false);
+    bench.server.plan(move |asked| {
+        if asked.path.ends_with("0030.jpg") {
+            is_down.store(true, Ordering::SeqCst);
+        }
+        is_down.load(Ordering::SeqCst).then_some(Fault::ResetAfterEffect)
+    });
+    let args = ["s3://lab/in", "out", "--on-error", "skip", "--attempts", "2", "--no-pca"];
+    let args = [&args[..], &["--listing", "keys.txt"]].concat();
+    bench.fails(&args, 1, &["cannot connect to S3: the network fails"]);
+    assert!(!bench.root.path().join("out").exists());
 }
 
 /// Starts a run and gives the server a hand on it.

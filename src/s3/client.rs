@@ -12,7 +12,7 @@ use aws_sdk_s3::Client;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-use super::configure::configure;
+use super::configure::{Configured, configure};
 use super::fault::{Fault, Kind};
 use super::params::S3Params;
 use super::route::{Route, Wallet};
@@ -41,6 +41,8 @@ pub struct S3 {
 struct Inner {
     client: Client,
     wallet: Wallet,
+    /// The server, where it is not AWS's.
+    endpoint: Option<String>,
     /// How objects are got, by bucket.
     routes: RwLock<HashMap<String, Arc<Route>>>,
     params: S3Params,
@@ -79,12 +81,14 @@ impl S3 {
             .map_err(Error::connect)?;
         let runtime = Background(Some(runtime));
         let wanted = params.clone();
-        let (client, wallet) = block_on(&runtime, async move { configure(&wanted).await })?;
+        let Configured { client, wallet, endpoint } =
+            block_on(&runtime, async move { configure(&wanted).await })?;
         Ok(Self {
             retries: Arc::default(),
             inner: Arc::new(Inner {
                 client,
                 wallet,
+                endpoint,
                 routes: RwLock::default(),
                 params,
                 retries: AtomicU64::new(0),
@@ -242,6 +246,9 @@ impl S3 {
         let is_mended = fault.kind == Kind::Expired && inner.wallet.discard();
         if !(fault.is_transient() || is_mended) || attempts >= most {
             fault.attempts = attempts;
+            if let (Kind::Network, Some(endpoint)) = (fault.kind, &inner.endpoint) {
+                fault.add(&format!(" ({endpoint})"));
+            }
             return Err(fault);
         }
         inner.retries.fetch_add(1, Ordering::Relaxed);

@@ -23,8 +23,16 @@ use crate::error::{Error, Result};
 /// The region for servers that do not care.
 const DEFAULT_REGION: &str = "us-east-1";
 
+/// What was found.
+pub(super) struct Configured {
+    pub client: Client,
+    pub wallet: Wallet,
+    /// None is AWS's.
+    pub endpoint: Option<String>,
+}
+
 /// Finds region, credentials and endpoint.
-pub(super) async fn configure(params: &S3Params) -> Result<(Client, Wallet)> {
+pub(super) async fn configure(params: &S3Params) -> Result<Configured> {
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         // Retries are ours: counted, resumed, and without the quota that all clients share.
         .retry_config(RetryConfig::disabled())
@@ -85,7 +93,7 @@ pub(super) async fn configure(params: &S3Params) -> Result<(Client, Wallet)> {
     let path_style = match params.addressing {
         Addressing::Path => true,
         Addressing::Virtual => false,
-        Addressing::Auto => endpoint.is_some_and(|url| !url.contains(".amazonaws.com")),
+        Addressing::Auto => endpoint.as_ref().is_some_and(|url| !url.contains(".amazonaws.com")),
     };
     let mut builder = aws_sdk_s3::config::Builder::from(&config)
         .interceptor(WholeAnswers)
@@ -101,7 +109,7 @@ pub(super) async fn configure(params: &S3Params) -> Result<(Client, Wallet)> {
     if config.region().is_none() {
         builder = builder.region(Region::new(DEFAULT_REGION));
     }
-    Ok((Client::from_conf(builder.build()), wallet))
+    Ok(Configured { client: Client::from_conf(builder.build()), wallet, endpoint })
 }
 
 /// The endpoint for S3 that environment or profile name, found as the SDK finds it.

@@ -50,6 +50,11 @@ impl Fault {
         matches!(self.kind, Kind::Transient | Kind::Network | Kind::Corrupt)
     }
 
+    /// Says more.
+    pub fn add(&mut self, what: &str) {
+        self.message.push_str(what);
+    }
+
     /// Reads a server's answer that is not a success.
     pub fn of_response(status: u16, code: &str, message: &str, region: Option<&str>) -> Self {
         let answer = match (code, message) {
@@ -97,7 +102,9 @@ impl Fault {
                 };
                 return Self::new(Kind::Account, what);
             }
-            (_, "InvalidAccessKeyId") => (Kind::Account, "the access key does not exist"),
+            (_, "InvalidAccessKeyId" | "NotSignedUp") => {
+                (Kind::Account, "the access key does not exist")
+            }
             (_, "SignatureDoesNotMatch") => (Kind::Account, "the secret key is wrong"),
             (_, "ExpiredToken") => (Kind::Expired, "the session token has expired"),
             (_, "InvalidToken") => (Kind::Account, "the session token is wrong"),

@@ -45,8 +45,15 @@ impl Target {
         match self {
             Self::Folder(staging) => {
                 let path = staging.folder().join(name);
-                let folder = path.parent().unwrap_or(Path::new("."));
-                std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+                if let Some((below, _)) = name.split_once('/') {
+                    let folder = staging.folder().join(below);
+                    match std::fs::create_dir(&folder) {
+                        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                            return Err(Error::write(&folder, e));
+                        }
+                        _ => {}
+                    }
+                }
                 let file = File::create(&path).map_err(|e| Error::write(&path, e))?;
                 Ok(TargetFile::Local(BufWriter::with_capacity(1 << 20, file)))
             }

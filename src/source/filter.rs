@@ -52,6 +52,9 @@ impl Filter {
 
     /// What is looked for, to say that there is none of it.
     pub fn describe(&self, seen: u64, what: &str) -> String {
+        if seen == 0 {
+            return format!("there are no {what} in it");
+        }
         let size = if self.sizes.is_some() { " and has the size asked for" } else { "" };
         match (&self.glob, &self.extensions) {
             (Some(glob), None) => {

@@ -385,7 +385,7 @@ struct Lister {
 
 impl Lister {
     async fn run(self, mut keys: Keys) {
-        let (mut seen, mut taken, mut retries) = (0, 0_u64, 0);
+        let (mut seen, mut elsewhere, mut taken, mut retries) = (0, 0_u64, 0_u64, 0);
         let is_object = self.folder != self.options.root.folder();
         while let Some(object) = keys.next(&self.options).await {
             let object = match object {
@@ -396,7 +396,10 @@ impl Lister {
                     return;
                 }
             };
-            let Some(relative) = object.key.strip_prefix(self.folder.as_str()) else { continue };
+            let Some(relative) = object.key.strip_prefix(self.folder.as_str()) else {
+                elsewhere += 1;
+                continue;
+            };
             if relative.is_empty() || relative.ends_with('/') {
                 // What consoles make for a folder.
                 continue;
@@ -438,10 +441,16 @@ impl Lister {
             }
         }
         if taken == 0 {
-            let error = Error::NoInput {
-                uri: self.options.root.to_string().into(),
-                reason: self.options.filter.describe(seen, "objects").into(),
+            let reason = match &self.options.listing {
+                Some(file) if seen == 0 && elsewhere > 0 => format!(
+                    "none of the {elsewhere} keys in {} begins with {:?}",
+                    file.display(),
+                    self.folder
+                ),
+                _ => self.options.filter.describe(seen, "objects"),
             };
+            let error =
+                Error::NoInput { uri: self.options.root.to_string().into(), reason: reason.into() };
             let _ = self.queue.send(Step::Failed(error)).await;
         }
     }
@@ -474,7 +483,19 @@ async fn fetch(
         return Err(Error::decode(uri, DecodeCause::TooLarge, what));
     }
     let permit = budget.reserve(size, number).await;
-    let got = s3.get(bucket, &object).await.map_err(|fault| lost(&uri, fault))?;
+    let got = match s3.get(bucket, &object).await {
+        Ok(got) => got,
+        Err(fault) if fault.kind == Kind::Network => {
+            // The object's bad luck, or the end of all? A job must not go on without a server.
+            return Err(match s3.list(bucket, &options.root.folder(), true, 1, None).await {
+                Err(outage) if outage.kind == Kind::Network => {
+                    Error::connect(format!("{outage}: {uri}"))
+                }
+                _ => lost(&uri, fault),
+            });
+        }
+        Err(fault) => return Err(lost(&uri, fault)),
+    };
     let image = ImageObject {
         uri,
         label,
