@@ -65,9 +65,9 @@ tests --no-default-features
 say "tests with features $features, examples and benchmarks run once"
 tests --features "$features" --all-targets
 tests --features "$features" --doc
-cargo run --quiet --example quickstart target/quickstart-test
-cargo run --quiet --example own_stage
-cargo run --quiet --example s3
+cargo run --quiet --features "$features" --example quickstart target/quickstart-test
+cargo run --quiet --features "$features" --example own_stage
+cargo run --quiet --features "$features" --example s3
 
 say "the package builds from itself alone"
 cargo package --quiet --allow-dirty --target-dir target/package-check
