@@ -79,7 +79,7 @@ if { [ -x $venv/bin/python ] || python3 -m venv $venv; } &&
         numpy pandas pyarrow polars duckdb scikit-learn opencv-python-headless 'moto[server]'; then
     ORB_FEATURES_MOTO=$PWD/$venv/bin/moto_server \
         tests --features "$features" --test s3_other_server -- --include-ignored
-    cargo build --quiet --features "$features"
+    # The program is the one that the tests have built.
     $venv/bin/python ci/read_back.py target/debug/orb-features target/quickstart-test/photos
     if [[ $features == *turbojpeg* ]]; then jpeg=--jpeg; else jpeg=; fi
     $venv/bin/python ci/compare_wheel.py target/debug/orb-features target/quickstart-test/photos $jpeg
