@@ -290,7 +290,8 @@ impl Output {
     /// Names and sizes of the visible files, but for manifest and mark.
     async fn files(&self, mode: WriteMode) -> Result<Vec<(String, u64)>, Failed> {
         let mut files = Vec::new();
-        for below in [String::new(), format!("{ERRORS}/")] {
+        let [_, errors] = folders();
+        for below in folders() {
             let prefix = self.key(&below);
             let mut token = None;
             loop {
@@ -302,7 +303,7 @@ impl Output {
                 let folders = page.folders.iter().map(|folder| (folder.as_str(), None));
                 for (key, size) in objects.chain(folders) {
                     let name = key.strip_prefix(self.base.as_str()).unwrap_or(key);
-                    let own = [WORK, MANIFEST, SUCCESS, &below, "_errors/"];
+                    let own = [WORK, MANIFEST, SUCCESS, &errors];
                     if name.is_empty() || own.contains(&name) {
                         continue;
                     }
@@ -395,7 +396,7 @@ impl Output {
     /// Keys and ids of the uploads under way that are of our kind, with their runs.
     pub async fn uploads(&self) -> Result<Vec<(String, (String, String))>, Fault> {
         let mut found = Vec::new();
-        for folder in ["", "_errors/"] {
+        for folder in folders() {
             let prefix = self.key(&format!("{folder}part-"));
             for (key, id) in self.s3.list_uploads(&self.bucket, &prefix).await? {
                 if let Some(run) = key.strip_prefix(&prefix).and_then(run_of) {
@@ -418,6 +419,11 @@ impl Output {
         }
         Ok(())
     }
+}
+
+/// Where a result has files: in the output itself and in the folder of failures.
+fn folders() -> [String; 2] {
+    [String::new(), format!("{ERRORS}/")]
 }
 
 /// What becomes of the files that are there.
