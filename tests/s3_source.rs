@@ -111,21 +111,19 @@ fn selections_are_those_of_a_folder() {
                 for extensions in [None, Some(["jpg", "png"])] {
                     for sizes in [None, Some(1..10_u64)] {
                         let label: LabelRule = label.parse().unwrap();
-                        let (mut disk, mut bucket) = (
-                            on_disk.clone().with_label(label.clone()).with_recursive(recursive),
-                            in_bucket.clone().with_label(label).with_recursive(recursive),
-                        );
+                        let mut selection =
+                            Selection::default().with_label(label).with_recursive(recursive);
                         if let Some(glob) = glob {
-                            (disk, bucket) = (disk.with_glob(glob), bucket.with_glob(glob));
+                            selection = selection.with_glob(glob);
                         }
                         if let Some(extensions) = extensions {
-                            disk = disk.with_extensions(extensions);
-                            bucket = bucket.with_extensions(extensions);
+                            selection = selection.with_extensions(extensions);
                         }
                         if let Some(sizes) = &sizes {
-                            disk = disk.with_sizes(sizes.clone());
-                            bucket = bucket.with_sizes(sizes.clone());
+                            selection = selection.with_sizes(sizes.clone());
                         }
+                        let disk = on_disk.clone().with_selection(selection.clone());
+                        let bucket = in_bucket.clone().with_selection(selection);
                         let below = |image: Result<ImageObject>, root: &str| match image {
                             Ok(image) => {
                                 let relative = image.uri.strip_prefix(root).unwrap().to_owned();
@@ -204,7 +202,8 @@ fn a_place_can_be_a_bucket_a_folder_or_an_object() {
             "{error}"
         );
     }
-    let error = all(source(&server, "s3://lab/x").with_glob("*.gif")).remove(0).unwrap_err();
+    let gifs = Selection::default().with_glob("*.gif");
+    let error = all(source(&server, "s3://lab/x").with_selection(gifs)).remove(0).unwrap_err();
     assert!(error.to_line().contains("none of its 3 objects matches the glob *.gif"), "{error}");
 }
 
@@ -513,8 +512,8 @@ fn bad_parameters_are_named() {
         (source().with_page_size(1001), "page_size"),
         (source().with_requests_in_flight(0), "requests_in_flight"),
         (source().with_bytes_in_flight(0), "bytes_in_flight"),
-        (source().with_glob("a{b"), "glob"),
-        (source().with_extensions(Vec::<String>::new()), "extensions"),
+        (source().with_selection(Selection::default().with_glob("a{b")), "glob"),
+        (source().with_selection(Selection::default().with_extensions([""; 0])), "extensions"),
     ] {
         assert!(source.open().unwrap_err().to_line().contains(name), "{name}");
     }
@@ -627,7 +626,9 @@ mod listing {
             "in/b.jpg\t8\nin/a b+c%.jpg\r\n\ns3://lab/in/ü/x.jpg\nin/sub/z.jpg\t12\nother/no.jpg\n";
         fs::write(&file, lines).unwrap();
         assert_eq!(uris(source(&server, "s3://lab/in").with_listing(&file)), expected());
-        let one_level = source(&server, "s3://lab/in").with_listing(&file).with_recursive(false);
+        let one_level = source(&server, "s3://lab/in")
+            .with_listing(&file)
+            .with_selection(Selection::default().with_recursive(false));
         assert_eq!(uris(one_level), expected()[..2]);
         // An object that is longer than it says is not even read.
         fs::write(&file, "in/b.jpg\t3\n").unwrap();

@@ -40,7 +40,8 @@ fn files_come_in_the_order_of_their_keys_with_their_bytes() {
         assert!(object.uri.as_bytes().ends_with(&object.bytes));
         assert!(object.modified.is_some());
     }
-    let flat = FsSource::new(root.path()).with_recursive(false);
+    let flat =
+        FsSource::new(root.path()).with_selection(Selection::default().with_recursive(false));
     assert_eq!(names(root.path(), flat), ["a.jpg", "a0.jpg", "z.jpg"]);
 }
 
@@ -68,13 +69,22 @@ fn a_glob_matches_the_path_below_the_root() {
     for name in ["a.jpg", "x/b.jpg", "x/y/c.jpg", "x/d.bin", "Été 50%/e+f.jpg"] {
         write(root.path(), name, b"x");
     }
-    let glob = |glob: &str| names(root.path(), FsSource::new(root.path()).with_glob(glob));
+    let glob = |glob: &str| {
+        names(
+            root.path(),
+            FsSource::new(root.path()).with_selection(Selection::default().with_glob(glob)),
+        )
+    };
     assert_eq!(glob("*.jpg"), ["a.jpg"]);
     assert_eq!(glob("**/*.jpg"), ["a.jpg", "x/b.jpg", "x/y/c.jpg", "Été 50%/e+f.jpg"]);
     assert_eq!(glob("x/*"), ["x/b.jpg", "x/d.bin"]);
     assert_eq!(glob("**/{b,c}.jpg"), ["x/b.jpg", "x/y/c.jpg"]);
     assert_eq!(glob("Été 50%/*"), ["Été 50%/e+f.jpg"]);
-    let error = FsSource::new(root.path()).with_glob("a{b").open().unwrap_err().to_line();
+    let error = FsSource::new(root.path())
+        .with_selection(Selection::default().with_glob("a{b"))
+        .open()
+        .unwrap_err()
+        .to_line();
     assert!(error.contains("glob") && error.contains("a{b"), "{error}");
 }
 
@@ -83,7 +93,8 @@ fn labels_follow_the_rule_unmangled() {
     let root = root();
     write(root.path(), "kind=Pêche+50%/Apple Red 1/x y.jpg", b"x");
     let label = |rule: &str| {
-        let source = FsSource::new(root.path()).with_label(rule.parse().unwrap());
+        let source = FsSource::new(root.path())
+            .with_selection(Selection::default().with_label(rule.parse().unwrap()));
         list(root.path(), source).remove(0).1
     };
     assert_eq!(label("parent").as_deref(), Some("Apple Red 1"));
@@ -124,7 +135,9 @@ fn an_empty_folder_and_a_glob_without_a_match_say_what_was_there() {
     assert!(matches!(error, Error::NoInput { .. }), "{error}");
     write(root.path(), "a.jpg", b"x");
     write(root.path(), "b/c.jpg", b"x");
-    let error = only(FsSource::new(root.path()).with_glob("*.png")).to_line();
+    let error =
+        only(FsSource::new(root.path()).with_selection(Selection::default().with_glob("*.png")))
+            .to_line();
     assert!(error.contains("*.png") && error.contains("2 files"), "{error}");
     assert!(error.contains(&root.path().display().to_string()), "{error}");
 }

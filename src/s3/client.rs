@@ -11,6 +11,7 @@ use std::time::Duration;
 use aws_sdk_s3::Client;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+use tokio::task::{JoinError, JoinHandle};
 
 use super::configure::{Configured, configure};
 use super::fault::{Fault, Kind};
@@ -148,10 +149,7 @@ impl S3 {
 
     /// Waits for a task that changes something on the server, so that it can be undone afterwards: if
     /// the connection is interrupted, the task has a moment to end.
-    pub(crate) fn wait_for_change<T: Send + 'static>(
-        &self,
-        mut task: tokio::task::JoinHandle<T>,
-    ) -> Result<T> {
+    pub(crate) fn wait_for_change<T: Send + 'static>(&self, mut task: JoinHandle<T>) -> Result<T> {
         let outcome = self.wait_for(&mut task);
         let Ok(outcome) = outcome else {
             self.wait(move |_| async move {
@@ -161,14 +159,11 @@ impl S3 {
             });
             return Err(Error::Interrupted);
         };
-        outcome.map_err(|error| match error.try_into_panic() {
-            Ok(panic) => resume_unwind(panic),
-            Err(_) => Error::Interrupted,
-        })
+        Ok(outcome_of(outcome))
     }
 
     /// Starts a task on the connection's runtime.
-    pub(crate) fn spawn<F>(&self, future: F) -> tokio::task::JoinHandle<F::Output>
+    pub(crate) fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
@@ -285,12 +280,13 @@ fn block_on<F>(runtime: &Background, work: F) -> F::Output
 where
     F: Future<Output: Send + 'static> + Send + 'static,
 {
-    match pollster::block_on(tokio::task::unconstrained(runtime.handle().spawn(work))) {
-        Ok(done) => done,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => resume_unwind(panic),
-            // Nothing here is cancelled while it is waited for.
-            Err(error) => unreachable!("{error}"),
-        },
-    }
+    outcome_of(pollster::block_on(tokio::task::unconstrained(runtime.handle().spawn(work))))
+}
+
+/// What a task gave, or its panic, carried on.
+pub(crate) fn outcome_of<T>(joined: Result<T, JoinError>) -> T {
+    joined.unwrap_or_else(|error| match error.try_into_panic() {
+        Ok(panic) => resume_unwind(panic),
+        Err(error) => unreachable!("a task is not aborted while it is waited for: {error}"),
+    })
 }

@@ -19,6 +19,7 @@ mod route;
 mod whole;
 
 pub use client::S3;
+pub(crate) use client::outcome_of;
 pub use location::S3Location;
 pub use params::{
     Addressing, DEFAULT_ATTEMPTS, DEFAULT_CONNECT_TIMEOUT, DEFAULT_TIMEOUT, S3Params,

@@ -3,13 +3,12 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
 
 use walkdir::{DirEntry, WalkDir};
 
-use super::filter::{Filter, Matcher};
-use super::{ImageObject, ImageSource, LabelRule};
+use super::selection::{Matcher, Selection};
+use super::{ImageObject, ImageSource};
 use crate::error::{DecodeCause, Error, Result};
 
 /// Default of [`FsSource::with_max_file_bytes`]: 1 GiB.
@@ -18,14 +17,13 @@ pub const DEFAULT_MAX_FILE_BYTES: u64 = 1 << 30;
 /// The images of a folder, or a single image file.
 ///
 /// Files come in the order of their paths' bytes below the folder, as an object store lists keys.
-/// Links are followed. Names that begin with a dot are passed over, as are files that the glob does not
-/// match or, without a glob, have none of the [`IMAGE_EXTENSIONS`](super::IMAGE_EXTENSIONS).
+/// Links are followed. A [`Selection`] says which files are taken.
 ///
 /// # Examples
 /// ```no_run
 /// use orb_features::prelude::*;
 ///
-/// for image in FsSource::new("fruits/Test").with_glob("**/*.jpg").open()? {
+/// for image in FsSource::new("fruits/Test").open()? {
 ///     let image = image?;
 ///     println!("{} {:?} {} bytes", image.uri, image.label, image.bytes.len());
 /// }
@@ -35,9 +33,7 @@ pub const DEFAULT_MAX_FILE_BYTES: u64 = 1 << 30;
 #[must_use]
 pub struct FsSource {
     root: PathBuf,
-    filter: Filter,
-    recursive: bool,
-    label: LabelRule,
+    selection: Selection,
     max_file_bytes: u64,
 }
 
@@ -46,45 +42,14 @@ impl FsSource {
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self {
             root: root.into(),
-            filter: Filter::default(),
-            recursive: true,
-            label: LabelRule::default(),
+            selection: Selection::default(),
             max_file_bytes: DEFAULT_MAX_FILE_BYTES,
         }
     }
 
-    /// Takes only files whose path below the folder matches, such as `**/*.jpg`.
-    ///
-    /// `*` and `?` stay within a name, `**` crosses folders, `{a,b}` is either.
-    pub fn with_glob(mut self, glob: impl Into<String>) -> Self {
-        self.filter.glob = Some(glob.into());
-        self
-    }
-
-    /// Takes only files with one of these endings, in any case, that the glob, if there is one, matches.
-    pub fn with_extensions<E: Into<String>>(
-        mut self,
-        extensions: impl IntoIterator<Item = E>,
-    ) -> Self {
-        self.filter.extensions = Some(extensions.into_iter().map(Into::into).collect());
-        self
-    }
-
-    /// Takes only files of these sizes in bytes, such as `1..` for those that are not empty.
-    pub fn with_sizes(mut self, sizes: impl RangeBounds<u64>) -> Self {
-        self.filter.set_sizes(sizes);
-        self
-    }
-
-    /// Sets whether folders in the folder are searched (default true).
-    pub fn with_recursive(mut self, recursive: bool) -> Self {
-        self.recursive = recursive;
-        self
-    }
-
-    /// Sets the label rule (default [`LabelRule::Parent`]).
-    pub fn with_label(mut self, label: LabelRule) -> Self {
-        self.label = label;
+    /// Sets what is taken, and how it is labelled (default: all images, by their folders).
+    pub fn with_selection(mut self, selection: Selection) -> Self {
+        self.selection = selection;
         self
     }
 
@@ -107,7 +72,7 @@ impl ImageSource for FsSource {
     /// [`Error::NotUtf8`] for a path that no column can hold.
     fn open(self) -> Result<FsImages> {
         let root = name_of(&self.root)?.to_owned();
-        let matcher = self.filter.compile()?;
+        let matcher = self.selection.compile()?;
         let is_folder =
             std::fs::metadata(&self.root).map_err(|e| Error::read(root.as_str(), e))?.is_dir();
         if is_folder {
@@ -116,7 +81,7 @@ impl ImageSource for FsSource {
         }
         let walk = WalkDir::new(&self.root)
             .follow_links(true)
-            .max_depth(if self.recursive { usize::MAX } else { 1 })
+            .max_depth(if self.selection.recursive { usize::MAX } else { 1 })
             .sort_by(|a, b| key_order(a).cmp(&key_order(b)))
             .into_iter();
         let folder = folder_name(&self.root, is_folder);
@@ -221,7 +186,7 @@ impl FsImages {
         Ok(ImageObject {
             uri: uri.to_owned(),
             // A part of a path that is valid UTF-8.
-            label: self.options.label.label(&self.folder, name_of(relative)?),
+            label: self.options.selection.label.label(&self.folder, name_of(relative)?),
             modified: metadata.modified().ok(),
             retries: 0,
             bytes: bytes.into(),
@@ -239,7 +204,7 @@ impl Iterator for FsImages {
                 if self.taken > 0 {
                     return None;
                 }
-                let reason = self.options.filter.describe(self.seen, "files");
+                let reason = self.options.selection.describe(self.seen, "files");
                 return Some(Err(Error::NoInput {
                     uri: self.root.as_str().into(),
                     reason: reason.into(),

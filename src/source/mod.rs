@@ -1,6 +1,5 @@
 //! Where images come from: a folder, S3, memory, or any iterator of [`ImageObject`]s.
 
-mod filter;
 mod fs;
 mod label;
 #[cfg(feature = "s3")]
@@ -8,6 +7,7 @@ mod listing;
 mod memory;
 #[cfg(feature = "s3")]
 mod s3;
+mod selection;
 
 use std::fmt;
 use std::time::SystemTime;
@@ -16,7 +16,6 @@ use bytes::Bytes;
 
 use crate::error::Result;
 
-pub use filter::IMAGE_EXTENSIONS;
 pub use fs::{DEFAULT_MAX_FILE_BYTES, FsImages, FsSource};
 pub use label::LabelRule;
 pub use memory::{MemoryImages, MemorySource};
@@ -25,6 +24,7 @@ pub use s3::{
     DEFAULT_BYTES_IN_FLIGHT, DEFAULT_MAX_OBJECT_BYTES, DEFAULT_REQUESTS_IN_FLIGHT, S3Images,
     S3Source,
 };
+pub use selection::{IMAGE_EXTENSIONS, Selection};
 
 /// One encoded image.
 #[derive(Clone, PartialEq, Eq)]

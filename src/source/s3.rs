@@ -1,7 +1,6 @@
 //! A bucket, or a part of one.
 
 use std::collections::VecDeque;
-use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,11 +9,11 @@ use std::task::{Context, Poll};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::filter::{Filter, Matcher};
 use super::listing::Listing;
-use super::{ImageObject, ImageSource, LabelRule};
+use super::selection::{Matcher, Selection};
+use super::{ImageObject, ImageSource};
 use crate::error::{DecodeCause, Error, ObjectCause, Result};
-use crate::s3::{Fault, Kind, Listed, MAX_PAGE_SIZE, S3, S3Location};
+use crate::s3::{Fault, Kind, Listed, MAX_PAGE_SIZE, S3, S3Location, outcome_of};
 
 /// Default of [`S3Source::with_requests_in_flight`].
 pub const DEFAULT_REQUESTS_IN_FLIGHT: usize = 64;
@@ -29,9 +28,8 @@ const UNIT: u64 = 1 << 10;
 /// The images of a bucket whose keys lie below a prefix, or a single object.
 ///
 /// Objects come in the order of the listing, which is that of the keys' bytes, while many of them are
-/// fetched at a time and the listing goes on. Keys with a segment that begins with a dot are passed
-/// over, as are those that the glob does not match or, without a glob, have none of the
-/// [`IMAGE_EXTENSIONS`](super::IMAGE_EXTENSIONS), as in a folder ([`FsSource`](super::FsSource)).
+/// fetched at a time and the listing goes on. A [`Selection`] says which are taken, as in a folder
+/// ([`FsSource`](super::FsSource)).
 ///
 /// What is fetched is what was listed: an object that has gone or changed since ends as an
 /// [`Error::Object`] that says so. Its length and every checksum that the server gives are compared.
@@ -41,7 +39,7 @@ const UNIT: u64 = 1 << 10;
 /// use orb_features::prelude::*;
 ///
 /// let s3 = S3Params::default().with_region("eu-central-1").connect()?;
-/// for image in S3Source::new(&s3, "s3://fruits/Test")?.with_glob("**/*.jpg").open()? {
+/// for image in S3Source::new(&s3, "s3://fruits/Test")?.open()? {
 ///     let image = image?;
 ///     println!("{} {:?} {} bytes", image.uri, image.label, image.bytes.len());
 /// }
@@ -52,9 +50,7 @@ const UNIT: u64 = 1 << 10;
 pub struct S3Source {
     s3: S3,
     root: S3Location,
-    filter: Filter,
-    recursive: bool,
-    label: LabelRule,
+    selection: Selection,
     listing: Option<PathBuf>,
     page_size: i32,
     requests_in_flight: usize,
@@ -71,9 +67,7 @@ impl S3Source {
         Ok(Self {
             s3: s3.clone(),
             root: location.as_ref().parse()?,
-            filter: Filter::default(),
-            recursive: true,
-            label: LabelRule::default(),
+            selection: Selection::default(),
             listing: None,
             page_size: MAX_PAGE_SIZE,
             requests_in_flight: DEFAULT_REQUESTS_IN_FLIGHT,
@@ -82,40 +76,9 @@ impl S3Source {
         })
     }
 
-    /// Takes only objects whose key below the prefix matches, such as `**/*.jpg`.
-    ///
-    /// `*` and `?` stay within a name, `**` crosses folders, `{a,b}` is either. Only keys that begin
-    /// as the glob does are listed.
-    pub fn with_glob(mut self, glob: impl Into<String>) -> Self {
-        self.filter.glob = Some(glob.into());
-        self
-    }
-
-    /// Takes only objects with one of these endings, in any case, that the glob, if there is one,
-    /// matches.
-    pub fn with_extensions<E: Into<String>>(
-        mut self,
-        extensions: impl IntoIterator<Item = E>,
-    ) -> Self {
-        self.filter.extensions = Some(extensions.into_iter().map(Into::into).collect());
-        self
-    }
-
-    /// Takes only objects of these sizes in bytes, such as `1..` for those that are not empty.
-    pub fn with_sizes(mut self, sizes: impl RangeBounds<u64>) -> Self {
-        self.filter.set_sizes(sizes);
-        self
-    }
-
-    /// Sets whether keys with a further slash below the prefix are taken (default true).
-    pub fn with_recursive(mut self, recursive: bool) -> Self {
-        self.recursive = recursive;
-        self
-    }
-
-    /// Sets the label rule (default [`LabelRule::Parent`]).
-    pub fn with_label(mut self, label: LabelRule) -> Self {
-        self.label = label;
+    /// Sets what is taken, and how it is labelled (default: all images, by their folders).
+    pub fn with_selection(mut self, selection: Selection) -> Self {
+        self.selection = selection;
         self
     }
 
@@ -191,7 +154,7 @@ impl ImageSource for S3Source {
         if self.bytes_in_flight == 0 {
             return Err(Error::param("bytes_in_flight", 0, "at least 1"));
         }
-        let matcher = self.filter.compile()?;
+        let matcher = self.selection.compile()?;
         let opening = self.s3.spawn({
             let options = self.clone();
             async move { Keys::open(&options).await }
@@ -228,13 +191,7 @@ impl<T> Future for Task<T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
-        Pin::new(&mut self.0).poll(context).map(|outcome| match outcome {
-            Ok(done) => done,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(error) => unreachable!("a task is not aborted while it is waited for: {error}"),
-            },
-        })
+        Pin::new(&mut self.0).poll(context).map(outcome_of)
     }
 }
 
@@ -268,7 +225,7 @@ impl Keys {
             let rest = Rest::File(Box::new(listing));
             return Ok(Self { folder, page: VecDeque::new(), rest, s3 });
         }
-        let prefix = folder.clone() + options.filter.literal_prefix();
+        let prefix = folder.clone() + options.selection.literal_prefix();
         let mut keys = Self {
             folder: folder.clone(),
             page: VecDeque::new(),
@@ -295,7 +252,7 @@ impl Keys {
     async fn turn(&mut self, options: &S3Source, from: Option<String>) -> Result<()> {
         let Rest::Pages { prefix, token } = &mut self.rest else { return Ok(()) };
         let bucket = options.root.bucket();
-        let one_level = !options.recursive;
+        let one_level = !options.selection.recursive;
         let page = self
             .s3
             .list(bucket, prefix, one_level, options.page_size, from.as_deref())
@@ -405,7 +362,7 @@ impl Lister {
                 continue;
             }
             if relative.split('/').any(|segment| segment.starts_with('.'))
-                || (!self.options.recursive && relative.contains('/'))
+                || (!self.options.selection.recursive && relative.contains('/'))
             {
                 continue;
             }
@@ -417,7 +374,7 @@ impl Lister {
                 continue;
             }
             taken += 1;
-            let label = self.options.label.label(
+            let label = self.options.selection.label.label(
                 if self.folder.is_empty() { self.options.root.bucket() } else { &self.folder },
                 relative,
             );
@@ -447,7 +404,7 @@ impl Lister {
                     file.display(),
                     self.folder
                 ),
-                _ => self.options.filter.describe(seen, "objects"),
+                _ => self.options.selection.describe(seen, "objects"),
             };
             let error =
                 Error::NoInput { uri: self.options.root.to_string().into(), reason: reason.into() };

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use super::manifest::{Manifest, Pending, PendingUpload, ResultFile};
-use crate::s3::{Condition, Fault, Kind, Listed, S3};
+use crate::s3::{Condition, Fault, Kind, Listed, S3, outcome_of};
 use crate::sink::staging::{ERRORS, SUCCESS, WriteMode, is_file_of_a_result};
 
 /// The state of the output.
@@ -251,13 +251,15 @@ impl Output {
         let this = Arc::new(self.clone());
         let (mut running, mut done) = (JoinSet::new(), Vec::new());
         for item in items {
-            if running.len() >= AT_A_TIME {
-                done.extend(joined(running.join_next().await)?);
+            if running.len() >= AT_A_TIME
+                && let Some(ended) = running.join_next().await
+            {
+                done.push(outcome_of(ended)?);
             }
             running.spawn(work(Arc::clone(&this), item));
         }
-        while !running.is_empty() {
-            done.extend(joined(running.join_next().await)?);
+        while let Some(ended) = running.join_next().await {
+            done.push(outcome_of(ended)?);
         }
         Ok(done)
     }
@@ -443,17 +445,4 @@ fn run_of(name: &str) -> Option<&str> {
     let is_number = number.len() >= 5 && number.bytes().all(|b| b.is_ascii_digit());
     let is_run = run.len() == 32 && run.bytes().all(|b| b.is_ascii_hexdigit());
     (is_number && is_run).then_some(run)
-}
-
-fn joined<T>(
-    outcome: Option<Result<Result<T, Fault>, tokio::task::JoinError>>,
-) -> Result<Option<T>, Fault> {
-    match outcome {
-        None => Ok(None),
-        Some(Ok(done)) => done.map(Some),
-        Some(Err(error)) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(error) => unreachable!("nothing here is aborted: {error}"),
-        },
-    }
 }

@@ -5,27 +5,82 @@ use std::path::Path;
 
 use globset::{GlobBuilder, GlobMatcher};
 
+use super::LabelRule;
 use crate::error::{Error, Result};
 
 /// The endings of the files that are taken when neither a glob nor other endings are set, in any case.
 pub const IMAGE_EXTENSIONS: [&str; 12] =
     ["bmp", "gif", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "ppm", "tif", "tiff", "webp"];
 
-/// What is taken, by its path below the root and its size.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Filter {
-    pub glob: Option<String>,
-    pub extensions: Option<Vec<String>>,
+/// Which of the files below a folder, or of the objects below a prefix, a source takes, and how it
+/// labels them.
+///
+/// By default all images, by the [`IMAGE_EXTENSIONS`], labelled by the folder that holds them. Names
+/// that begin with a dot, and all that is in folders of such names, are always passed over.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Selection {
+    glob: Option<String>,
+    extensions: Option<Vec<String>>,
     sizes: Option<(Bound<u64>, Bound<u64>)>,
+    pub(super) recursive: bool,
+    pub(super) label: LabelRule,
 }
 
-impl Filter {
-    pub fn set_sizes(&mut self, sizes: impl RangeBounds<u64>) {
-        self.sizes = Some((sizes.start_bound().cloned(), sizes.end_bound().cloned()));
+impl Default for Selection {
+    fn default() -> Self {
+        Self {
+            glob: None,
+            extensions: None,
+            sizes: None,
+            recursive: true,
+            label: LabelRule::default(),
+        }
+    }
+}
+
+impl Selection {
+    /// Takes only what has a path below the root that matches, such as `**/*.jpg`.
+    ///
+    /// `*` and `?` stay within a name, `**` crosses folders, `{a,b}` is either. A source that lists a
+    /// bucket lists only keys that begin as the glob does.
+    pub fn with_glob(mut self, glob: impl Into<String>) -> Self {
+        self.glob = Some(glob.into());
+        self
+    }
+
+    /// Takes only what has one of these endings, in any case, and that the glob, if there is one,
+    /// matches.
+    pub fn with_extensions<E: Into<String>>(
+        mut self,
+        extensions: impl IntoIterator<Item = E>,
+    ) -> Self {
+        self.extensions = Some(extensions.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Takes only these sizes in bytes, such as `1..` for what is not empty.
+    pub fn with_sizes(mut self, sizes: impl RangeBounds<u64>) -> Self {
+        let sizes = (sizes.start_bound().cloned(), sizes.end_bound().cloned());
+        self.sizes = (sizes != (Bound::Unbounded, Bound::Unbounded)).then_some(sizes);
+        self
+    }
+
+    /// Sets whether folders in the folder are searched, or keys with a further slash below the prefix
+    /// taken (default true).
+    pub fn with_recursive(mut self, recursive: bool) -> Self {
+        self.recursive = recursive;
+        self
+    }
+
+    /// Sets the label rule (default [`LabelRule::Parent`]).
+    pub fn with_label(mut self, label: LabelRule) -> Self {
+        self.label = label;
+        self
     }
 
     /// Makes it ready for use.
-    pub fn compile(&self) -> Result<Matcher> {
+    pub(super) fn compile(&self) -> Result<Matcher> {
         let glob = self
             .glob
             .as_ref()
@@ -51,7 +106,7 @@ impl Filter {
     }
 
     /// What is looked for, to say that there is none of it.
-    pub fn describe(&self, seen: u64, what: &str) -> String {
+    pub(super) fn describe(&self, seen: u64, what: &str) -> String {
         if seen == 0 {
             return format!("there are no {what} in it");
         }
@@ -71,7 +126,7 @@ impl Filter {
 
     /// What every path that the glob matches begins with: as much of a listing as is needed.
     #[cfg(feature = "s3")]
-    pub fn literal_prefix(&self) -> &str {
+    pub(super) fn literal_prefix(&self) -> &str {
         let glob = self.glob.as_deref().unwrap_or_default();
         let end = glob.find(['*', '?', '[', ']', '{', '}', '\\', '!']).unwrap_or(glob.len());
         // `a/**/b` matches `a/b`, so what precedes a slash is certain; `a**` is `a*` to the matcher.
@@ -79,7 +134,7 @@ impl Filter {
     }
 }
 
-/// A [`Filter`] that is ready for use.
+/// A [`Selection`] that is ready for use.
 #[derive(Clone, Debug)]
 pub(super) struct Matcher {
     glob: Option<GlobMatcher>,
@@ -113,12 +168,12 @@ mod tests {
     #[test]
     fn glob_and_extensions_both_hold() {
         let takes = |glob: Option<&str>, extensions: Option<&[&str]>, path: &str| {
-            let filter = Filter {
+            let selection = Selection {
                 glob: glob.map(str::to_owned),
                 extensions: extensions.map(|e| e.iter().map(|&e| e.to_owned()).collect()),
-                sizes: None,
+                ..Selection::default()
             };
-            filter.compile().unwrap().takes(Path::new(path))
+            selection.compile().unwrap().takes(Path::new(path))
         };
         assert!(takes(None, None, "a/b.JPG"));
         assert!(!takes(None, None, "a/b.txt"));
@@ -130,9 +185,7 @@ mod tests {
 
     #[test]
     fn sizes_are_a_range() {
-        let mut filter = Filter::default();
-        filter.set_sizes(1..=10);
-        let matcher = filter.compile().unwrap();
+        let matcher = Selection::default().with_sizes(1..=10).compile().unwrap();
         let takes = |size| matcher.takes_size(|| size);
         assert_eq!(
             [Some(0), Some(1), Some(10), Some(11), None].map(takes),
@@ -151,8 +204,7 @@ mod tests {
             ("plain/x.jpg", "plain/x.jpg"),
             ("a\\*b", "a"),
         ] {
-            let filter = Filter { glob: Some(glob.to_owned()), ..Filter::default() };
-            assert_eq!(filter.literal_prefix(), prefix);
+            assert_eq!(Selection::default().with_glob(glob).literal_prefix(), prefix);
         }
     }
 }
