@@ -15,7 +15,7 @@ pub(crate) use spool::SpooledFit;
 pub use spool::{DEFAULT_SPOOL_MEMORY, Spool, SpooledRows};
 
 /// The number of rows that stages gather into a batch.
-pub const DEFAULT_BATCH_ROWS: usize = 8192;
+pub const DEFAULT_BATCH_ROWS: usize = 1024;
 
 /// One descriptor and where it comes from.
 #[derive(Clone, Debug, PartialEq)]

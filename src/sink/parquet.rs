@@ -24,8 +24,8 @@ use crate::rows::RowBatch;
 #[cfg(feature = "s3")]
 use crate::s3::S3;
 
-/// Default of [`ParquetParams::with_row_group_rows`]: some 10 MB before compression.
-pub const DEFAULT_ROW_GROUP_ROWS: usize = 65_536;
+/// Default of [`ParquetParams::with_row_group_rows`]: some 5 MB before compression.
+pub const DEFAULT_ROW_GROUP_ROWS: usize = 32_768;
 /// Default of [`ParquetParams::with_rows_per_file`]: some 300 MB.
 pub const DEFAULT_ROWS_PER_FILE: u64 = 2_097_152;
 
