@@ -75,6 +75,7 @@ pub mod sink;
 pub mod source;
 pub mod stage;
 
+pub use arch::Simd;
 pub use error::{BoxError, DecodeCause, Error, ObjectCause, Result, Stage};
 pub use stage::StageExt;
 

@@ -6,10 +6,11 @@ mod support;
 
 use std::collections::BTreeMap;
 
+use orb_features::Simd;
 use orb_features::prelude::*;
 use serde::Deserialize;
 use serde_json::json;
-use support::{draw, draw_mask, fnv, hash};
+use support::{draw, draw_mask, fnv, hash, simd_levels};
 
 #[derive(Deserialize)]
 struct Case {
@@ -62,7 +63,11 @@ fn wheels_of_opencv_give_the_same_bits() {
         assert_eq!(format!("{:016x}", fnv(drawn)), case.checksum, "other pixels: {line}");
         let image = GrayView::new(&pixels, w, h).unwrap();
         let mask = mask.as_ref().map(|m| GrayView::new(m, w, h).unwrap());
-        for build in OpenCvBuild::ALL {
+        for (build, simd) in OpenCvBuild::ALL
+            .into_iter()
+            .flat_map(|b| simd_levels().into_iter().map(move |s| (b, s)))
+        {
+            Simd::set(simd).unwrap();
             let params: OrbParams = serde_json::from_value(case.params.clone()).unwrap();
             let orb = params.with_compat(build).build().unwrap();
             let mut got = Vec::new();
@@ -81,7 +86,7 @@ fn wheels_of_opencv_give_the_same_bits() {
                 }
                 Err(_) => got.extend([json!(-1), json!("refused")]),
             }
-            assert_eq!(got, case.want[build.as_str()], "OpenCV {}: {line}", build.as_str());
+            assert_eq!(got, case.want[build.as_str()], "OpenCV {}, {simd}: {line}", build.as_str());
         }
         builds_differ += usize::from(case.want.values().any(|w| w != &case.want["4.13"]));
     }

@@ -8,9 +8,10 @@ mod support;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use orb_features::Simd;
 use orb_features::orb::opencv_version;
 use orb_features::prelude::*;
-use support::{KINDS, draw, draw_mask, hash};
+use support::{KINDS, draw, draw_mask, hash, simd_levels};
 
 /// The build that the linked library is.
 fn linked_build() -> OpenCvBuild {
@@ -40,6 +41,12 @@ struct Parity {
 }
 
 impl Parity {
+    /// Each call has another instruction set than the one before.
+    fn choose_simd(&self) {
+        let levels = simd_levels();
+        Simd::set(levels[self.calls % levels.len()]).unwrap();
+    }
+
     fn check(
         &mut self,
         tag: &str,
@@ -48,6 +55,7 @@ impl Parity {
         mask: Option<GrayView<'_>>,
     ) {
         let params = params.clone().with_compat(linked_build());
+        self.choose_simd();
         let (native, oracle) =
             (params.clone().build().unwrap(), OpenCvOrb::new(params.clone()).unwrap());
         let want = oracle.detect_and_compute(image, mask);
@@ -72,6 +80,7 @@ impl Parity {
         keypoints: &[KeyPoint],
     ) {
         let params = params.clone().with_compat(linked_build());
+        self.choose_simd();
         let want = OpenCvOrb::new(params.clone()).unwrap().compute(image, keypoints);
         let got = params.clone().build().unwrap().compute_with(image, keypoints, &mut self.ours);
         self.compare(&format!("compute {tag} {params:?}"), want, got);

@@ -1,52 +1,95 @@
 //! The kernels that gain from wide registers, behind one table chosen once for the machine.
 //!
-//! Each kernel is written once, in safe scalar Rust; the variants compile that same source for
-//! wider instruction sets. All of them give the same bits: no kernel reassociates, and a fused
-//! multiply-add is one only where the kernel says so.
-
-use std::sync::OnceLock;
+//! Each kernel is written once, in safe scalar Rust that compilers turn into wide instructions; the
+//! variants compile that same source for wider instruction sets. All of them give the same bits: no
+//! kernel reassociates floats, and a fused multiply-add is one only where the kernel says so.
 
 mod blur;
+mod brief;
+mod fast;
+mod patch;
+mod resize;
+mod simd;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
 pub(crate) use blur::TAPS;
+pub(crate) use fast::{RADIUS, RingRows};
+pub(crate) use patch::{HARRIS_RUN, HARRIS_SIDE, PATCH_RUN, PatchRow};
+pub(crate) use resize::Taps;
+pub use simd::Simd;
 
 /// One function for each kernel.
 #[derive(Clone, Copy)]
+#[allow(clippy::type_complexity)] // The types are said once, here.
 pub(crate) struct Kernels {
-    /// The name of the instruction set.
-    pub name: &'static str,
+    pub simd: Simd,
+    /// [`resize::row`].
+    pub resize_row: fn(source: &[u8], taps: &Taps, out: &mut [u16]),
+    /// [`resize::mix`].
+    pub resize_mix: fn(upper: &[u16], lower: &[u16], weight: u16, out: &mut [u8]),
+    /// [`fast::scores`].
+    pub fast_scores: fn(rows: &RingRows<'_>, threshold: u8, out: &mut [u8]) -> bool,
+    /// [`fast::peaks`].
+    pub fast_peaks: fn(above: &[u8], here: &[u8], below: &[u8], out: &mut [u8]),
+    /// [`patch::harris`].
+    pub harris: fn(pixels: &[u8], stride: usize) -> [i32; 3],
+    /// [`patch::moments`].
+    pub moments: fn(pixels: &[u8], stride: usize, rows: &[PatchRow]) -> (i32, i32),
     /// [`blur::row`].
     pub blur_row: fn(source: &[u8], fused: usize, out: &mut [f32]),
     /// [`blur::column`].
-    pub blur_column: fn(rows: &[&[f32]; 7], fused: usize, out: &mut [u8]),
+    pub blur_column: fn(rows: &[&[f32]; TAPS], fused: usize, out: &mut [u8]),
+    /// [`brief::offsets`].
+    pub brief_offsets: fn(x: &[f32], y: &[f32], sin_cos: (f32, f32), stride: i32, out: &mut [i32]),
+    /// [`brief::darker`].
+    pub brief_darker: fn(one: &[u8; 256], other: &[u8; 256]) -> [u8; 32],
 }
 
 impl Kernels {
     /// Plain Rust: the oracle of the others.
-    pub const SCALAR: Self =
-        Self { name: "scalar", blur_row: blur::row, blur_column: blur::column };
+    pub const SCALAR: Self = Self {
+        simd: Simd::Scalar,
+        resize_row: resize::row,
+        resize_mix: resize::mix,
+        fast_scores: fast::scores::<16, 16>,
+        fast_peaks: fast::peaks,
+        harris: patch::harris,
+        moments: patch::moments,
+        blur_row: blur::row::<8>,
+        blur_column: blur::column::<8>,
+        brief_offsets: brief::offsets,
+        brief_darker: brief::darker,
+    };
 
-    /// The variants that this machine can run, best first; the last is [`Kernels::SCALAR`].
-    pub fn available() -> Vec<Self> {
-        let mut all = Vec::new();
-        #[cfg(target_arch = "x86_64")]
-        all.extend(x86_64::avx2());
-        all.push(Self::SCALAR);
-        all
+    /// Those in use.
+    pub fn current() -> Self {
+        Self::of(Simd::current())
     }
 
-    /// The best variant for this machine.
-    pub fn best() -> Self {
-        static BEST: OnceLock<Kernels> = OnceLock::new();
-        *BEST.get_or_init(|| Self::available()[0])
+    /// The kernels of an instruction set that is available.
+    fn of(simd: Simd) -> Self {
+        match simd {
+            Simd::Scalar => Self::SCALAR,
+            #[cfg(target_arch = "x86_64")]
+            Simd::Avx2 => x86_64::avx2::KERNELS,
+            #[cfg(target_arch = "x86_64")]
+            Simd::Avx512 => x86_64::avx512::KERNELS,
+            #[cfg(not(target_arch = "x86_64"))]
+            Simd::Avx2 | Simd::Avx512 => unreachable!("{simd} is not available"),
+        }
+    }
+
+    /// The variants that this machine can run.
+    #[cfg(test)]
+    pub fn available() -> impl Iterator<Item = Self> {
+        Simd::available().into_iter().map(Self::of)
     }
 }
 
 impl std::fmt::Debug for Kernels {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Kernels").field(&self.name).finish()
+        f.debug_tuple("Kernels").field(&self.simd).finish()
     }
 }
 
@@ -54,33 +97,134 @@ impl std::fmt::Debug for Kernels {
 mod tests {
     use super::*;
 
-    #[test]
-    fn every_variant_gives_the_scalar_bits() {
-        let mut state = 7_u32;
-        let mut byte = || {
+    fn noise(seed: u32, len: usize) -> Vec<u8> {
+        let mut state = seed;
+        let next = |_| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (state >> 24) as u8
         };
-        for width in (1..40).chain([63, 64, 65, 200]) {
-            for start in 0..3 {
-                let pixels: Vec<u8> = (0..start + width + 6).map(|_| byte()).collect();
-                let rows: Vec<Vec<f32>> = (0..7)
-                    .map(|_| (0..width).map(|_| f32::from(byte()) * 0.99).collect())
+        (0..len).map(next).collect()
+    }
+
+    /// Compares what each variant gives with what the scalar kernels give.
+    fn check<T: PartialEq + std::fmt::Debug>(what: &str, run: impl Fn(&Kernels) -> T) {
+        let want = run(&Kernels::SCALAR);
+        for kernels in Kernels::available() {
+            assert_eq!(run(&kernels), want, "{what}, {kernels:?}");
+        }
+    }
+
+    /// Widths around those of blocks, each at unaligned starts.
+    fn places() -> impl Iterator<Item = (usize, usize)> {
+        let widths = (1..40).chain([47, 48, 49, 63, 64, 65, 127, 129, 200]);
+        widths.flat_map(|width| (0..3).map(move |start| (width, start)))
+    }
+
+    #[test]
+    fn blurred_rows_and_columns_have_the_scalar_bits() {
+        for (width, start) in places() {
+            let pixels = noise(7, start + width + 6);
+            let sums: Vec<Vec<f32>> = (0..7)
+                .map(|k| noise(k, width + start).into_iter().map(|v| f32::from(v) * 0.99).collect())
+                .collect();
+            let sums: [&[f32]; 7] = std::array::from_fn(|i| &sums[i][start..]);
+            for fused in [0, width / 4 * 4, width / 2, width] {
+                check(&format!("{width} {start} {fused}"), |k| {
+                    let (mut row, mut column) = (vec![0.0; width], vec![0; width]);
+                    (k.blur_row)(&pixels[start..], fused, &mut row);
+                    (k.blur_column)(&sums, fused, &mut column);
+                    (row.into_iter().map(f32::to_bits).collect::<Vec<_>>(), column)
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn scores_and_peaks_are_the_scalar_ones() {
+        for (width, start) in places() {
+            // Noise, and noise with few values, which has corners and ties.
+            for mask in [255, 0x80, 3] {
+                let rows: Vec<Vec<u8>> = (0..7)
+                    .map(|k| noise(k, start + width + 6).iter().map(|v| v & mask).collect())
                     .collect();
-                let rows: [&[f32]; 7] = std::array::from_fn(|i| rows[i].as_slice());
-                for fused in [0, width / 4 * 4, width / 2, width] {
-                    let run = |k: Kernels| {
-                        let (mut row, mut column) = (vec![0.0; width], vec![0; width]);
-                        (k.blur_row)(&pixels[start..], fused, &mut row);
-                        (k.blur_column)(&rows, fused, &mut column);
-                        (row.into_iter().map(f32::to_bits).collect::<Vec<_>>(), column)
-                    };
-                    let want = run(Kernels::SCALAR);
-                    for kernels in Kernels::available() {
-                        assert_eq!(run(kernels), want, "{} {width} {fused}", kernels.name);
-                    }
+                let rows: [&[u8]; 7] = std::array::from_fn(|i| &rows[i][start..]);
+                for threshold in [0, 1, 20, 127, 255] {
+                    check(&format!("{width} {start} {mask} {threshold}"), |k| {
+                        let (mut scores, mut peaks) = (vec![9; width], vec![9; width]);
+                        let any = (k.fast_scores)(&rows, threshold, &mut scores);
+                        assert!(any || scores.iter().all(|&s| s == 0));
+                        (k.fast_peaks)(rows[0], rows[1], rows[2], &mut peaks);
+                        (scores, peaks)
+                    });
                 }
             }
+        }
+    }
+
+    #[test]
+    fn resized_rows_are_the_scalar_ones() {
+        for (target, start) in places() {
+            for (numerator, denominator) in
+                [(12, 10), (10, 10), (7, 10), (14, 10), (51, 10), (300, 7)]
+            {
+                let source = (target * numerator / denominator).max(1);
+                let pixels = noise(3, start + source);
+                let mut taps = Taps::default();
+                taps.prepare(source, target);
+                check(&format!("{source} to {target}"), |k| {
+                    let mut upper = vec![0; taps.padded_len()];
+                    (k.resize_row)(&pixels[start..], &taps, &mut upper);
+                    upper.truncate(target);
+                    let mut lower = upper.clone();
+                    lower.rotate_left(1);
+                    let mixed = [0, 1, 100, 255, 256].map(|weight| {
+                        let mut mixed = vec![0; target];
+                        (k.resize_mix)(&upper, &lower, weight, &mut mixed);
+                        mixed
+                    });
+                    (upper, mixed)
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn sums_over_patches_are_the_scalar_ones() {
+        for stride in [32, 33, 100] {
+            for seed in 0..20 {
+                let mut pixels = noise(seed, stride * 32);
+                if seed == 0 {
+                    pixels.fill(255);
+                }
+                let row =
+                    |v: usize| std::array::from_fn(|i| if i.abs_diff(15) <= v { 255 } else { 0 });
+                for half in [0, 1, 4, 7, 8, 15] {
+                    let rows: Vec<PatchRow> = (0..=2 * half)
+                        .map(|r| row(half.min(r + 3).min(2 * half + 3 - r)))
+                        .collect();
+                    check(&format!("{stride} {seed} {half}"), |k| {
+                        ((k.moments)(&pixels[1..], stride, &rows), (k.harris)(&pixels[1..], stride))
+                    });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn turned_patterns_and_bits_are_the_scalar_ones() {
+        for seed in 0..40 {
+            let noise = noise(seed, 1536);
+            let coordinate = |v: &u8| f32::from(*v as i8) / 8.0;
+            let x: Vec<f32> = noise[..512].iter().map(coordinate).collect();
+            let y: Vec<f32> = noise[512..1024].iter().map(coordinate).collect();
+            let (one, other) =
+                (noise[..256].try_into().unwrap(), noise[256..512].try_into().unwrap());
+            check(&format!("{seed}"), |k| {
+                let mut offsets = vec![0; 512 - seed as usize];
+                let turn = (seed as f32 * 0.3).sin_cos();
+                (k.brief_offsets)(&x, &y, turn, 640, &mut offsets);
+                (offsets, (k.brief_darker)(one, other))
+            });
         }
     }
 }

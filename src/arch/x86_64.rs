@@ -1,26 +1,58 @@
-//! The kernels compiled for x86-64 with AVX2 and FMA.
+//! The kernels compiled for the wider instruction sets of x86-64.
 #![allow(unsafe_code)]
 
-use super::{Kernels, blur};
+use super::{Kernels, PatchRow, RingRows, Simd, TAPS, Taps, blur, brief, fast, patch, resize};
 
-/// The table, if this CPU has AVX2 and FMA.
-pub(super) fn avx2() -> Option<Kernels> {
-    (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Kernels {
-        name: "avx2",
-        // SAFETY: the table is only made on a CPU that has these features. They are there for
-        // speed: without FMA the scalar `mul_add` is a library call for each product.
-        blur_row: |source, fused, out| unsafe { blur_row(source, fused, out) },
-        // SAFETY: as above.
-        blur_column: |rows, fused, out| unsafe { blur_column(rows, fused, out) },
-    })
+/// Compiles the kernels with features enabled, and makes their table.
+macro_rules! kernels {
+    (
+        $simd:ident, $module:ident, $features:literal,
+        $($name:ident = $kernel:expr, ($($arg:ident: $type:ty),*) $(-> $out:ty)?;)*
+    ) => {
+        pub(super) mod $module {
+            use super::*;
+
+            /// To be used only where [`Simd::available`] has it.
+            pub const KERNELS: Kernels = Kernels {
+                simd: Simd::$simd,
+                $(
+                    $name: {
+                        #[target_feature(enable = $features)]
+                        fn $name($($arg: $type),*) $(-> $out)? {
+                            $kernel($($arg),*)
+                        }
+                        // SAFETY: the features are there, or the table would not be used.
+                        |$($arg),*| unsafe { $name($($arg),*) }
+                    },
+                )*
+            };
+        }
+    };
+    ($simd:ident, $module:ident, $features:literal, $wide:literal, $narrow:literal) => {
+        kernels! {
+            $simd, $module, $features,
+            resize_row = resize::row_avx2, (source: &[u8], taps: &Taps, out: &mut [u16]);
+            resize_mix = resize::mix, (upper: &[u16], lower: &[u16], weight: u16, out: &mut [u8]);
+            fast_scores = fast::scores::<$wide, $narrow>,
+                (rows: &RingRows<'_>, threshold: u8, out: &mut [u8]) -> bool;
+            fast_peaks = fast::peaks, (above: &[u8], here: &[u8], below: &[u8], out: &mut [u8]);
+            harris = patch::harris, (pixels: &[u8], stride: usize) -> [i32; 3];
+            moments = patch::moments, (pixels: &[u8], stride: usize, rows: &[PatchRow]) -> (i32, i32);
+            blur_row = blur::row::<$narrow>, (source: &[u8], fused: usize, out: &mut [f32]);
+            blur_column = blur::column::<$narrow>, (rows: &[&[f32]; TAPS], fused: usize, out: &mut [u8]);
+            brief_offsets = brief::offsets,
+                (x: &[f32], y: &[f32], turn: (f32, f32), stride: i32, out: &mut [i32]);
+            brief_darker = brief::darker, (one: &[u8; 256], other: &[u8; 256]) -> [u8; 32];
+        }
+    };
 }
 
-#[target_feature(enable = "avx2,fma")]
-fn blur_row(source: &[u8], fused: usize, out: &mut [f32]) {
-    blur::row(source, fused, out);
-}
-
-#[target_feature(enable = "avx2,fma")]
-fn blur_column(rows: &[&[f32]; 7], fused: usize, out: &mut [u8]) {
-    blur::column(rows, fused, out);
-}
+// FMA is there for speed: without it the scalar `mul_add` is a library call for each product.
+kernels!(Avx2, avx2, "avx2,fma,bmi1,bmi2,lzcnt,popcnt", 32, 16);
+kernels!(
+    Avx512,
+    avx512,
+    "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,bmi1,bmi2,lzcnt,popcnt",
+    64,
+    16
+);

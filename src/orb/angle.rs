@@ -2,12 +2,13 @@
 //! turn its sampling pattern.
 
 use super::pyramid::Framed;
+use crate::arch::{Kernels, PATCH_RUN, PatchRow};
 
 /// Half the width of each row of a round patch, by distance from its middle row.
 ///
 /// # Source
 /// `computeKeyPoints` in OpenCV's `orb.cpp`: the upper half is made symmetric to the lower.
-pub(super) fn patch_rows(patch_size: u32) -> Vec<usize> {
+fn patch_rows(patch_size: u32) -> Vec<usize> {
     let half = (patch_size / 2) as usize;
     let mut rows = vec![0; half + 2];
     let root = half as f32 * std::f32::consts::SQRT_2;
@@ -28,23 +29,69 @@ pub(super) fn patch_rows(patch_size: u32) -> Vec<usize> {
     rows
 }
 
-/// The angle from (x, y) to the intensity centroid of the patch around it, in degrees.
-pub(super) fn orientation(level: Framed<'_>, x: isize, y: isize, patch_rows: &[usize]) -> f32 {
-    // Wraps as OpenCV's ints do: patches wider than some 460 pixels can overflow them.
-    let (mut m10, mut m01) = (0_i32, 0_i32);
-    let half = patch_rows.len() as isize - 1;
-    for v in -half..=half {
+/// The round patch around a keypoint.
+#[derive(Debug)]
+pub(super) struct Patch {
+    /// Half the width of each row, by distance from the middle one.
+    half_widths: Vec<usize>,
+    /// The pixels of each row, top down; none of a patch that is too wide for the kernel.
+    rows: Vec<PatchRow>,
+}
+
+/// The widest patch that the kernel takes: half its width.
+const WIDEST: usize = PATCH_RUN / 2 - 1;
+const MOST_ROWS: usize = 2 * WIDEST + 1;
+
+impl Patch {
+    pub fn new(patch_size: u32) -> Self {
+        let mut half_widths = patch_rows(patch_size);
+        let half = half_widths.len() - 1;
         // OpenCV takes the middle row at its full width, whatever the table says.
-        let u_max = if v == 0 { half } else { patch_rows[v.unsigned_abs()] as isize };
-        let row = level.run(x - u_max, y + v, 2 * u_max as usize + 1);
-        let mut sum = 0_i32;
-        for (u, &value) in (-u_max as i32..).zip(row) {
-            sum += i32::from(value);
-            m10 = m10.wrapping_add(u * i32::from(value));
-        }
-        m01 = m01.wrapping_add((v as i32).wrapping_mul(sum));
+        half_widths[0] = half;
+        let row = |v: isize| -> PatchRow {
+            let width = half_widths[v.unsigned_abs()];
+            std::array::from_fn(|i| if i.abs_diff(WIDEST) <= width { 255 } else { 0 })
+        };
+        let fits = half <= WIDEST && half_widths.iter().all(|&w| w <= WIDEST);
+        let rows =
+            if fits { (-(half as isize)..=half as isize).map(row).collect() } else { Vec::new() };
+        Self { half_widths, rows }
     }
-    atan2_degrees(m01 as f32, m10 as f32)
+
+    /// The angle from (x, y) to the intensity centroid of the patch around it, in degrees.
+    pub fn orientation(&self, kernels: &Kernels, level: Framed<'_>, x: isize, y: isize) -> f32 {
+        let half = self.half_widths.len() as isize - 1;
+        let (m10, m01) = if self.rows.is_empty() {
+            self.moments(level, x, y)
+        } else {
+            let (left, top) = (x - WIDEST as isize, y - half);
+            level.with_block::<MOST_ROWS, PATCH_RUN, _>(
+                left,
+                top,
+                self.rows.len(),
+                |pixels, stride| (kernels.moments)(pixels, stride, &self.rows),
+            )
+        };
+        atan2_degrees(m01 as f32, m10 as f32)
+    }
+
+    /// The moments `m10` and `m01` of a patch of any size.
+    fn moments(&self, level: Framed<'_>, x: isize, y: isize) -> (i32, i32) {
+        // Wraps as OpenCV's ints do: patches wider than some 460 pixels can overflow them.
+        let (mut m10, mut m01) = (0_i32, 0_i32);
+        let half = self.half_widths.len() as isize - 1;
+        for v in -half..=half {
+            let u_max = self.half_widths[v.unsigned_abs()] as isize;
+            let row = level.run(x - u_max, y + v, 2 * u_max as usize + 1);
+            let mut sum = 0_i32;
+            for (u, &value) in (-u_max as i32..).zip(row) {
+                sum += i32::from(value);
+                m10 = m10.wrapping_add(u * i32::from(value));
+            }
+            m01 = m01.wrapping_add((v as i32).wrapping_mul(sum));
+        }
+        (m10, m01)
+    }
 }
 
 /// The angle of (x, y) in degrees, [0, 360), to about 0.3 degrees.

@@ -52,9 +52,10 @@ pub(super) fn blur(
         (kernels.blur_row)(source, fused_row, &mut sums.rows[slot(y)]);
         let done = y - REACH as isize;
         if done >= rows.start as isize {
-            let window: [&[f32]; TAPS] = std::array::from_fn(|k| {
-                sums.rows[slot(done - REACH as isize + k as isize)].as_slice()
-            });
+            let mut window: [&[f32]; TAPS] = [&[]; TAPS];
+            for (row, y) in window.iter_mut().zip(done - REACH as isize..) {
+                *row = &sums.rows[slot(y)];
+            }
             let out = &mut target.row_mut(done as usize)[columns.clone()];
             (kernels.blur_column)(&window, fused_column, out);
         }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::arch::{Kernels, RADIUS, RingRows};
 use crate::decode::GrayView;
 
 /// A corner of one level.
@@ -15,34 +16,11 @@ pub(super) struct Corner {
     pub response: f32,
 }
 
-/// The circle of 16 pixels around a candidate, as (dx, dy), in order.
-const RING: [(isize, isize); 16] = [
-    (0, 3),
-    (1, 3),
-    (2, 2),
-    (3, 1),
-    (3, 0),
-    (3, -1),
-    (2, -2),
-    (1, -3),
-    (0, -3),
-    (-1, -3),
-    (-2, -2),
-    (-3, -1),
-    (-3, 0),
-    (-3, 1),
-    (-2, 2),
-    (-1, 3),
-];
-
-/// The radius of the circle: no candidate is closer to the edge of the level.
-const RADIUS: usize = 3;
-
-/// Three rows of scores, each with a margin of one pixel, and the candidates of a row.
+/// Three rows of scores, each with a margin of one pixel, and the local maxima of a row.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ScoreRows {
     rows: [Vec<u8>; 3],
-    candidates: Vec<u8>,
+    peaks: Vec<u8>,
 }
 
 /// Appends the corners whose position is in `columns` x `rows`, in raster order.
@@ -50,6 +28,7 @@ pub(super) struct ScoreRows {
 /// A corner is kept if its score is strictly greater than those of all eight neighbours, whether
 /// or not these lie in the window: so scores are computed one pixel beyond it.
 pub(super) fn detect(
+    kernels: &Kernels,
     image: GrayView<'_>,
     threshold: u8,
     columns: Range<usize>,
@@ -66,127 +45,76 @@ pub(super) fn detect(
     // The window grown by one pixel; `scored` is the part of it that can hold a corner.
     let left = columns.start - 1;
     let scored = left.max(RADIUS)..(columns.end + 1).min(width - RADIUS);
+    // Of each row, what the circles of these columns can touch.
+    let span = scored.start - RADIUS..scored.end + RADIUS;
     for row in &mut buffers.rows {
         row.clear();
         row.resize(columns.len() + 2, 0);
     }
+    // Whole words, to be looked through by them.
+    buffers.peaks.clear();
+    buffers.peaks.resize(columns.len().next_multiple_of(WORD), 0);
+    let mut had_any = false;
     for y in rows.start - 1..=rows.end {
         let out = &mut buffers.rows[y % 3][scored.start - left..scored.end - left];
-        if (RADIUS..height - RADIUS).contains(&y) {
-            score_row(image, y, scored.clone(), threshold, &mut buffers.candidates, out);
+        let has_any = if (RADIUS..height - RADIUS).contains(&y) {
+            let mut ring: RingRows<'_> = [&[]; 2 * RADIUS + 1];
+            for (row, y) in ring.iter_mut().zip(y - RADIUS..) {
+                *row = &image.row(y)[span.clone()];
+            }
+            (kernels.fast_scores)(&ring, threshold, out)
         } else {
             out.fill(0);
-        }
-        if y > rows.start {
+            false
+        };
+        if y > rows.start && had_any {
             let y = y - 1;
             let [above, here, below] = [y + 2, y, y + 1].map(|y| buffers.rows[y % 3].as_slice());
-            suppress(above, here, below, columns.start as u32, y as u32, corners);
+            (kernels.fast_peaks)(above, here, below, &mut buffers.peaks[..columns.len()]);
+            gather(&buffers.peaks, &here[1..], columns.start as u32, y as u32, corners);
         }
+        had_any = has_any;
     }
 }
 
-/// Appends the strict local maxima of the middle row.
-fn suppress(above: &[u8], here: &[u8], below: &[u8], x0: u32, y: u32, corners: &mut Vec<Corner>) {
-    for (x, window) in (x0..).zip(here.windows(3)) {
-        let [left, score, right] = [window[0], window[1], window[2]];
-        if score <= left.max(right) {
-            continue;
-        }
-        let i = (x - x0) as usize;
-        let greatest = |row: &[u8]| row[i].max(row[i + 1]).max(row[i + 2]);
-        if score > greatest(above) && score > greatest(below) {
-            corners.push(Corner { x, y, response: f32::from(score) });
-        }
-    }
-}
+const WORD: usize = size_of::<u64>();
 
-/// The rows that circles around pixels of one row touch, top down.
-type Rows<'a> = [&'a [u8]; 2 * RADIUS + 1];
-
-/// Writes the scores of row `y`, columns `columns`: 0 where there is no corner.
-fn score_row(
-    image: GrayView<'_>,
-    y: usize,
-    columns: Range<usize>,
-    threshold: u8,
-    candidates: &mut Vec<u8>,
-    out: &mut [u8],
-) {
-    // Of each row, what the circles of these columns can touch.
-    let span = columns.start - RADIUS..columns.end + RADIUS;
-    let rows: Rows<'_> = std::array::from_fn(|i| &image.row(y + i - RADIUS)[span.clone()]);
-    candidates.resize(columns.len(), 0);
-    find_candidates(&rows, threshold, candidates);
-    for (i, (&candidate, out)) in candidates.iter().zip(out).enumerate() {
-        *out = if candidate == 0 {
-            0
-        } else {
-            match contrast(&rows, i) {
-                best if best > i16::from(threshold) => (best - 1) as u8,
-                _ => 0,
-            }
-        };
-    }
-}
-
-/// Marks the pixels that may be corners: of every two opposite pixels on the circle, an arc of
-/// nine holds at least one, so one of each pair must stand out in the same direction.
-fn find_candidates(rows: &Rows<'_>, threshold: u8, out: &mut [u8]) {
-    let len = out.len();
-    let at = |(dx, dy): (isize, isize)| {
-        let (x, y) = ((RADIUS as isize + dx) as usize, (RADIUS as isize + dy) as usize);
-        &rows[y][x..x + len]
-    };
-    let centre = at((0, 0));
-    let [p0, p2, p4, p6] = [0, 2, 4, 6].map(|k| at(RING[k]));
-    let [q0, q2, q4, q6] = [8, 10, 12, 14].map(|k| at(RING[k]));
-    for i in 0..len {
-        let brightest =
-            (p0[i].max(q0[i]).min(p2[i].max(q2[i]))).min(p4[i].max(q4[i]).min(p6[i].max(q6[i])));
-        let darkest =
-            (p0[i].min(q0[i]).max(p2[i].min(q2[i]))).max(p4[i].min(q4[i]).max(p6[i].min(q6[i])));
-        let c = centre[i];
-        out[i] = u8::from(brightest > c.saturating_add(threshold))
-            | u8::from(darkest < c.saturating_sub(threshold));
-    }
-}
-
-/// The largest contrast that some arc of nine pixels keeps throughout, in one direction: the pixel
-/// `i` is a corner for every threshold below it.
-fn contrast(rows: &Rows<'_>, i: usize) -> i16 {
-    const SIDE: usize = 2 * RADIUS + 1;
-    let mut window = [[0_u8; SIDE]; SIDE];
-    for (window, row) in window.iter_mut().zip(rows) {
-        window.copy_from_slice(&row[i..i + SIDE]);
-    }
-    let centre = i16::from(window[RADIUS][RADIUS]);
-    // The circle, and its first half again.
-    let mut d = [0_i16; 24];
-    for k in 0..16 {
-        let (dx, dy) = RING[k];
-        let (x, y) = ((RADIUS as isize + dx) as usize, (RADIUS as isize + dy) as usize);
-        d[k] = centre - i16::from(window[y][x]);
-    }
-    d.copy_within(..8, 16);
-    // Least and greatest of 2, 4, then 8 neighbours from each place on.
-    let (mut least, mut greatest) = (d, d);
-    for step in [1, 2, 4] {
-        for k in 0..24 - step {
-            least[k] = least[k].min(least[k + step]);
-            greatest[k] = greatest[k].max(greatest[k + step]);
+/// Appends the pixels of a row that are marked as peaks.
+fn gather(peaks: &[u8], scores: &[u8], x0: u32, y: u32, corners: &mut Vec<Corner>) {
+    for (word, peaks) in peaks.as_chunks::<WORD>().0.iter().enumerate() {
+        let mut left = u64::from_le_bytes(*peaks);
+        while left != 0 {
+            let i = word * WORD + left.trailing_zeros() as usize / 8;
+            left &= left - 1;
+            let response = f32::from(scores[i]);
+            corners.push(Corner { x: x0 + i as u32, y, response });
         }
     }
-    let (mut darker, mut brighter) = (i16::MIN, i16::MAX);
-    for k in 0..16 {
-        darker = darker.max(least[k].min(d[k + 8]));
-        brighter = brighter.min(greatest[k].max(d[k + 8]));
-    }
-    darker.max(-brighter)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The circle, from its definition: the pixels at a distance that rounds to three, in order.
+    const RING: [(isize, isize); 16] = [
+        (0, 3),
+        (1, 3),
+        (2, 2),
+        (3, 1),
+        (3, 0),
+        (3, -1),
+        (2, -2),
+        (1, -3),
+        (0, -3),
+        (-1, -3),
+        (-2, -2),
+        (-3, -1),
+        (-3, 0),
+        (-3, 1),
+        (-2, 2),
+        (-1, 3),
+    ];
 
     /// The definition, word by word: every arc of nine, no rejection, the whole image.
     #[allow(clippy::needless_range_loop)] // The formula's indices.
@@ -231,7 +159,7 @@ mod tests {
             ((state >> 24) & mask) as u8
         };
         let mut found = 0;
-        for (w, h) in [(7, 7), (8, 7), (6, 40), (23, 19), (40, 31), (65, 20)] {
+        for (w, h) in [(7, 7), (8, 7), (6, 40), (23, 19), (40, 31), (65, 20), (200, 9)] {
             for (mask, threshold) in
                 [(255, 0), (255, 20), (255, 60), (0x80, 20), (3, 0), (255, 255)]
             {
@@ -244,19 +172,23 @@ mod tests {
                         continue;
                     }
                     let (columns, rows) = (margin..w - margin, margin..h - margin);
-                    let mut got = Vec::new();
-                    detect(
-                        image,
-                        threshold,
-                        columns.clone(),
-                        rows.clone(),
-                        &mut ScoreRows::default(),
-                        &mut got,
-                    );
                     let inside = |c: &&Corner| {
                         columns.contains(&(c.x as usize)) && rows.contains(&(c.y as usize))
                     };
-                    assert_eq!(got, all.iter().filter(inside).copied().collect::<Vec<_>>());
+                    let want: Vec<Corner> = all.iter().filter(inside).copied().collect();
+                    for kernels in Kernels::available() {
+                        let mut got = Vec::new();
+                        detect(
+                            &kernels,
+                            image,
+                            threshold,
+                            columns.clone(),
+                            rows.clone(),
+                            &mut ScoreRows::default(),
+                            &mut got,
+                        );
+                        assert_eq!(got, want, "{kernels:?} {w} x {h}");
+                    }
                 }
             }
         }

@@ -29,6 +29,7 @@ mod select;
 use std::ops::Range;
 use std::sync::Arc;
 
+use angle::Patch;
 use brief::{Pattern, Samples};
 use fast::{Corner, ScoreRows};
 use pyramid::{Framed, Geometry, Plane, Pyramid};
@@ -72,7 +73,7 @@ pub struct Orb {
 struct Tables {
     params: OrbParams,
     quotas: Vec<usize>,
-    patch_rows: Vec<usize>,
+    patch: Patch,
     pattern: Pattern,
     kernels: Kernels,
 }
@@ -102,9 +103,9 @@ impl Orb {
     fn new(params: OrbParams) -> Self {
         let tables = Tables {
             quotas: select::quotas(&params),
-            patch_rows: angle::patch_rows(params.patch_size()),
+            patch: Patch::new(params.patch_size()),
             pattern: Pattern::new(&pattern::points(&params), params.wta_k()),
-            kernels: Kernels::best(),
+            kernels: Kernels::current(),
             params,
         };
         Self { tables: Arc::new(tables) }
@@ -165,6 +166,7 @@ impl Orb {
             }
         }
         let frame = self.frame_for_detection();
+        let kernels = &self.tables.kernels;
         for level in 0..n_levels {
             let geometry = Geometry::new(params, image, level)?;
             if geometry.width <= 2 * edge || geometry.height <= 2 * edge {
@@ -174,10 +176,14 @@ impl Orb {
             let pixels: Framed<'_> = if is_image && frame == 0 {
                 image.into()
             } else {
-                scratch.image.make(image, geometry, level, self.first_level(), frame)?.framed()
+                scratch
+                    .image
+                    .make(kernels, image, geometry, level, self.first_level(), frame)?
+                    .framed()
             };
             scratch.corners.clear();
             fast::detect(
+                kernels,
                 pixels.unframed(),
                 params.fast_threshold(),
                 edge..geometry.width - edge,
@@ -187,7 +193,8 @@ impl Orb {
             );
             if mask.is_some() {
                 let source = scratch.full_mask.view();
-                let mask = scratch.mask.make(source, geometry, level, self.first_level(), 0)?;
+                let mask =
+                    scratch.mask.make(kernels, source, geometry, level, self.first_level(), 0)?;
                 if level > self.first_level() {
                     mask.map(|v| if v == 255 { 255 } else { 0 });
                 }
@@ -222,11 +229,12 @@ impl Orb {
         corners: &mut Vec<Corner>,
         responses: &mut Vec<f32>,
     ) {
-        let quota = self.tables.quotas[octave];
+        let (quota, kernels) = (self.tables.quotas[octave], &self.tables.kernels);
         if self.params().score_type() == ScoreType::Harris {
             select::retain_best(corners, 2 * quota, |c| c.response, responses);
             for corner in &mut *corners {
-                corner.response = harris::response(level, corner.x as isize, corner.y as isize);
+                corner.response =
+                    harris::response(kernels, level, corner.x as isize, corner.y as isize);
             }
         }
         select::retain_best(corners, quota, |c| c.response, responses);
@@ -244,7 +252,7 @@ impl Orb {
             x: corner.x as f32 * geometry.scale,
             y: corner.y as f32 * geometry.scale,
             size: self.params().patch_size() as f32 * geometry.scale,
-            angle: angle::orientation(level, x, y, &self.tables.patch_rows),
+            angle: self.tables.patch.orientation(&self.tables.kernels, level, x, y),
             response: corner.response,
             octave: octave as i32,
         }
@@ -262,14 +270,16 @@ impl Orb {
     ) {
         let pattern = &self.tables.pattern;
         let centres = || keypoints.iter().map(|k| geometry.position(k));
-        let span = |side: usize, along: fn((isize, isize)) -> isize| -> Option<Range<usize>> {
-            let (low, high) = (centres().map(along).min()?, centres().map(along).max()?);
-            let reach = pattern.reach() as isize;
-            let inside = |v: isize| v.clamp(0, side as isize) as usize;
-            Some(inside(low - reach)..inside(high + reach + 1))
+        let reach = pattern.reach() as isize;
+        let inside = |v: isize, side: usize| v.clamp(0, side as isize) as usize;
+        let columns =
+            |low, high| inside(low - reach, level.width)..inside(high + reach + 1, level.width);
+        let rows =
+            |low, high| inside(low - reach, level.height)..inside(high + reach + 1, level.height);
+        let bounds = |along: fn((isize, isize)) -> isize| {
+            Some((centres().map(along).min()?, centres().map(along).max()?))
         };
-        let (Some(columns), Some(rows)) = (span(level.width, |c| c.0), span(level.height, |c| c.1))
-        else {
+        let (Some((left, right)), Some((top, bottom))) = (bounds(|c| c.0), bounds(|c| c.1)) else {
             return;
         };
         // OpenCV smooths the level but not its frame, from which samples can come all the same.
@@ -278,22 +288,25 @@ impl Orb {
             scratch.smoothed.copy_frame(level);
         }
         let fused = self.params().compat().fused_columns(level.width);
-        blur::blur(
-            &self.tables.kernels,
-            level,
-            columns,
-            rows,
-            fused,
-            &mut scratch.sums,
-            &mut scratch.smoothed,
-        );
+        let mut blur = |columns: Range<usize>, rows: Range<usize>| {
+            let (sums, target) = (&mut scratch.sums, &mut scratch.smoothed);
+            blur::blur(&self.tables.kernels, level, columns, rows, fused, sums, target);
+        };
+        // What lies around all of them at once, or around each, whichever is less.
+        let (wide, high) = (columns(left, right), rows(top, bottom));
+        let patch = 2 * reach as usize + 1;
+        if wide.len() * high.len() <= keypoints.len() * patch * patch {
+            blur(wide, high);
+        } else {
+            for (x, y) in centres() {
+                blur(columns(x, x), rows(y, y));
+            }
+        }
         let smoothed = scratch.smoothed.framed();
-        descriptors.extend(
-            keypoints
-                .iter()
-                .zip(centres())
-                .map(|(k, (x, y))| pattern.describe(smoothed, x, y, k.angle, &mut scratch.samples)),
-        );
+        let samples = &mut scratch.samples;
+        descriptors.extend(keypoints.iter().zip(centres()).map(|(k, centre)| {
+            pattern.describe(&self.tables.kernels, smoothed, centre, k.angle, samples)
+        }));
     }
 }
 
@@ -375,12 +388,14 @@ impl FeatureExtractor for Orb {
         for level in 0..=highest {
             Geometry::new(self.params(), image, level)?;
         }
-        let frame = self.frame();
+        let (frame, kernels) = (self.frame(), &self.tables.kernels);
         let mut descriptors = Vec::with_capacity(keypoints_kept.len());
         for level in 0..needed {
             let geometry = Geometry::new(self.params(), image, level)?;
-            let pixels =
-                scratch.image.make(image, geometry, level, self.first_level(), frame)?.framed();
+            let pixels = scratch
+                .image
+                .make(kernels, image, geometry, level, self.first_level(), frame)?
+                .framed();
             let from = keypoints_kept.partition_point(|k| (k.octave as usize) < level);
             let to = keypoints_kept.partition_point(|k| k.octave as usize <= level);
             self.describe(

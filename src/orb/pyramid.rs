@@ -1,6 +1,7 @@
 //! The image pyramid: sizes and scales of the levels, exact bilinear resize, reflected frames.
 
 use super::{KeyPoint, OrbParams};
+use crate::arch::{Kernels, Taps};
 use crate::decode::GrayView;
 use crate::error::{Error, Result};
 
@@ -44,45 +45,11 @@ fn scale_of(params: &OrbParams, level: usize) -> f32 {
     f64::from(params.scale_factor()).powf(exponent) as f32
 }
 
-/// Where each destination coordinate of one axis reads: the left (or upper) of two neighbours and
-/// the weight of the other, 0 to 256.
-#[derive(Clone, Debug, Default)]
-struct Axis {
-    source: usize,
-    taps: Vec<(u32, u16)>,
-}
-
-impl Axis {
-    /// Fills the table for `source` pixels stretched over `target`, unless it holds just that.
-    ///
-    /// # Source
-    /// `INTER_LINEAR_EXACT` in OpenCV's `resize.cpp`; its soft doubles are IEEE doubles.
-    fn prepare(&mut self, source: usize, target: usize) {
-        if self.source == source && self.taps.len() == target {
-            return;
-        }
-        self.source = source;
-        self.taps.clear();
-        let scale = 1.0 / (target as f64 / source as f64);
-        self.taps.extend((0..target).map(|d| {
-            let v = scale * (d as f64 + 0.5) - 0.5;
-            let left = v.floor();
-            if left < 0.0 || source == 1 {
-                (0, 0)
-            } else if left as usize >= source - 1 {
-                (source as u32 - 1, 0)
-            } else {
-                (left as u32, ((v - left) * 256.0).round_ties_even() as u16)
-            }
-        }));
-    }
-}
-
 /// Resizes one level; keeps its tables and rows from one image to the next.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Resizer {
-    columns: Axis,
-    rows: Axis,
+    columns: Taps,
+    rows: Taps,
     /// Two source rows, resized along x: pixel values times 256.
     upper: Vec<u16>,
     lower: Vec<u16>,
@@ -90,7 +57,7 @@ pub(super) struct Resizer {
 
 impl Resizer {
     /// Resizes `source` into `target`, which has at least one pixel.
-    pub fn resize(&mut self, source: GrayView<'_>, target: &mut Plane) {
+    pub fn resize(&mut self, kernels: &Kernels, source: GrayView<'_>, target: &mut Plane) {
         let (width, height) = (target.width, target.height);
         if (source.width(), source.height()) == (width, height) {
             for y in 0..height {
@@ -100,13 +67,12 @@ impl Resizer {
         }
         self.columns.prepare(source.width(), width);
         self.rows.prepare(source.height(), height);
-        self.upper.resize(width, 0);
-        self.lower.resize(width, 0);
+        self.upper.resize(self.columns.padded_len(), 0);
+        self.lower.resize(self.columns.padded_len(), 0);
         let last = source.height() - 1;
         // Which source rows `upper` and `lower` hold.
         let (mut in_upper, mut in_lower) = (usize::MAX, usize::MAX);
-        for y in 0..height {
-            let (top, weight) = self.rows.taps[y];
+        for (y, &(top, weight)) in self.rows.pairs().iter().enumerate() {
             let top = top as usize;
             let bottom = (top + 1).min(last);
             if in_upper != top {
@@ -114,29 +80,16 @@ impl Resizer {
                     std::mem::swap(&mut self.upper, &mut self.lower);
                     (in_upper, in_lower) = (in_lower, in_upper);
                 } else {
-                    resize_row(source.row(top), &self.columns.taps, &mut self.upper);
+                    (kernels.resize_row)(source.row(top), &self.columns, &mut self.upper);
                     in_upper = top;
                 }
             }
             if weight != 0 && in_lower != bottom {
-                resize_row(source.row(bottom), &self.columns.taps, &mut self.lower);
+                (kernels.resize_row)(source.row(bottom), &self.columns, &mut self.lower);
                 in_lower = bottom;
             }
-            let weight = u32::from(weight);
-            for ((&a, &b), out) in self.upper.iter().zip(&self.lower).zip(target.row_mut(y)) {
-                *out =
-                    ((u32::from(a) * (256 - weight) + u32::from(b) * weight + 32768) >> 16) as u8;
-            }
+            (kernels.resize_mix)(&self.upper, &self.lower, weight, target.row_mut(y));
         }
-    }
-}
-
-fn resize_row(source: &[u8], taps: &[(u32, u16)], out: &mut [u16]) {
-    let last = source.len() - 1;
-    for (&(left, weight), out) in taps.iter().zip(out) {
-        let left = left as usize;
-        let (a, b) = (u32::from(source[left]), u32::from(source[(left + 1).min(last)]));
-        *out = (a * (256 - u32::from(weight)) + b * u32::from(weight)) as u16;
     }
 }
 
@@ -154,6 +107,7 @@ impl Pyramid {
     /// last.
     pub fn make(
         &mut self,
+        kernels: &Kernels,
         image: GrayView<'_>,
         geometry: Geometry,
         level: usize,
@@ -173,7 +127,7 @@ impl Pyramid {
         let (plane, previous) = if level.is_multiple_of(2) { (even, odd) } else { (odd, even) };
         plane.reshape(geometry.width, geometry.height, frame);
         let source = if level > first_level + 1 { previous.view() } else { image };
-        self.resizers[level].resize(source, plane);
+        self.resizers[level].resize(kernels, source, plane);
         plane.reflect_frame();
         Ok(plane)
     }
@@ -338,6 +292,34 @@ impl<'a> Framed<'a> {
     pub fn unframed(&self) -> GrayView<'a> {
         GrayView::with_stride(&self.pixels[self.origin..], self.width, self.height, self.stride)
             .expect("a framed level's buffer is long enough for its size")
+    }
+
+    /// Does something with the pixels from (x, y) on, of which at most `RUN` of each of `rows` rows
+    /// are read: at the buffer's ends, where less may be left, with a copy.
+    #[inline]
+    pub fn with_block<const ROWS: usize, const RUN: usize, T>(
+        &self,
+        x: isize,
+        y: isize,
+        rows: usize,
+        work: impl FnOnce(&[u8], usize) -> T,
+    ) -> T {
+        let (start, stride) = (self.index(x, y) as isize, self.stride as isize);
+        let end = start + (rows as isize - 1) * stride + RUN as isize;
+        if start >= 0 && end <= self.pixels.len() as isize {
+            return work(&self.pixels[start as usize..end as usize], self.stride);
+        }
+        let mut block = [[0; RUN]; ROWS];
+        for (row, start) in block.iter_mut().take(rows).zip((start..).step_by(self.stride)) {
+            for (pixel, at) in row.iter_mut().zip(start..) {
+                *pixel = usize::try_from(at)
+                    .ok()
+                    .and_then(|at| self.pixels.get(at))
+                    .copied()
+                    .unwrap_or(0);
+            }
+        }
+        work(block.as_flattened(), RUN)
     }
 
     /// `len` pixels from (x, y) on, along the row.

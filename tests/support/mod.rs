@@ -4,6 +4,8 @@
 //! same pixels.
 #![allow(dead_code)]
 
+use orb_features::Simd;
+
 /// A hash of position and seed.
 pub fn hash(x: u32, y: u32, seed: u32) -> u32 {
     let mut h =
@@ -103,4 +105,13 @@ pub fn names(folder: &std::path::Path) -> Vec<String> {
         entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
+}
+
+/// The instruction sets to test: the one that the environment variable `ORB_FEATURES_SIMD` names, or
+/// all that this machine has.
+pub fn simd_levels() -> Vec<Simd> {
+    match std::env::var("ORB_FEATURES_SIMD") {
+        Ok(name) => vec![name.parse().unwrap()],
+        Err(_) => Simd::available(),
+    }
 }

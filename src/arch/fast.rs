@@ -1,0 +1,153 @@
+//! FAST-9/16 over one row: corner scores, and which of them are local maxima.
+
+/// The circle of 16 pixels around a candidate, as (dx, dy), in order.
+const RING: [(isize, isize); 16] = [
+    (0, 3),
+    (1, 3),
+    (2, 2),
+    (3, 1),
+    (3, 0),
+    (3, -1),
+    (2, -2),
+    (1, -3),
+    (0, -3),
+    (-1, -3),
+    (-2, -2),
+    (-3, -1),
+    (-3, 0),
+    (-3, 1),
+    (-2, 2),
+    (-1, 3),
+];
+
+/// The radius of the circle.
+pub(crate) const RADIUS: usize = 3;
+
+/// The rows that circles around pixels of one row touch, top down.
+pub(crate) type RingRows<'a> = [&'a [u8]; 2 * RADIUS + 1];
+
+/// The longest of the narrow blocks.
+const MOST: usize = 32;
+
+/// Writes the scores of the pixels of the middle row, from column [`RADIUS`] on: 0 where there is no
+/// corner. Returns false only if there is none.
+///
+/// Works on `WIDE` or, in short rows, `NARROW` pixels at a time.
+#[inline(always)]
+pub(super) fn scores<const WIDE: usize, const NARROW: usize>(
+    rows: &RingRows<'_>,
+    threshold: u8,
+    out: &mut [u8],
+) -> bool {
+    let len = out.len();
+    if len >= WIDE {
+        return blocks::<WIDE>(rows, threshold, out);
+    }
+    if len >= NARROW {
+        return blocks::<NARROW>(rows, threshold, out);
+    }
+    // Beyond the end there is nothing but zeros, whose scores nobody reads.
+    let mut padded = [[0; MOST + 2 * RADIUS]; 2 * RADIUS + 1];
+    for (to, from) in padded.iter_mut().zip(rows) {
+        to[..len + 2 * RADIUS].copy_from_slice(&from[..len + 2 * RADIUS]);
+    }
+    let mut scores = [0; NARROW];
+    let mut window: RingRows<'_> = [&[]; 2 * RADIUS + 1];
+    for (window, row) in window.iter_mut().zip(&padded) {
+        *window = row;
+    }
+    block(&window, threshold, &mut scores);
+    out.copy_from_slice(&scores[..len]);
+    out.iter().any(|&s| s != 0)
+}
+
+/// Goes through a row of `B` pixels or more; the last block overlaps the one before it.
+#[inline(always)]
+fn blocks<const B: usize>(rows: &RingRows<'_>, threshold: u8, out: &mut [u8]) -> bool {
+    let (len, mut any, mut at) = (out.len(), false, 0);
+    while at < len {
+        let start = at.min(len - B);
+        let mut window: RingRows<'_> = [&[]; 2 * RADIUS + 1];
+        for (window, row) in window.iter_mut().zip(rows) {
+            *window = &row[start..start + B + 2 * RADIUS];
+        }
+        if let Some(out) = out[start..].first_chunk_mut::<B>() {
+            any |= block(&window, threshold, out);
+        }
+        at += B;
+    }
+    any
+}
+
+/// The scores of one block; false if it can have no corner, as most of a photo's have not.
+#[inline(always)]
+fn block<const B: usize>(rows: &RingRows<'_>, threshold: u8, out: &mut [u8; B]) -> bool {
+    let at = |(dx, dy): (isize, isize)| -> &[u8; B] {
+        let (x, y) = ((RADIUS as isize + dx) as usize, (RADIUS as isize + dy) as usize);
+        rows[y][x..].first_chunk().expect("rows are longer than blocks by the circle")
+    };
+    let centre = at((0, 0));
+    let mut ring = [centre; 16];
+    for (pixels, place) in ring.iter_mut().zip(RING) {
+        *pixels = at(place);
+    }
+    // Of every two opposite pixels on the circle an arc of nine holds at least one, so one of each
+    // pair must stand out in the same direction.
+    let mut any = 0;
+    for i in 0..B {
+        let (mut brightest, mut darkest) = (255, 0);
+        for k in [0, 2, 4, 6] {
+            brightest = brightest.min(ring[k][i].max(ring[k + 8][i]));
+            darkest = darkest.max(ring[k][i].min(ring[k + 8][i]));
+        }
+        let contrast = brightest.saturating_sub(centre[i]).max(centre[i].saturating_sub(darkest));
+        any |= contrast.saturating_sub(threshold);
+    }
+    if any == 0 {
+        out.fill(0);
+        return false;
+    }
+    for i in 0..B {
+        let contrast = contrast(centre[i], std::array::from_fn(|k| ring[k][i]));
+        out[i] = if contrast > threshold { contrast - 1 } else { 0 };
+    }
+    true
+}
+
+/// The largest contrast that some arc of nine pixels keeps throughout, in one direction: the pixel
+/// is a corner for every threshold below it.
+#[inline(always)]
+fn contrast(centre: u8, ring: [u8; 16]) -> u8 {
+    // The arcs that begin at 2j and at 2j + 1 share the eight pixels from 2j + 1 on.
+    let (mut least, mut greatest) = ([0; 8], [0; 8]);
+    for j in 0..8 {
+        let (a, b) = (ring[2 * j + 1], ring[(2 * j + 2) % 16]);
+        (least[j], greatest[j]) = (a.min(b), a.max(b));
+    }
+    for step in [1, 2] {
+        let (l, g) = (least, greatest);
+        for j in 0..8 {
+            least[j] = l[j].min(l[(j + step) % 8]);
+            greatest[j] = g[j].max(g[(j + step) % 8]);
+        }
+    }
+    let (mut brightest, mut darkest) = (0, 255);
+    for j in 0..8 {
+        let (a, b) = (ring[2 * j], ring[(2 * j + 9) % 16]);
+        brightest = brightest.max(least[j].min(a.max(b)));
+        darkest = darkest.min(greatest[j].max(a.min(b)));
+    }
+    brightest.saturating_sub(centre).max(centre.saturating_sub(darkest))
+}
+
+/// Marks the strict local maxima of the middle one of three rows: `out[i]` is for column `i + 1`.
+#[inline(always)]
+pub(super) fn peaks(above: &[u8], here: &[u8], below: &[u8], out: &mut [u8]) {
+    let len = out.len();
+    let (above, here, below) = (&above[..len + 2], &here[..len + 2], &below[..len + 2]);
+    for i in 0..len {
+        let row = |row: &[u8]| row[i].max(row[i + 1]).max(row[i + 2]);
+        let around = row(above).max(row(below)).max(here[i]).max(here[i + 2]);
+        out[i] = u8::from(here[i + 1] > around);
+    }
+}

@@ -1,0 +1,71 @@
+//! Sums over the pixels around a corner: Harris gradients, and the moments of a round patch.
+
+/// The side of the block that Harris sums read, and how many pixels of each row are touched.
+pub(crate) const HARRIS_SIDE: usize = 9;
+pub(crate) const HARRIS_RUN: usize = 10;
+
+/// The columns of a patch, from 15 left of its middle on; the last one is never in it.
+pub(crate) const PATCH_RUN: usize = 32;
+
+/// Which pixels of a row belong to the patch: 255 or 0.
+pub(crate) type PatchRow = [u8; PATCH_RUN];
+
+/// The sums of `Ix^2`, `Iy^2` and `Ix Iy` over 7 x 7 pixels; `pixels` begins at the corner of the block
+/// of [`HARRIS_SIDE`] around them.
+#[inline(always)]
+pub(super) fn harris(pixels: &[u8], stride: usize) -> [i32; 3] {
+    // Of each row, for eight columns: the central difference and the 1 2 1 sum. At most 1020.
+    let mut difference = [[0_i16; 8]; HARRIS_SIDE];
+    let mut smooth = [[0_i16; 8]; HARRIS_SIDE];
+    for r in 0..HARRIS_SIDE {
+        let row: &[u8; HARRIS_RUN] =
+            pixels[r * stride..].first_chunk().expect("the block lies within the pixels");
+        for c in 0..8 {
+            let [a, b, d] = [row[c], row[c + 1], row[c + 2]].map(i16::from);
+            difference[r][c] = d - a;
+            smooth[r][c] = a + 2 * b + d;
+        }
+    }
+    // The eighth column is not in it.
+    let inside = [-1, -1, -1, -1, -1, -1, -1, 0_i16];
+    let mut sums = [[0_i32; 8]; 3];
+    for r in 0..7 {
+        for c in 0..8 {
+            let ix =
+                (difference[r][c] + 2 * difference[r + 1][c] + difference[r + 2][c]) & inside[c];
+            let iy = (smooth[r + 2][c] - smooth[r][c]) & inside[c];
+            let (ix, iy) = (i32::from(ix), i32::from(iy));
+            sums[0][c] += ix * ix;
+            sums[1][c] += iy * iy;
+            sums[2][c] += ix * iy;
+        }
+    }
+    sums.map(|s| s.iter().sum())
+}
+
+/// The moments `m10` and `m01` of a patch whose rows are `rows`; `pixels` begins 15 columns left of its
+/// middle, in its first row.
+#[inline(always)]
+pub(super) fn moments(pixels: &[u8], stride: usize, rows: &[PatchRow]) -> (i32, i32) {
+    /// So many sums of products of at most 255 x 15 fit 16 bits.
+    const ROWS: usize = 8;
+    let half = (rows.len() / 2) as i16;
+    let (mut m10, mut m01) = (0, 0);
+    for (block, rows) in rows.chunks(ROWS).enumerate() {
+        let (mut along_x, mut along_y) = ([0_i16; PATCH_RUN], [0_i16; PATCH_RUN]);
+        for (r, row) in rows.iter().enumerate() {
+            let r = ROWS * block + r;
+            let v = r as i16 - half;
+            let pixels: &[u8; PATCH_RUN] =
+                pixels[r * stride..].first_chunk().expect("the patch lies within the pixels");
+            for i in 0..PATCH_RUN {
+                let pixel = i16::from(pixels[i] & row[i]);
+                along_x[i] += pixel * (i as i16 - 15);
+                along_y[i] += pixel * v;
+            }
+        }
+        m10 += along_x.iter().map(|&m| i32::from(m)).sum::<i32>();
+        m01 += along_y.iter().map(|&m| i32::from(m)).sum::<i32>();
+    }
+    (m10, m01)
+}

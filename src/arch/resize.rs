@@ -1,0 +1,146 @@
+//! The two passes of the exact bilinear resize.
+//!
+//! # Source
+//! `INTER_LINEAR_EXACT` in OpenCV's `resize.cpp`: integer weights of 256ths, rounded once.
+
+/// The outputs that are computed together.
+const GROUP: usize = 8;
+/// The outputs that read from one run of [`RUN`] pixels.
+const LANE: usize = 4;
+const RUN: usize = 16;
+
+/// Where each output of a row reads: the left of two neighbours and the weight of the other.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Taps {
+    source: usize,
+    /// Left neighbour, and the weight of the right one: 0 to 256.
+    pairs: Vec<(u32, u16)>,
+    /// The same for byte shuffles; empty where outputs lie too far apart for them.
+    groups: Vec<Group>,
+}
+
+#[derive(Clone, Debug)]
+struct Group {
+    /// For each output two 16-bit numbers: where in the run of its lane its neighbours are.
+    shuffle: [u8; 4 * GROUP],
+    /// The weights of both.
+    weights: [i16; 2 * GROUP],
+    /// Where the runs of both lanes begin.
+    starts: [u32; GROUP / LANE],
+}
+
+impl Taps {
+    /// Fills the table for `source` pixels stretched over `target`, unless it holds just that.
+    ///
+    /// # Source
+    /// `INTER_LINEAR_EXACT` in OpenCV's `resize.cpp`; its soft doubles are IEEE doubles.
+    pub fn prepare(&mut self, source: usize, target: usize) {
+        if self.source == source && self.pairs.len() == target {
+            return;
+        }
+        self.source = source;
+        self.pairs.clear();
+        let scale = 1.0 / (target as f64 / source as f64);
+        self.pairs.extend((0..target).map(|d| {
+            let v = scale * (d as f64 + 0.5) - 0.5;
+            let left = v.floor();
+            if left < 0.0 || source == 1 {
+                (0, 0)
+            } else if left as usize >= source - 1 {
+                (source as u32 - 1, 0)
+            } else {
+                (left as u32, ((v - left) * 256.0).round_ties_even() as u16)
+            }
+        }));
+        self.groups.clear();
+        if source >= RUN {
+            let groups: Option<Vec<Group>> =
+                self.pairs.chunks(GROUP).map(|pairs| Group::new(pairs, source)).collect();
+            self.groups = groups.unwrap_or_default();
+        }
+    }
+
+    /// Left neighbour, and the weight of the right one: 0 to 256.
+    pub fn pairs(&self) -> &[(u32, u16)] {
+        &self.pairs
+    }
+
+    /// The length of the rows that the passes work on: whole groups.
+    pub fn padded_len(&self) -> usize {
+        self.pairs.len().next_multiple_of(GROUP)
+    }
+}
+
+impl Group {
+    /// The group of up to eight outputs; none if four of them span more than a run.
+    fn new(pairs: &[(u32, u16)], source: usize) -> Option<Self> {
+        let mut group =
+            Self { shuffle: [0x80; 4 * GROUP], weights: [0; 2 * GROUP], starts: [0; GROUP / LANE] };
+        for (lane, pairs) in pairs.chunks(LANE).enumerate() {
+            let start = (pairs[0].0).min((source - RUN) as u32);
+            group.starts[lane] = start;
+            for (i, &(left, weight)) in pairs.iter().enumerate() {
+                let right = (left + 1).min(source as u32 - 1);
+                if (right - start) as usize >= RUN {
+                    return None;
+                }
+                let i = lane * LANE + i;
+                group.shuffle[4 * i] = (left - start) as u8;
+                group.shuffle[4 * i + 2] = (right - start) as u8;
+                group.weights[2 * i] = 256 - weight as i16;
+                group.weights[2 * i + 1] = weight as i16;
+            }
+        }
+        Some(group)
+    }
+}
+
+/// Resizes one row along x: pixel values times 256.
+#[inline(always)]
+pub(super) fn row(source: &[u8], taps: &Taps, out: &mut [u16]) {
+    let last = source.len() - 1;
+    for (&(left, weight), out) in taps.pairs.iter().zip(out) {
+        let left = left as usize;
+        let (a, b) = (u32::from(source[left]), u32::from(source[(left + 1).min(last)]));
+        *out = (a * (256 - u32::from(weight)) + b * u32::from(weight)) as u16;
+    }
+}
+
+/// Mixes two rows: `weight` 256ths of the lower one.
+#[inline(always)]
+pub(super) fn mix(upper: &[u16], lower: &[u16], weight: u16, out: &mut [u8]) {
+    let weight = u32::from(weight);
+    for ((&a, &b), out) in upper.iter().zip(lower).zip(out) {
+        *out = ((u32::from(a) * (256 - weight) + u32::from(b) * weight + 32768) >> 16) as u8;
+    }
+}
+
+/// [`row`] by byte shuffles.
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+#[target_feature(enable = "avx2")]
+pub(super) fn row_avx2(source: &[u8], taps: &Taps, out: &mut [u16]) {
+    use std::arch::x86_64::{
+        _mm_packus_epi32, _mm_storeu_si128, _mm256_castsi256_si128, _mm256_extracti128_si256,
+        _mm256_loadu_si256, _mm256_loadu2_m128i, _mm256_madd_epi16, _mm256_shuffle_epi8,
+    };
+    if taps.groups.is_empty() {
+        return row(source, taps, out);
+    }
+    for (group, out) in taps.groups.iter().zip(out.as_chunks_mut::<GROUP>().0) {
+        let [low, high] = group.starts.map(|start| {
+            let run: &[u8; RUN] = source[start as usize..].first_chunk().expect("a run of pixels");
+            run
+        });
+        // SAFETY: the pointers are those of arrays of just the size that is read or written.
+        unsafe {
+            let pixels = _mm256_loadu2_m128i(high.as_ptr().cast(), low.as_ptr().cast());
+            let shuffle = _mm256_loadu_si256(group.shuffle.as_ptr().cast());
+            let weights = _mm256_loadu_si256(group.weights.as_ptr().cast());
+            let sums = _mm256_madd_epi16(_mm256_shuffle_epi8(pixels, shuffle), weights);
+            let packed =
+                _mm_packus_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
+            _mm_storeu_si128(out.as_mut_ptr().cast(), packed);
+        }
+    }
+}
