@@ -8,6 +8,7 @@ mod blur;
 mod brief;
 mod fast;
 mod patch;
+mod project;
 mod resize;
 mod simd;
 #[cfg(target_arch = "x86_64")]
@@ -16,6 +17,7 @@ mod x86_64;
 pub(crate) use blur::TAPS;
 pub(crate) use fast::{RADIUS, RingRows};
 pub(crate) use patch::{HARRIS_RUN, HARRIS_SIDE, PATCH_RUN, PatchRow};
+pub(crate) use project::Loadings;
 pub(crate) use resize::Taps;
 pub use simd::Simd;
 
@@ -44,6 +46,8 @@ pub(crate) struct Kernels {
     pub brief_offsets: fn(x: &[f32], y: &[f32], sin_cos: (f32, f32), stride: i32, out: &mut [i32]),
     /// [`brief::darker`].
     pub brief_darker: fn(one: &[u8; 256], other: &[u8; 256]) -> [u8; 32],
+    /// [`project::project`].
+    pub project: fn(rows: &[f64], loadings: &Loadings, scores: &mut [f64]),
 }
 
 impl Kernels {
@@ -60,6 +64,7 @@ impl Kernels {
         blur_column: blur::column::<8>,
         brief_offsets: brief::offsets,
         brief_darker: brief::darker,
+        project: project::project,
     };
 
     /// Those in use.
@@ -207,6 +212,23 @@ mod tests {
                     });
                 }
             }
+        }
+    }
+
+    #[test]
+    fn scores_of_rows_have_the_scalar_bits() {
+        for (n, d, k) in [(0, 3, 2), (1, 1, 1), (3, 32, 20), (9, 32, 32), (21, 5, 3), (8, 33, 17)] {
+            let floats = |seed, len| -> Vec<f64> {
+                noise(seed, len).into_iter().map(|v| f64::from(v) / 77.0).collect()
+            };
+            let (rows, components) = (floats(1, n * d), floats(2, k * d));
+            let components = components.chunks(d).map(|c| (c[0] - 1.0, c));
+            let loadings = Loadings::new(d, components);
+            check(&format!("{n} x {d} to {k}"), |kernels| {
+                let mut scores = vec![f64::NAN; n * k];
+                (kernels.project)(&rows, &loadings, &mut scores);
+                scores.into_iter().map(f64::to_bits).collect::<Vec<_>>()
+            });
         }
     }
 

@@ -1,7 +1,10 @@
 //! The kernels compiled for the wider instruction sets of x86-64.
 #![allow(unsafe_code)]
 
-use super::{Kernels, PatchRow, RingRows, Simd, TAPS, Taps, blur, brief, fast, patch, resize};
+use super::{
+    Kernels, Loadings, PatchRow, RingRows, Simd, TAPS, Taps, blur, brief, fast, patch, project,
+    resize,
+};
 
 /// Compiles the kernels with features enabled, and makes their table.
 macro_rules! kernels {
@@ -43,6 +46,7 @@ macro_rules! kernels {
             brief_offsets = brief::offsets,
                 (x: &[f32], y: &[f32], turn: (f32, f32), stride: i32, out: &mut [i32]);
             brief_darker = brief::darker, (one: &[u8; 256], other: &[u8; 256]) -> [u8; 32];
+            project = project::project, (rows: &[f64], loadings: &Loadings, scores: &mut [f64]);
         }
     };
 }

@@ -18,3 +18,6 @@ pub use params::{
     Centering, DEFAULT_N_COMPONENTS, DEFAULT_OVERSAMPLES, DEFAULT_SEED, PcaParams, PowerIterations,
     Solver,
 };
+
+/// The rows that a thread takes at a time, where there are many.
+const TASK_ROWS: usize = 16_384;

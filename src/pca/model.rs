@@ -2,11 +2,16 @@
 
 use std::path::Path;
 
-use ndarray::{Array1, Array2, ArrayView2};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Centering, Solver};
+use super::{Centering, Solver, TASK_ROWS};
+use crate::arch::{Kernels, Loadings};
 use crate::error::{Error, Result};
+
+/// The rows that are made floats at a time: what the nearest cache holds.
+const BLOCK_ROWS: usize = 64;
 
 /// A fitted PCA: projects rows onto its components.
 ///
@@ -127,37 +132,45 @@ impl PcaModel {
 
     /// Projects rows of shape (n, d) to scores of shape (n, k).
     ///
-    /// Each score is summed in the order of the elements, so it depends on its row alone.
+    /// Each score is summed in the order of the elements, so it depends on its row alone. Many rows
+    /// are shared out to the threads of rayon's current pool.
     ///
     /// # Errors
     /// [`Error::Model`] for rows of another length.
-    pub fn project<T: Copy + Into<f64>>(&self, rows: ArrayView2<'_, T>) -> Result<Array2<f64>> {
+    pub fn project<T>(&self, rows: ArrayView2<'_, T>) -> Result<Array2<f64>>
+    where
+        T: Copy + Into<f64> + Sync,
+    {
         self.check(rows.ncols())?;
         let k = self.n_components();
-        let start = match self.centering {
-            Centering::Mean => self
-                .components
-                .rows()
-                .into_iter()
-                .map(|c| -c.iter().zip(&self.mean).map(|(c, m)| c * m).sum::<f64>())
-                .collect(),
-            Centering::None => vec![0.0; k],
+        let start = |component: ArrayView1<'_, f64>| match self.centering {
+            Centering::Mean => -component.iter().zip(&self.mean).map(|(c, m)| c * m).sum::<f64>(),
+            Centering::None => 0.0,
         };
-        // One row of loadings for each element, so that the inner loop runs along memory.
-        let loadings: Vec<f64> = self.components.t().iter().copied().collect();
-        let mut scores = Vec::with_capacity(rows.nrows() * k);
-        for row in rows.rows() {
-            let at = scores.len();
-            scores.extend_from_slice(&start);
-            let scores = &mut scores[at..];
-            for (&value, loadings) in row.iter().zip(loadings.chunks_exact(k)) {
-                let value = value.into();
-                for (score, loading) in scores.iter_mut().zip(loadings) {
-                    *score += value * loading;
-                }
+        let components = self.components.rows().into_iter();
+        let loadings = Loadings::new(rows.ncols(), components.map(|c| (start(c), c)));
+        let kernels = Kernels::current();
+        let mut scores = Array2::zeros((rows.nrows(), k));
+        let work = |(rows, mut scores): (ArrayView2<'_, T>, ArrayViewMut2<'_, f64>)| {
+            let mut floats = Vec::with_capacity(BLOCK_ROWS * rows.ncols());
+            let blocks = rows.axis_chunks_iter(Axis(0), BLOCK_ROWS);
+            for (rows, mut scores) in blocks.zip(scores.axis_chunks_iter_mut(Axis(0), BLOCK_ROWS)) {
+                floats.clear();
+                floats.extend(rows.iter().map(|&v| v.into()));
+                let scores = scores.as_slice_mut().expect("whole rows of a new array");
+                (kernels.project)(&floats, &loadings, scores);
             }
+        };
+        if rows.nrows() < 2 * TASK_ROWS {
+            work((rows, scores.view_mut()));
+        } else {
+            let tasks: Vec<_> = rows
+                .axis_chunks_iter(Axis(0), TASK_ROWS)
+                .zip(scores.axis_chunks_iter_mut(Axis(0), TASK_ROWS))
+                .collect();
+            tasks.into_par_iter().for_each(work);
         }
-        Ok(Array2::from_shape_vec((rows.nrows(), k), scores).expect("each row has k scores"))
+        Ok(scores)
     }
 
     /// Writes it to a file, whole or not at all.

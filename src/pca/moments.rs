@@ -2,8 +2,9 @@
 
 use nalgebra::DMatrix;
 use ndarray::{Array2, ArrayView2, Axis};
+use rayon::prelude::*;
 
-use super::{PcaModel, PcaParams, solve};
+use super::{PcaModel, PcaParams, TASK_ROWS, solve};
 use crate::error::{Error, Result};
 
 /// Count, sum and Gram matrix of rows of bytes: exact integers.
@@ -57,12 +58,31 @@ impl Moments {
         self.sum.len()
     }
 
-    /// Adds rows: an array of shape (rows, dimensions).
+    /// Adds rows: an array of shape (rows, dimensions). Many rows are shared out to the threads of
+    /// rayon's current pool.
     ///
     /// # Errors
     /// [`Error::Shape`] for rows of another length.
     pub fn push_rows(&mut self, rows: ArrayView2<'_, u8>) -> Result<()> {
         self.check_dimensions(rows.ncols())?;
+        if rows.nrows() < 2 * TASK_ROWS {
+            self.add(rows);
+            return Ok(());
+        }
+        let tasks: Vec<_> = rows.axis_chunks_iter(Axis(0), TASK_ROWS).collect();
+        let parts = tasks.into_par_iter().fold(
+            || Self::new(rows.ncols()),
+            |mut part, rows| {
+                part.add(rows);
+                part
+            },
+        );
+        let parts: Vec<Self> = parts.collect();
+        parts.iter().try_for_each(|part| self.merge(part))
+    }
+
+    /// Adds rows of the right length.
+    fn add(&mut self, rows: ArrayView2<'_, u8>) {
         for block in rows.axis_chunks_iter(Axis(0), EXACT_ROWS) {
             let floats = block.mapv(f32::from);
             // Every product and sum is a whole number below 2^24: exact, in whatever order.
@@ -73,7 +93,6 @@ impl Moments {
             }
         }
         self.count += rows.nrows() as u64;
-        Ok(())
     }
 
     /// Adds the moments of other rows.
@@ -147,7 +166,7 @@ mod tests {
 
     #[test]
     fn sums_are_those_of_the_definition() {
-        for (n, d) in [(0, 3), (1, 1), (255, 32), (256, 32), (257, 5), (1000, 33)] {
+        for (n, d) in [(0, 3), (1, 1), (255, 32), (256, 32), (257, 5), (1000, 33), (70_001, 7)] {
             let rows = rows(n, d);
             let mut moments = Moments::new(d);
             moments.push_rows(rows.view()).unwrap();
