@@ -1,25 +1,5 @@
 //! FAST-9/16 over one row: corner scores, and which of them are local maxima.
 
-/// The circle of 16 pixels around a candidate, as (dx, dy), in order.
-const RING: [(isize, isize); 16] = [
-    (0, 3),
-    (1, 3),
-    (2, 2),
-    (3, 1),
-    (3, 0),
-    (3, -1),
-    (2, -2),
-    (1, -3),
-    (0, -3),
-    (-1, -3),
-    (-2, -2),
-    (-3, -1),
-    (-3, 0),
-    (-3, 1),
-    (-2, 2),
-    (-1, 3),
-];
-
 /// The radius of the circle.
 pub(crate) const RADIUS: usize = 3;
 
@@ -52,11 +32,8 @@ pub(super) fn scores<const WIDE: usize, const NARROW: usize>(
         to[..len + 2 * RADIUS].copy_from_slice(&from[..len + 2 * RADIUS]);
     }
     let mut scores = [0; NARROW];
-    let mut window: RingRows<'_> = [&[]; 2 * RADIUS + 1];
-    for (window, row) in window.iter_mut().zip(&padded) {
-        *window = row;
-    }
-    block(&window, threshold, &mut scores);
+    let [a, b, c, d, e, f, g] = &padded;
+    block(&[a, b, c, d, e, f, g], 0, threshold, &mut scores);
     out.copy_from_slice(&scores[..len]);
     out.iter().any(|&s| s != 0)
 }
@@ -67,30 +44,47 @@ fn blocks<const B: usize>(rows: &RingRows<'_>, threshold: u8, out: &mut [u8]) ->
     let (len, mut any, mut at) = (out.len(), false, 0);
     while at < len {
         let start = at.min(len - B);
-        let mut window: RingRows<'_> = [&[]; 2 * RADIUS + 1];
-        for (window, row) in window.iter_mut().zip(rows) {
-            *window = &row[start..start + B + 2 * RADIUS];
-        }
         if let Some(out) = out[start..].first_chunk_mut::<B>() {
-            any |= block(&window, threshold, out);
+            any |= block(rows, start, threshold, out);
         }
         at += B;
     }
     any
 }
 
-/// The scores of one block; false if it can have no corner, as most of a photo's have not.
+/// The scores of the block whose circles begin at column `start`; false if it can have no corner, as
+/// most of a photo's have not.
 #[inline(always)]
-fn block<const B: usize>(rows: &RingRows<'_>, threshold: u8, out: &mut [u8; B]) -> bool {
-    let at = |(dx, dy): (isize, isize)| -> &[u8; B] {
-        let (x, y) = ((RADIUS as isize + dx) as usize, (RADIUS as isize + dy) as usize);
-        rows[y][x..].first_chunk().expect("rows are longer than blocks by the circle")
-    };
-    let centre = at((0, 0));
-    let mut ring = [centre; 16];
-    for (pixels, place) in ring.iter_mut().zip(RING) {
-        *pixels = at(place);
-    }
+fn block<const B: usize>(
+    rows: &RingRows<'_>,
+    start: usize,
+    threshold: u8,
+    out: &mut [u8; B],
+) -> bool {
+    // Written out: a loop over the circle is not unrolled, and takes as long as all the rest.
+    let [a, b, c, d, e, f, g] = *rows;
+    let span = start..start + B + 2 * RADIUS;
+    let (a, b, c, d) = (&a[span.clone()], &b[span.clone()], &c[span.clone()], &d[span.clone()]);
+    let (e, f, g) = (&e[span.clone()], &f[span.clone()], &g[span]);
+    let centre: &[u8; B] = at(d, 3);
+    let ring: [&[u8; B]; 16] = [
+        at(g, 3),
+        at(g, 4),
+        at(f, 5),
+        at(e, 6),
+        at(d, 6),
+        at(c, 6),
+        at(b, 5),
+        at(a, 4),
+        at(a, 3),
+        at(a, 2),
+        at(b, 1),
+        at(c, 0),
+        at(d, 0),
+        at(e, 0),
+        at(f, 1),
+        at(g, 2),
+    ];
     // Of every two opposite pixels on the circle an arc of nine holds at least one, so one of each
     // pair must stand out in the same direction.
     let mut any = 0;
@@ -112,6 +106,11 @@ fn block<const B: usize>(rows: &RingRows<'_>, threshold: u8, out: &mut [u8; B]) 
         out[i] = if contrast > threshold { contrast - 1 } else { 0 };
     }
     true
+}
+
+#[inline(always)]
+fn at<const B: usize>(row: &[u8], column: usize) -> &[u8; B] {
+    row[column..].first_chunk().expect("rows are longer than blocks by the circle")
 }
 
 /// The largest contrast that some arc of nine pixels keeps throughout, in one direction: the pixel
