@@ -7,6 +7,7 @@
 mod blur;
 mod brief;
 mod fast;
+mod gray;
 mod patch;
 mod project;
 mod resize;
@@ -26,6 +27,8 @@ pub use simd::Simd;
 #[allow(clippy::type_complexity)] // The types are said once, here.
 pub(crate) struct Kernels {
     pub simd: Simd,
+    /// [`gray::gray`].
+    pub gray: fn(colors: &[u8], channels: usize, weights: [u32; 3], out: &mut [u8]),
     /// [`resize::row`].
     pub resize_row: fn(source: &[u8], taps: &Taps, out: &mut [u16]),
     /// [`resize::mix`].
@@ -54,6 +57,7 @@ impl Kernels {
     /// Plain Rust: the oracle of the others.
     pub const SCALAR: Self = Self {
         simd: Simd::Scalar,
+        gray: gray::gray,
         resize_row: resize::row,
         resize_mix: resize::mix,
         fast_scores: fast::scores::<16, 16>,
@@ -163,6 +167,20 @@ mod tests {
                     });
                 }
             }
+        }
+    }
+
+    #[test]
+    fn grey_values_are_the_scalar_ones() {
+        for (width, start) in places() {
+            let colors = noise(11, start + 4 * width);
+            check(&format!("{width} {start}"), |k| {
+                [3, 4].map(|channels| {
+                    let mut gray = vec![9; width];
+                    (k.gray)(&colors[start..], channels, [3735, 19235, 9798], &mut gray);
+                    gray
+                })
+            });
         }
     }
 

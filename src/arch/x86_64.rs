@@ -2,8 +2,8 @@
 #![allow(unsafe_code)]
 
 use super::{
-    Kernels, Loadings, PatchRow, RingRows, Simd, TAPS, Taps, blur, brief, fast, patch, project,
-    resize,
+    Kernels, Loadings, PatchRow, RingRows, Simd, TAPS, Taps, blur, brief, fast, gray, patch,
+    project, resize,
 };
 
 /// Compiles the kernels with features enabled, and makes their table.
@@ -34,6 +34,7 @@ macro_rules! kernels {
     ($simd:ident, $module:ident, $features:literal, $wide:literal, $narrow:literal) => {
         kernels! {
             $simd, $module, $features,
+            gray = gray::gray, (colors: &[u8], channels: usize, weights: [u32; 3], out: &mut [u8]);
             resize_row = resize::row_avx2, (source: &[u8], taps: &Taps, out: &mut [u16]);
             resize_mix = resize::mix, (upper: &[u16], lower: &[u16], weight: u16, out: &mut [u8]);
             fast_scores = fast::scores::<$wide, $narrow>,

@@ -2,6 +2,7 @@
 
 use ndarray::{ArrayView2, ArrayView3};
 
+use crate::arch::Kernels;
 use crate::error::{Error, Result};
 
 /// The order of the channels of an interleaved colour buffer.
@@ -27,10 +28,19 @@ impl ColorOrder {
         }
     }
 
-    fn red_first(self) -> bool {
-        matches!(self, Self::Rgb | Self::Rgba)
+    /// The weights of the first three channels in grey.
+    fn weights(self) -> [u32; 3] {
+        match self {
+            Self::Bgr | Self::Bgra => [BLUE, GREEN, RED],
+            Self::Rgb | Self::Rgba => [RED, GREEN, BLUE],
+        }
     }
 }
+
+/// Weights of ITU-R BT.601 in 15-bit fixed point.
+const RED: u32 = 9798;
+const GREEN: u32 = 19235;
+const BLUE: u32 = 3735;
 
 /// The grey value of one colour.
 ///
@@ -39,7 +49,7 @@ impl ColorOrder {
 #[inline]
 #[must_use]
 pub fn gray_of(r: u8, g: u8, b: u8) -> u8 {
-    ((u32::from(b) * 3735 + u32::from(g) * 19235 + u32::from(r) * 9798 + 16384) >> 15) as u8
+    ((u32::from(b) * BLUE + u32::from(g) * GREEN + u32::from(r) * RED + 16384) >> 15) as u8
 }
 
 /// A borrowed grey image: `height` rows of `width` bytes, `stride` bytes apart.
@@ -297,12 +307,7 @@ impl GrayImage {
         channels: u8,
     ) {
         let Ok(()) = self.refill::<std::convert::Infallible>(width, height, channels, |out| {
-            match (order.channels(), order.red_first()) {
-                (3, true) => convert::<3, true>(pixels, out),
-                (3, false) => convert::<3, false>(pixels, out),
-                (_, true) => convert::<4, true>(pixels, out),
-                (_, false) => convert::<4, false>(pixels, out),
-            }
+            (Kernels::current().gray)(pixels, order.channels(), order.weights(), out);
             Ok(())
         });
     }
@@ -316,14 +321,6 @@ impl GrayImage {
         image.apply_orientation(orientation);
         (self.width, self.height) = (image.width() as usize, image.height() as usize);
         self.pixels = image.into_bytes();
-    }
-}
-
-fn convert<const CHANNELS: usize, const RED_FIRST: bool>(pixels: &[u8], out: &mut [u8]) {
-    for (pixel, out) in pixels.chunks_exact(CHANNELS).zip(out) {
-        let (r, g, b) =
-            if RED_FIRST { (pixel[0], pixel[1], pixel[2]) } else { (pixel[2], pixel[1], pixel[0]) };
-        *out = gray_of(r, g, b);
     }
 }
 

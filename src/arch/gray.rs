@@ -1,0 +1,23 @@
+//! Colour to grey.
+
+/// Turns pixels of three or four bytes into grey values; `weights` are those of the first three, in 15
+/// bits.
+///
+/// # Source
+/// `cv::cvtColor`, `COLOR_BGR2GRAY`, 8 bit.
+#[inline(always)]
+pub(super) fn gray(colors: &[u8], channels: usize, weights: [u32; 3], out: &mut [u8]) {
+    if channels == 3 {
+        convert::<3>(colors, weights, out);
+    } else {
+        convert::<4>(colors, weights, out);
+    }
+}
+
+#[inline(always)]
+fn convert<const CHANNELS: usize>(colors: &[u8], [a, b, c]: [u32; 3], out: &mut [u8]) {
+    for (color, out) in colors.as_chunks::<CHANNELS>().0.iter().zip(out) {
+        let [x, y, z] = [color[0], color[1], color[2]].map(u32::from);
+        *out = ((x * a + y * b + z * c + 16384) >> 15) as u8;
+    }
+}
