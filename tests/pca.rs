@@ -5,7 +5,7 @@ mod support;
 use ndarray::{Array2, ArrayView2, Axis, array, s};
 use orb_features::prelude::*;
 use serde::Deserialize;
-use support::draw;
+use support::{draw, hash};
 
 /// Made by `tests/fixtures/make_pca.py`.
 #[derive(Deserialize)]
@@ -277,4 +277,28 @@ fn auto_is_scikit_learns_rule() {
     assert_eq!(auto(300, 32, 20), Solver::Covariance);
     assert_eq!(auto(520, 60, 5), Solver::seeded(3));
     assert_eq!(auto(520, 60, 50), Solver::Covariance);
+}
+
+#[test]
+fn many_rows_are_projected_as_each_by_itself() {
+    let rows =
+        Array2::from_shape_fn((40_003, 32), |(i, j)| (hash(i as u32, j as u32, 9) % 97) as u8);
+    let mut moments = Moments::new(32);
+    moments.push_rows(rows.view()).unwrap();
+    let model = moments.fit(&PcaParams::new(20)).unwrap();
+    let scores = model.project(rows.view()).unwrap();
+    let mut into = Array2::from_elem((40_003, 20), f64::NAN);
+    model.project_into(rows.view(), into.view_mut()).unwrap();
+    assert_eq!(scores, into);
+    // Columns first in memory: another way to read the same rows.
+    let turned = rows.t().as_standard_layout().into_owned();
+    assert_eq!(model.project(turned.t()).unwrap(), scores);
+    for i in [0, 1, 16_383, 16_384, 40_002] {
+        let one = model.project(rows.slice(s![i..=i, ..])).unwrap();
+        assert_eq!(one.row(0), scores.row(i));
+    }
+    let mut wrong = Array2::zeros((40_003, 19));
+    assert!(model.project_into(rows.view(), wrong.view_mut()).is_err());
+    let mut turned = Array2::zeros((20, 40_003));
+    assert!(model.project_into(rows.view(), turned.view_mut().reversed_axes()).is_err());
 }

@@ -68,7 +68,7 @@ impl Kernels {
         blur_column: blur::column::<8>,
         brief_offsets: brief::offsets,
         brief_darker: brief::darker,
-        project: project::project,
+        project: project::project::<2>,
     };
 
     /// Those in use.

@@ -3,9 +3,6 @@
 /// The components that are worked on together.
 pub(crate) const LANES: usize = 8;
 
-/// The rows that are worked on together.
-const ROWS: usize = 4;
-
 /// The components of a model, as the kernel reads them.
 #[derive(Clone, Debug)]
 pub(crate) struct Loadings {
@@ -39,17 +36,17 @@ impl Loadings {
     }
 }
 
-/// Writes the scores of rows, both one row after the other.
+/// Writes the scores of rows, both one row after the other; `R` rows are worked on together.
 ///
 /// Each score is summed in the order of the elements, without a fused multiply-add.
 #[inline(always)]
-pub(super) fn project(rows: &[f64], loadings: &Loadings, scores: &mut [f64]) {
+pub(super) fn project<const R: usize>(rows: &[f64], loadings: &Loadings, scores: &mut [f64]) {
     let (d, k) = (loadings.dimensions, loadings.n_components);
-    let whole = rows.len() / (ROWS * d) * ROWS;
+    let whole = rows.len() / (R * d) * R;
     let (many, rest) = rows.split_at(whole * d);
     let (many_scores, rest_scores) = scores.split_at_mut(whole * k);
-    for (rows, scores) in many.chunks_exact(ROWS * d).zip(many_scores.chunks_exact_mut(ROWS * k)) {
-        block::<ROWS>(rows, loadings, scores);
+    for (rows, scores) in many.chunks_exact(R * d).zip(many_scores.chunks_exact_mut(R * k)) {
+        block::<R>(rows, loadings, scores);
     }
     for (row, scores) in rest.chunks_exact(d).zip(rest_scores.chunks_exact_mut(k)) {
         block::<1>(row, loadings, scores);
@@ -57,17 +54,17 @@ pub(super) fn project(rows: &[f64], loadings: &Loadings, scores: &mut [f64]) {
 }
 
 #[inline(always)]
-fn block<const R: usize>(rows: &[f64], loadings: &Loadings, scores: &mut [f64]) {
+fn block<const R: usize>(values: &[f64], loadings: &Loadings, scores: &mut [f64]) {
     let (d, k) = (loadings.dimensions, loadings.n_components);
-    let rows = &rows[..R * d];
+    let mut rows = [&values[..d]; R];
+    for (row, values) in rows.iter_mut().zip(values.chunks_exact(d)) {
+        *row = &values[..d];
+    }
     for (chunk, start) in loadings.start.iter().enumerate() {
         let mut sums = [*start; R];
         for (i, factors) in loadings.factors[chunk * d..][..d].iter().enumerate() {
             for r in 0..R {
-                let value = rows[r * d + i];
-                for (sum, factor) in sums[r].iter_mut().zip(factors) {
-                    *sum += value * factor;
-                }
+                sums[r] = add(sums[r], rows[r][i], factors);
             }
         }
         let (from, to) = (chunk * LANES, k.min((chunk + 1) * LANES));
@@ -75,4 +72,14 @@ fn block<const R: usize>(rows: &[f64], loadings: &Loadings, scores: &mut [f64]) 
             scores[r * k + from..r * k + to].copy_from_slice(&sums[r][..to - from]);
         }
     }
+}
+
+/// By value: sums that are written through references are not kept in wide registers.
+#[inline(always)]
+fn add(sums: [f64; LANES], value: f64, factors: &[f64; LANES]) -> [f64; LANES] {
+    let mut added = [0.0; LANES];
+    for lane in 0..LANES {
+        added[lane] = sums[lane] + value * factors[lane];
+    }
+    added
 }

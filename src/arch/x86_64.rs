@@ -31,7 +31,7 @@ macro_rules! kernels {
             };
         }
     };
-    ($simd:ident, $module:ident, $features:literal, $wide:literal, $narrow:literal) => {
+    ($simd:ident, $module:ident, $features:literal, $wide:literal, $narrow:literal, $rows:literal) => {
         kernels! {
             $simd, $module, $features,
             gray = gray::gray, (colors: &[u8], channels: usize, weights: [u32; 3], out: &mut [u8]);
@@ -47,17 +47,18 @@ macro_rules! kernels {
             brief_offsets = brief::offsets,
                 (x: &[f32], y: &[f32], turn: (f32, f32), stride: i32, out: &mut [i32]);
             brief_darker = brief::darker, (one: &[u8; 256], other: &[u8; 256]) -> [u8; 32];
-            project = project::project, (rows: &[f64], loadings: &Loadings, scores: &mut [f64]);
+            project = project::project::<$rows>, (rows: &[f64], loadings: &Loadings, scores: &mut [f64]);
         }
     };
 }
 
 // FMA is there for speed: without it the scalar `mul_add` is a library call for each product.
-kernels!(Avx2, avx2, "avx2,fma,bmi1,bmi2,lzcnt,popcnt", 32, 16);
+kernels!(Avx2, avx2, "avx2,fma,bmi1,bmi2,lzcnt,popcnt", 32, 16, 4);
 kernels!(
     Avx512,
     avx512,
     "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,bmi1,bmi2,lzcnt,popcnt",
     64,
-    16
+    16,
+    8
 );

@@ -141,8 +141,33 @@ impl PcaModel {
     where
         T: Copy + Into<f64> + Sync,
     {
+        let mut scores = Array2::zeros((rows.nrows(), self.n_components()));
+        self.project_into(rows, scores.view_mut())?;
+        Ok(scores)
+    }
+
+    /// [`project`](Self::project) into an array of shape (n, k) that is there already: for many rows the
+    /// memory of a new one takes as long as the projection.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for rows of another length, [`Error::Shape`] for scores of another shape or not
+    /// in one piece.
+    pub fn project_into<T>(
+        &self,
+        rows: ArrayView2<'_, T>,
+        mut scores: ArrayViewMut2<'_, f64>,
+    ) -> Result<()>
+    where
+        T: Copy + Into<f64> + Sync,
+    {
         self.check(rows.ncols())?;
-        let k = self.n_components();
+        let shape = (rows.nrows(), self.n_components());
+        if scores.dim() != shape || scores.as_slice().is_none() {
+            let got = scores.dim();
+            return Err(Error::shape(format!(
+                "scores {got:?} where {shape:?} in one piece are due"
+            )));
+        }
         let start = |component: ArrayView1<'_, f64>| match self.centering {
             Centering::Mean => -component.iter().zip(&self.mean).map(|(c, m)| c * m).sum::<f64>(),
             Centering::None => 0.0,
@@ -150,19 +175,21 @@ impl PcaModel {
         let components = self.components.rows().into_iter();
         let loadings = Loadings::new(rows.ncols(), components.map(|c| (start(c), c)));
         let kernels = Kernels::current();
-        let mut scores = Array2::zeros((rows.nrows(), k));
         let work = |(rows, mut scores): (ArrayView2<'_, T>, ArrayViewMut2<'_, f64>)| {
             let mut floats = Vec::with_capacity(BLOCK_ROWS * rows.ncols());
             let blocks = rows.axis_chunks_iter(Axis(0), BLOCK_ROWS);
             for (rows, mut scores) in blocks.zip(scores.axis_chunks_iter_mut(Axis(0), BLOCK_ROWS)) {
                 floats.clear();
-                floats.extend(rows.iter().map(|&v| v.into()));
-                let scores = scores.as_slice_mut().expect("whole rows of a new array");
+                match rows.as_slice() {
+                    Some(values) => floats.extend(values.iter().map(|&v| v.into())),
+                    None => floats.extend(rows.iter().map(|&v| v.into())),
+                }
+                let scores = scores.as_slice_mut().expect("whole rows of an array in one piece");
                 (kernels.project)(&floats, &loadings, scores);
             }
         };
         if rows.nrows() < 2 * TASK_ROWS {
-            work((rows, scores.view_mut()));
+            work((rows, scores));
         } else {
             let tasks: Vec<_> = rows
                 .axis_chunks_iter(Axis(0), TASK_ROWS)
@@ -170,7 +197,7 @@ impl PcaModel {
                 .collect();
             tasks.into_par_iter().for_each(work);
         }
-        Ok(scores)
+        Ok(())
     }
 
     /// Writes it to a file, whole or not at all.
