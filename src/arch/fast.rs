@@ -141,12 +141,41 @@ fn contrast(centre: u8, ring: [u8; 16]) -> u8 {
 
 /// Marks the strict local maxima of the middle one of three rows: `out[i]` is for column `i + 1`.
 #[inline(always)]
-pub(super) fn peaks(above: &[u8], here: &[u8], below: &[u8], out: &mut [u8]) {
+pub(super) fn peaks<const B: usize>(above: &[u8], here: &[u8], below: &[u8], out: &mut [u8]) {
     let len = out.len();
     let (above, here, below) = (&above[..len + 2], &here[..len + 2], &below[..len + 2]);
-    for i in 0..len {
-        let row = |row: &[u8]| row[i].max(row[i + 1]).max(row[i + 2]);
-        let around = row(above).max(row(below)).max(here[i]).max(here[i + 2]);
-        out[i] = u8::from(here[i + 1] > around);
+    if len < B {
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = peaks_block::<1>(above, here, below, i)[0];
+        }
+        return;
     }
+    let mut at = 0;
+    while at < len {
+        // The last block overlaps the one before it.
+        let start = at.min(len - B);
+        out[start..start + B].copy_from_slice(&peaks_block::<B>(above, here, below, start));
+        at += B;
+    }
+}
+
+#[inline(always)]
+fn peaks_block<const B: usize>(above: &[u8], here: &[u8], below: &[u8], start: usize) -> [u8; B] {
+    let mut peaks = [0; B];
+    let [a, b, c]: [&[u8; B]; 3] = [at(here, start), at(here, start + 1), at(here, start + 2)];
+    // Most blocks have no corner.
+    let mut any = 0;
+    for score in b {
+        any |= score;
+    }
+    if any == 0 {
+        return peaks;
+    }
+    let [d, e, f]: [&[u8; B]; 3] = [at(above, start), at(above, start + 1), at(above, start + 2)];
+    let [g, h, i]: [&[u8; B]; 3] = [at(below, start), at(below, start + 1), at(below, start + 2)];
+    for k in 0..B {
+        let around = a[k].max(c[k]).max(d[k]).max(e[k]).max(f[k]).max(g[k]).max(h[k]).max(i[k]);
+        peaks[k] = u8::from(b[k] > around);
+    }
+    peaks
 }

@@ -61,7 +61,7 @@ impl Kernels {
         resize_row: resize::row,
         resize_mix: resize::mix,
         fast_scores: fast::scores::<16, 16>,
-        fast_peaks: fast::peaks,
+        fast_peaks: fast::peaks::<16>,
         harris: patch::harris,
         moments: patch::moments,
         blur_row: blur::row::<8>,

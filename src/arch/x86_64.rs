@@ -39,7 +39,7 @@ macro_rules! kernels {
             resize_mix = resize::mix, (upper: &[u16], lower: &[u16], weight: u16, out: &mut [u8]);
             fast_scores = fast::scores::<$wide, $narrow>,
                 (rows: &RingRows<'_>, threshold: u8, out: &mut [u8]) -> bool;
-            fast_peaks = fast::peaks, (above: &[u8], here: &[u8], below: &[u8], out: &mut [u8]);
+            fast_peaks = fast::peaks::<$wide>, (above: &[u8], here: &[u8], below: &[u8], out: &mut [u8]);
             harris = patch::harris, (pixels: &[u8], stride: usize) -> [i32; 3];
             moments = patch::moments, (pixels: &[u8], stride: usize, rows: &[PatchRow]) -> (i32, i32);
             blur_row = blur::row::<$narrow>, (source: &[u8], fused: usize, out: &mut [f32]);

@@ -26,7 +26,6 @@ mod pattern;
 mod pyramid;
 mod select;
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use angle::Patch;
@@ -270,38 +269,24 @@ impl Orb {
     ) {
         let pattern = &self.tables.pattern;
         let centres = || keypoints.iter().map(|k| geometry.position(k));
-        let reach = pattern.reach() as isize;
-        let inside = |v: isize, side: usize| v.clamp(0, side as isize) as usize;
-        let columns =
-            |low, high| inside(low - reach, level.width)..inside(high + reach + 1, level.width);
-        let rows =
-            |low, high| inside(low - reach, level.height)..inside(high + reach + 1, level.height);
-        let bounds = |along: fn((isize, isize)) -> isize| {
-            Some((centres().map(along).min()?, centres().map(along).max()?))
-        };
-        let (Some((left, right)), Some((top, bottom))) = (bounds(|c| c.0), bounds(|c| c.1)) else {
+        if keypoints.is_empty() {
             return;
-        };
+        }
         // OpenCV smooths the level but not its frame, from which samples can come all the same.
         scratch.smoothed.reshape(level.width, level.height, frame);
         if frame > 0 {
             scratch.smoothed.copy_frame(level);
         }
         let fused = self.params().compat().fused_columns(level.width);
-        let mut blur = |columns: Range<usize>, rows: Range<usize>| {
-            let (sums, target) = (&mut scratch.sums, &mut scratch.smoothed);
-            blur::blur(&self.tables.kernels, level, columns, rows, fused, sums, target);
-        };
-        // What lies around all of them at once, or around each, whichever is less.
-        let (wide, high) = (columns(left, right), rows(top, bottom));
-        let patch = 2 * reach as usize + 1;
-        if wide.len() * high.len() <= keypoints.len() * patch * patch {
-            blur(wide, high);
-        } else {
-            for (x, y) in centres() {
-                blur(columns(x, x), rows(y, y));
-            }
-        }
+        blur::blur(
+            &self.tables.kernels,
+            level,
+            centres(),
+            pattern.reach(),
+            fused,
+            &mut scratch.sums,
+            &mut scratch.smoothed,
+        );
         let smoothed = scratch.smoothed.framed();
         let samples = &mut scratch.samples;
         descriptors.extend(keypoints.iter().zip(centres()).map(|(k, centre)| {
