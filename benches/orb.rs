@@ -1,4 +1,5 @@
-//! Detection and description of one image on one thread; with the feature `opencv`, OpenCV beside it.
+//! Detection and description of one image on one thread, with each instruction set; with the feature
+//! `opencv`, OpenCV beside it.
 
 #[path = "../examples/samples/mod.rs"]
 mod samples;
@@ -12,6 +13,7 @@ use criterion::measurement::WallTime;
 use criterion::{
     BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
 };
+use orb_features::Simd;
 use orb_features::prelude::*;
 
 /// One photo of 100 x 100, and generated images of the larger sizes: pixels and features wanted.
@@ -44,10 +46,13 @@ fn detect_and_compute(c: &mut Criterion) {
     for (size, image, n_features) in inputs() {
         group.throughput(Throughput::Elements((image.width() * image.height()) as u64));
         let params = OrbParams::default().with_n_features(n_features);
-        let native = params.clone().build().unwrap();
-        let found = native.detect_and_compute(image.view(), None).unwrap();
+        let found = params.clone().build().unwrap().detect_and_compute(image.view(), None).unwrap();
         assert!(!found.is_empty(), "there is work to do");
-        bench(&mut group, BenchmarkId::new(size, "native"), &native, &image);
+        for simd in support::simd_levels() {
+            Simd::set(simd).unwrap();
+            let native = params.clone().build().unwrap();
+            bench(&mut group, BenchmarkId::new(size, simd), &native, &image);
+        }
         #[cfg(feature = "opencv")]
         {
             let opencv = OpenCvOrb::new(params).unwrap();

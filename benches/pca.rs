@@ -1,4 +1,4 @@
-//! Fit and projection of 10^6 descriptors, on one thread.
+//! Fit and projection of 10^6 descriptors, on one thread and on two.
 
 #[path = "../tests/support/mod.rs"]
 mod support;
@@ -6,7 +6,7 @@ mod support;
 use std::hint::black_box;
 use std::time::Duration;
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ndarray::Array2;
 use orb_features::prelude::*;
 
@@ -25,17 +25,28 @@ fn pca(c: &mut Criterion) {
     let mut group = c.benchmark_group("pca");
     group.sample_size(10).measurement_time(Duration::from_secs(3));
     group.throughput(Throughput::Elements(ROWS as u64));
-    for (id, solver) in [
-        ("fit_randomized/1e6x32", Solver::default()),
-        ("fit_covariance/1e6x32", Solver::Covariance),
-    ] {
-        let params = PcaParams::new(20).with_solver(solver);
-        group.bench_function(id, |b| b.iter(|| moments(black_box(&rows)).fit(&params).unwrap()));
-    }
     let model = moments(&rows).fit(&PcaParams::new(20)).unwrap();
-    group.bench_function("project/1e6x32", |b| {
-        b.iter(|| model.project(black_box(rows.view())).unwrap());
-    });
+    let mut scores = Array2::zeros((ROWS, 20));
+    for threads in [1, 2] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        for (id, solver) in
+            [("fit_randomized", Solver::default()), ("fit_covariance", Solver::Covariance)]
+        {
+            let params = PcaParams::new(20).with_solver(solver);
+            group.bench_function(BenchmarkId::new(id, threads), |b| {
+                b.iter(|| pool.install(|| moments(black_box(&rows)).fit(&params).unwrap()));
+            });
+        }
+        group.bench_function(BenchmarkId::new("project", threads), |b| {
+            b.iter(|| pool.install(|| model.project(black_box(rows.view())).unwrap()));
+        });
+        group.bench_function(BenchmarkId::new("project_into", threads), |b| {
+            b.iter(|| {
+                let rows = black_box(rows.view());
+                pool.install(|| model.project_into(rows, scores.view_mut()).unwrap());
+            });
+        });
+    }
     group.finish();
 }
 

@@ -52,6 +52,21 @@ done
 say "documentation"
 RUSTDOCFLAGS=-Dwarnings cargo doc --quiet --no-deps --features cli
 
+say "another architecture, and Miri"
+if command -v rustup >/dev/null && rustup target add aarch64-unknown-linux-gnu >/dev/null 2>&1; then
+    cargo check --quiet --target aarch64-unknown-linux-gnu --no-default-features --lib
+    echo "the library compiles for aarch64"
+else
+    left_out+=("the check for aarch64 (needs rustup and its server)")
+fi
+if cargo +nightly miri --version >/dev/null 2>&1; then
+    # The one kernel that has pointers.
+    RUSTFLAGS="-Ctarget-feature=+avx2,+fma,+bmi1,+bmi2,+lzcnt,+popcnt" \
+        cargo +nightly miri test --quiet --no-default-features --lib resized_rows
+else
+    left_out+=("Miri on the kernel with pointers (needs nightly Rust with miri)")
+fi
+
 say "features keep to themselves"
 for crate in opencv turbojpeg clap parquet arrow aws-sdk-s3 tokio; do
     if cargo tree --no-default-features --edges normal --prefix none | grep -q "^$crate v"; then

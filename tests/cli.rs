@@ -11,7 +11,7 @@ use std::process::{Command, Output};
 
 use orb_features::prelude::*;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use support::names;
+use support::{names, simd_levels};
 
 struct Bench {
     root: tempfile::TempDir,
@@ -139,6 +139,24 @@ fn every_parameter_has_its_effect() {
     let again = bench.report(&["--mode", "append"]);
     assert_eq!(again.rows, base.rows);
     assert_eq!(rows(&bench.path("out")) as u64, 2 * base.rows);
+}
+
+#[test]
+fn the_instruction_set_changes_no_byte() {
+    let bench = Bench::new(6);
+    let mut written = Vec::new();
+    for simd in simd_levels() {
+        for threads in ["1", "3"] {
+            let simd = simd.to_string();
+            bench.ok(&["--simd", &simd, "--threads", threads, "--mode", "overwrite"]);
+            let out = bench.path("out");
+            let parts = names(&out).into_iter().filter(|n| n.starts_with("part-"));
+            written.push(parts.map(|n| fs::read(out.join(n)).unwrap()).collect::<Vec<_>>());
+        }
+    }
+    assert!(written.iter().all(|parts| parts.len() == 1 && *parts == written[0]));
+    fs::remove_dir_all(bench.path("out")).unwrap();
+    bench.fails(&["--simd", "mmx"], &["mmx", "auto, scalar, avx2 or avx512"]);
 }
 
 #[test]
