@@ -81,7 +81,7 @@ def orb(folder, what, n):
         )
         for i in order:
             found += descriptors[i].tobytes()
-    seconds, checksum = side(SIDE, "orb", folder, n)
+    _, checksum = side(SIDE, "orb", folder, n)
     assert checksum == fnv(found), f"{what}: other descriptors than OpenCV's"
     name = f"OpenCV {cv2.__version__} from PyPI"
     compare(what, lambda: side(SIDE, "orb", folder, n)[0], theirs, name)
@@ -214,11 +214,11 @@ def main():
         compare("what 2 cores give here: two processes of 1 thread, for each", two_at_once,
                 lambda: whole(photos, 1, target=target), "1 process of 1 thread", scale=1e3, unit="ms")
         if "--large" in flags:
+            many, copies = f"{work}/many", f"{work}/copies"
+            os.mkdir(copies)
+            for i, path in enumerate(paths):
+                shutil.copy(path, f"{copies}/{i}.jpg")
             for count in (10**4, 10**6):
-                many, copies = f"{work}/many", f"{work}/copies"
-                os.makedirs(copies, exist_ok=True)
-                for i, path in enumerate(paths):
-                    shutil.copy(path, f"{copies}/{i}.jpg")
                 for i in range(count):
                     if i % 1000 == 0:
                         folder = f"{many}/{i // 1000:04}"

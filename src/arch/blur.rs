@@ -5,6 +5,8 @@
 //! because they are windows of a larger image. How it rounds depends on the build: the first
 //! `fused` columns take fused multiply-adds.
 
+use super::fill;
+
 /// The length of the kernel.
 pub(crate) const TAPS: usize = 7;
 
@@ -16,27 +18,9 @@ const GAUSS: [f32; 4] = [0.216_105_94, 0.190_712_82, 0.131_074_88, 0.070_159_32]
 pub(super) fn row<const B: usize>(source: &[u8], fused: usize, out: &mut [f32]) {
     let fused = fused.min(out.len());
     let (head, tail) = out.split_at_mut(fused);
-    row_part::<B, true>(source, head);
-    row_part::<B, false>(&source[fused..], tail);
-}
-
-#[inline(always)]
-fn row_part<const B: usize, const FUSED: bool>(source: &[u8], out: &mut [f32]) {
-    let len = out.len();
-    if len < B {
-        for (i, out) in out.iter_mut().enumerate() {
-            *out = row_block::<1, FUSED>(&source[i..])[0];
-        }
-        return;
-    }
-    let mut at = 0;
-    while at < len {
-        // The last block overlaps the one before it.
-        let start = at.min(len - B);
-        let block = row_block::<B, FUSED>(&source[start..]);
-        out[start..start + B].copy_from_slice(&block);
-        at += B;
-    }
+    let rest = &source[fused..];
+    fill(head, |i| row_block::<B, true>(&source[i..]), |i| row_block::<1, true>(&source[i..]));
+    fill(tail, |i| row_block::<B, false>(&rest[i..]), |i| row_block::<1, false>(&rest[i..]));
 }
 
 #[inline(always)]
@@ -58,30 +42,12 @@ fn row_block<const B: usize, const FUSED: bool>(source: &[u8]) -> [f32; B] {
 pub(super) fn column<const B: usize>(rows: &[&[f32]; 7], fused: usize, out: &mut [u8]) {
     let fused = fused.min(out.len());
     let (head, tail) = out.split_at_mut(fused);
-    column_part::<B, true>(rows, 0, head);
-    column_part::<B, false>(rows, fused, tail);
-}
-
-#[inline(always)]
-fn column_part<const B: usize, const FUSED: bool>(
-    rows: &[&[f32]; TAPS],
-    first: usize,
-    out: &mut [u8],
-) {
-    let len = out.len();
-    if len < B {
-        for (i, out) in out.iter_mut().enumerate() {
-            *out = column_block::<1, FUSED>(rows, first + i)[0];
-        }
-        return;
-    }
-    let mut at = 0;
-    while at < len {
-        let start = at.min(len - B);
-        let block = column_block::<B, FUSED>(rows, first + start);
-        out[start..start + B].copy_from_slice(&block);
-        at += B;
-    }
+    fill(head, |i| column_block::<B, true>(rows, i), |i| column_block::<1, true>(rows, i));
+    fill(
+        tail,
+        |i| column_block::<B, false>(rows, fused + i),
+        |i| column_block::<1, false>(rows, fused + i),
+    );
 }
 
 #[inline(always)]

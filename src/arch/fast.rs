@@ -1,5 +1,7 @@
 //! FAST-9/16 over one row: corner scores, and which of them are local maxima.
 
+use super::fill;
+
 /// The radius of the circle.
 pub(crate) const RADIUS: usize = 3;
 
@@ -7,7 +9,7 @@ pub(crate) const RADIUS: usize = 3;
 pub(crate) type RingRows<'a> = [&'a [u8]; 2 * RADIUS + 1];
 
 /// The longest of the narrow blocks.
-const MOST: usize = 32;
+const MOST: usize = 16;
 
 /// Writes the scores of the pixels of the middle row, from column [`RADIUS`] on: 0 where there is no
 /// corner. Returns false only if there is none.
@@ -144,19 +146,11 @@ fn contrast(centre: u8, ring: [u8; 16]) -> u8 {
 pub(super) fn peaks<const B: usize>(above: &[u8], here: &[u8], below: &[u8], out: &mut [u8]) {
     let len = out.len();
     let (above, here, below) = (&above[..len + 2], &here[..len + 2], &below[..len + 2]);
-    if len < B {
-        for (i, out) in out.iter_mut().enumerate() {
-            *out = peaks_block::<1>(above, here, below, i)[0];
-        }
-        return;
-    }
-    let mut at = 0;
-    while at < len {
-        // The last block overlaps the one before it.
-        let start = at.min(len - B);
-        out[start..start + B].copy_from_slice(&peaks_block::<B>(above, here, below, start));
-        at += B;
-    }
+    fill(
+        out,
+        |i| peaks_block::<B>(above, here, below, i),
+        |i| peaks_block::<1>(above, here, below, i),
+    );
 }
 
 #[inline(always)]

@@ -22,6 +22,29 @@ pub(crate) use project::Loadings;
 pub(crate) use resize::Taps;
 pub use simd::Simd;
 
+/// Fills a row with blocks of `B`, each made from where it begins; the last overlaps the one before it.
+/// A row that is shorter than one block is filled one by one.
+#[inline(always)]
+fn fill<const B: usize, T: Copy>(
+    out: &mut [T],
+    block: impl Fn(usize) -> [T; B],
+    one: impl Fn(usize) -> [T; 1],
+) {
+    let len = out.len();
+    if len < B {
+        for (i, out) in out.iter_mut().enumerate() {
+            [*out] = one(i);
+        }
+        return;
+    }
+    let mut at = 0;
+    while at < len {
+        let start = at.min(len - B);
+        out[start..start + B].copy_from_slice(&block(start));
+        at += B;
+    }
+}
+
 /// One function for each kernel.
 #[derive(Clone, Copy)]
 #[allow(clippy::type_complexity)] // The types are said once, here.
