@@ -88,20 +88,23 @@ fn block<const B: usize>(
         at(g, 2),
     ];
     // Of every two opposite pixels on the circle an arc of nine holds at least one, so one of each
-    // pair must stand out in the same direction.
-    let mut any = 0;
-    for i in 0..B {
-        let (mut brightest, mut darkest) = (255, 0);
-        for k in [0, 2, 4, 6] {
-            brightest = brightest.min(ring[k][i].max(ring[k + 8][i]));
-            darkest = darkest.max(ring[k][i].min(ring[k + 8][i]));
+    // pair must stand out in the same direction. Two pairs rule most blocks out.
+    let (mut brightest, mut darkest) = ([255; B], [0; B]);
+    for pairs in [[0, 4], [2, 6]] {
+        let mut any = 0;
+        for i in 0..B {
+            for k in pairs {
+                brightest[i] = ring[k][i].max(ring[k + 8][i]).min(brightest[i]);
+                darkest[i] = ring[k][i].min(ring[k + 8][i]).max(darkest[i]);
+            }
+            let contrast =
+                brightest[i].saturating_sub(centre[i]).max(centre[i].saturating_sub(darkest[i]));
+            any |= contrast.saturating_sub(threshold);
         }
-        let contrast = brightest.saturating_sub(centre[i]).max(centre[i].saturating_sub(darkest));
-        any |= contrast.saturating_sub(threshold);
-    }
-    if any == 0 {
-        out.fill(0);
-        return false;
+        if any == 0 {
+            out.fill(0);
+            return false;
+        }
     }
     for i in 0..B {
         let contrast = contrast(centre[i], std::array::from_fn(|k| ring[k][i]));

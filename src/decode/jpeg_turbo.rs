@@ -7,10 +7,19 @@ use crate::error::DecodeCause;
 
 pub(super) const NAME: &str = "libjpeg-turbo";
 
-/// A decoder with its buffer of colour pixels.
+/// What libjpeg-turbo wants to see behind the place that it reads, or it decodes bit by bit with checks:
+/// 512 bytes for each block of an MCU, of which there are ten at most. Of a 100 x 100 photo that is most.
+const READ_AHEAD: usize = 10 * 512;
+/// Files up to this length are copied to where there is room behind them; in a longer one the end
+/// hardly counts.
+const PADDED_LEN: usize = 128 << 10;
+const END_OF_IMAGE: [u8; 2] = [0xff, 0xd9];
+
+/// A decoder with its buffers.
 #[derive(Debug, Default)]
 pub(super) struct JpegDecoder {
     decompressor: Option<Decompressor>,
+    padded: Vec<u8>,
     color: Vec<u8>,
 }
 
@@ -24,6 +33,15 @@ impl JpegDecoder {
         let mut decompressor = match self.decompressor.take() {
             Some(decompressor) => decompressor,
             None => Decompressor::new().map_err(failure)?,
+        };
+        // Zeros, which are no end of an image: a file that breaks off is still one.
+        let bytes = if bytes.len() <= PADDED_LEN && bytes.ends_with(&END_OF_IMAGE) {
+            self.padded.clear();
+            self.padded.extend_from_slice(bytes);
+            self.padded.resize(bytes.len() + READ_AHEAD, 0);
+            &self.padded
+        } else {
+            bytes
         };
         let decoded = decode(&mut decompressor, &mut self.color, bytes, params, gray);
         // Not kept after a failure: a file that breaks off inside a segment leaves the library
@@ -49,7 +67,7 @@ fn decode(
         (Colorspace::CMYK | Colorspace::YCCK, _) => (4, PixelFormat::CMYK),
         (_, GrayMode::Luma) => (3, PixelFormat::GRAY),
         // Four bytes for each pixel: a kernel reads them faster than three.
-        (_, GrayMode::Bgr2Gray) => (3, PixelFormat::RGBX),
+        (_, GrayMode::Bgr2Gray) => (3, PixelFormat::BGR),
     };
     check_limits(params, width, height, format.size())?;
     let pitch = width * format.size();
@@ -62,8 +80,8 @@ fn decode(
     color.resize(pitch * height, 0);
     let image = Image { pixels: &mut color[..], width, pitch, height, format };
     decompressor.decompress(bytes, image).map_err(failure)?;
-    if format == PixelFormat::RGBX {
-        gray.refill_from_color(color, width, height, ColorOrder::Rgba, channels);
+    if format == PixelFormat::BGR {
+        gray.refill_from_color(color, width, height, ColorOrder::Bgr, channels);
         return Ok(());
     }
     cmyk_to_rgb(color);

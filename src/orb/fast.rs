@@ -23,14 +23,52 @@ pub(super) struct ScoreRows {
     peaks: Vec<u8>,
 }
 
-/// Appends the corners whose position is in `columns` x `rows`, in raster order.
+/// The best scores so far, and the bound below which no further one can be among them.
+struct Best {
+    wanted: usize,
+    /// How many corners have each score, from the bound on.
+    counts: [u32; 256],
+    /// How many there are in all of these.
+    found: usize,
+    bound: u8,
+}
+
+impl Best {
+    fn new(wanted: usize) -> Self {
+        Self { wanted, counts: [0; 256], found: 0, bound: 0 }
+    }
+
+    fn add(&mut self, score: u8) {
+        self.counts[usize::from(score)] += 1;
+        self.found += 1;
+    }
+
+    /// Raises the bound to the last of the scores wanted, once there are as many.
+    fn raise(&mut self) {
+        loop {
+            let above = self.found - self.counts[usize::from(self.bound)] as usize;
+            if above < self.wanted {
+                return;
+            }
+            self.found = above;
+            self.bound += 1;
+        }
+    }
+}
+
+/// Appends corners whose position is in `columns` x `rows`, in raster order: at least the `wanted` best
+/// and all that tie with the last of them.
 ///
-/// A corner is kept if its score is strictly greater than those of all eight neighbours, whether
-/// or not these lie in the window: so scores are computed one pixel beyond it.
+/// A corner is one only if its score is strictly greater than those of all eight neighbours, whether
+/// or not these lie in the window: so scores are computed one pixel beyond it. The threshold rises to
+/// the last of the best scores so far: this changes no score above it, and none that it takes away could
+/// hide a greater one.
+#[allow(clippy::too_many_arguments)]
 pub(super) fn detect(
     kernels: &Kernels,
     image: GrayView<'_>,
     threshold: u8,
+    wanted: usize,
     columns: Range<usize>,
     rows: Range<usize>,
     buffers: &mut ScoreRows,
@@ -39,7 +77,7 @@ pub(super) fn detect(
     let (width, height) = (image.width(), image.height());
     let columns = columns.start.max(RADIUS)..columns.end.min(width.saturating_sub(RADIUS));
     let rows = rows.start.max(RADIUS)..rows.end.min(height.saturating_sub(RADIUS));
-    if columns.is_empty() || rows.is_empty() {
+    if columns.is_empty() || rows.is_empty() || wanted == 0 {
         return;
     }
     // The window grown by one pixel; `scored` is the part of it that can hold a corner.
@@ -51,9 +89,10 @@ pub(super) fn detect(
         row.clear();
         row.resize(columns.len() + 2, 0);
     }
-    // Whole words, to be looked through by them.
+    // Whole chunks, to be looked through by them.
     buffers.peaks.clear();
-    buffers.peaks.resize(columns.len().next_multiple_of(WORD), 0);
+    buffers.peaks.resize(columns.len().next_multiple_of(CHUNK), 0);
+    let mut best = Best::new(wanted);
     let mut had_any = false;
     for y in rows.start - 1..=rows.end {
         let out = &mut buffers.rows[y % 3][scored.start - left..scored.end - left];
@@ -62,7 +101,7 @@ pub(super) fn detect(
             for (row, y) in ring.iter_mut().zip(y - RADIUS..) {
                 *row = &image.row(y)[span.clone()];
             }
-            (kernels.fast_scores)(&ring, threshold, out)
+            (kernels.fast_scores)(&ring, threshold.max(best.bound), out)
         } else {
             out.fill(0);
             false
@@ -71,29 +110,42 @@ pub(super) fn detect(
             let y = y - 1;
             let [above, here, below] = [y + 2, y, y + 1].map(|y| buffers.rows[y % 3].as_slice());
             (kernels.fast_peaks)(above, here, below, &mut buffers.peaks[..columns.len()]);
-            gather(&buffers.peaks, &here[1..], columns.start as u32, y as u32, corners);
+            for_each_peak(&buffers.peaks, |i| {
+                let score = here[i + 1];
+                if score >= best.bound {
+                    best.add(score);
+                    let (x, y, response) = ((columns.start + i) as u32, y as u32, f32::from(score));
+                    corners.push(Corner { x, y, response });
+                }
+            });
+            best.raise();
         }
         had_any = has_any;
     }
 }
 
 const WORD: usize = size_of::<u64>();
+const CHUNK: usize = 8 * WORD;
 
-/// Appends the pixels of a row that are marked as peaks.
-fn gather(peaks: &[u8], scores: &[u8], x0: u32, y: u32, corners: &mut Vec<Corner>) {
-    for (word, peaks) in peaks.as_chunks::<WORD>().0.iter().enumerate() {
-        let mut left = u64::from_le_bytes(*peaks);
-        while left != 0 {
-            let i = word * WORD + left.trailing_zeros() as usize / 8;
-            left &= left - 1;
-            let response = f32::from(scores[i]);
-            corners.push(Corner { x: x0 + i as u32, y, response });
+/// Goes through the pixels of a row that are marked as peaks.
+fn for_each_peak(peaks: &[u8], mut found: impl FnMut(usize)) {
+    for (chunk, peaks) in peaks.as_chunks::<CHUNK>().0.iter().enumerate() {
+        if peaks.iter().fold(0, |any, peak| any | peak) == 0 {
+            continue;
+        }
+        for (word, peaks) in peaks.as_chunks::<WORD>().0.iter().enumerate() {
+            let mut left = u64::from_le_bytes(*peaks);
+            while left != 0 {
+                found(chunk * CHUNK + word * WORD + left.trailing_zeros() as usize / 8);
+                left &= left - 1;
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::select::retain_best;
     use super::*;
 
     /// The circle, from its definition: the pixels at a distance that rounds to three, in order.
@@ -159,7 +211,7 @@ mod tests {
             ((state >> 24) & mask) as u8
         };
         let mut found = 0;
-        for (w, h) in [(7, 7), (8, 7), (6, 40), (23, 19), (40, 31), (65, 20), (200, 9)] {
+        for (w, h) in [(7, 7), (8, 7), (6, 40), (23, 19), (40, 31), (65, 20), (200, 9), (90, 70)] {
             for (mask, threshold) in
                 [(255, 0), (255, 20), (255, 60), (0x80, 20), (3, 0), (255, 255)]
             {
@@ -175,19 +227,26 @@ mod tests {
                     let inside = |c: &&Corner| {
                         columns.contains(&(c.x as usize)) && rows.contains(&(c.y as usize))
                     };
-                    let want: Vec<Corner> = all.iter().filter(inside).copied().collect();
-                    for kernels in Kernels::available() {
+                    let inside: Vec<Corner> = all.iter().filter(inside).copied().collect();
+                    for (kernels, wanted) in
+                        Kernels::available().flat_map(|k| [usize::MAX, 40, 5, 1, 0].map(|n| (k, n)))
+                    {
                         let mut got = Vec::new();
                         detect(
                             &kernels,
                             image,
                             threshold,
+                            wanted,
                             columns.clone(),
                             rows.clone(),
                             &mut ScoreRows::default(),
                             &mut got,
                         );
-                        assert_eq!(got, want, "{kernels:?} {w} x {h}");
+                        let [got, want] = [got, inside.clone()].map(|mut corners| {
+                            retain_best(&mut corners, wanted, |c| c.response, &mut Vec::new());
+                            corners
+                        });
+                        assert_eq!(got, want, "{kernels:?} {w} x {h} {wanted}");
                     }
                 }
             }

@@ -181,10 +181,13 @@ impl Orb {
                     .framed()
             };
             scratch.corners.clear();
+            // The mask comes before the cull: any corner may have to stand in for a better one.
+            let wanted = if mask.is_some() { usize::MAX } else { self.corners_wanted(level) };
             fast::detect(
                 kernels,
                 pixels.unframed(),
                 params.fast_threshold(),
+                wanted,
                 edge..geometry.width - edge,
                 edge..geometry.height - edge,
                 &mut scratch.scores,
@@ -228,15 +231,21 @@ impl Orb {
         corners: &mut Vec<Corner>,
         responses: &mut Vec<f32>,
     ) {
-        let (quota, kernels) = (self.tables.quotas[octave], &self.tables.kernels);
+        let kernels = &self.tables.kernels;
+        select::retain_best(corners, self.corners_wanted(octave), |c| c.response, responses);
         if self.params().score_type() == ScoreType::Harris {
-            select::retain_best(corners, 2 * quota, |c| c.response, responses);
             for corner in &mut *corners {
                 corner.response =
                     harris::response(kernels, level, corner.x as isize, corner.y as isize);
             }
         }
-        select::retain_best(corners, quota, |c| c.response, responses);
+        select::retain_best(corners, self.tables.quotas[octave], |c| c.response, responses);
+    }
+
+    /// How many corners of a level are kept by their scores: twice the quota if Harris is to choose.
+    fn corners_wanted(&self, octave: usize) -> usize {
+        let quota = self.tables.quotas[octave];
+        if self.params().score_type() == ScoreType::Harris { 2 * quota } else { quota }
     }
 
     fn keypoint(
