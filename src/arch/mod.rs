@@ -68,10 +68,9 @@ pub(crate) struct Kernels {
     pub blur_row: fn(source: &[u8], fused: usize, out: &mut [f32]),
     /// [`blur::column`].
     pub blur_column: fn(rows: &[&[f32]; TAPS], fused: usize, out: &mut [u8]),
-    /// [`brief::offsets`].
-    pub brief_offsets: fn(x: &[f32], y: &[f32], sin_cos: (f32, f32), stride: i32, out: &mut [i32]),
-    /// [`brief::darker`].
-    pub brief_darker: fn(one: &[u8; 256], other: &[u8; 256]) -> [u8; 32],
+    /// [`brief::places`].
+    pub brief_places:
+        fn(x: &[f32], y: &[f32], turn: (f32, f32), centre: i32, stride: i32, out: &mut [u32]),
     /// [`project::project`].
     pub project: fn(rows: &[f64], loadings: &Loadings, scores: &mut [f64]),
 }
@@ -89,8 +88,7 @@ impl Kernels {
         moments: patch::moments,
         blur_row: blur::row::<8>,
         blur_column: blur::column::<8>,
-        brief_offsets: brief::offsets,
-        brief_darker: brief::darker,
+        brief_places: brief::places,
         project: project::project::<2>,
     };
 
@@ -277,19 +275,17 @@ mod tests {
     }
 
     #[test]
-    fn turned_patterns_and_bits_are_the_scalar_ones() {
+    fn turned_patterns_are_the_scalar_ones() {
         for seed in 0..40 {
-            let noise = noise(seed, 1536);
+            let noise = noise(seed, 1024);
             let coordinate = |v: &u8| f32::from(*v as i8) / 8.0;
             let x: Vec<f32> = noise[..512].iter().map(coordinate).collect();
-            let y: Vec<f32> = noise[512..1024].iter().map(coordinate).collect();
-            let (one, other) =
-                (noise[..256].try_into().unwrap(), noise[256..512].try_into().unwrap());
+            let y: Vec<f32> = noise[512..].iter().map(coordinate).collect();
             check(&format!("{seed}"), |k| {
-                let mut offsets = vec![0; 512 - seed as usize];
+                let mut places = vec![0; 512 - seed as usize];
                 let turn = (seed as f32 * 0.3).sin_cos();
-                (k.brief_offsets)(&x, &y, turn, 640, &mut offsets);
-                (offsets, (k.brief_darker)(one, other))
+                (k.brief_places)(&x, &y, turn, 20_000, 640, &mut places);
+                places
             });
         }
     }

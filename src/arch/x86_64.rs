@@ -44,9 +44,8 @@ macro_rules! kernels {
             moments = patch::moments, (pixels: &[u8], stride: usize, rows: &[PatchRow]) -> (i32, i32);
             blur_row = blur::row::<$narrow>, (source: &[u8], fused: usize, out: &mut [f32]);
             blur_column = blur::column::<$narrow>, (rows: &[&[f32]; TAPS], fused: usize, out: &mut [u8]);
-            brief_offsets = brief::offsets,
-                (x: &[f32], y: &[f32], turn: (f32, f32), stride: i32, out: &mut [i32]);
-            brief_darker = brief::darker, (one: &[u8; 256], other: &[u8; 256]) -> [u8; 32];
+            brief_places = brief::places,
+                (x: &[f32], y: &[f32], turn: (f32, f32), centre: i32, stride: i32, out: &mut [u32]);
             project = project::project::<$rows>, (rows: &[f64], loadings: &Loadings, scores: &mut [f64]);
         }
     };

@@ -15,15 +15,13 @@ pub(super) struct Pattern {
     reach: usize,
 }
 
+/// The bits of a byte.
+const BITS: usize = 8;
 /// The pairs of a descriptor.
-const PAIRS: usize = 8 * DESCRIPTOR_LEN;
+const PAIRS: usize = BITS * DESCRIPTOR_LEN;
 
-/// The places and values sampled: buffers reused from keypoint to keypoint.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Samples {
-    offsets: Vec<i32>,
-    values: Vec<u8>,
-}
+/// Where the samples of a keypoint lie in the buffer: reused from keypoint to keypoint.
+pub(super) type Places = Vec<u32>;
 
 impl Pattern {
     pub fn new(points: &[(i32, i32)], wta_k: u32) -> Self {
@@ -55,35 +53,54 @@ impl Pattern {
         smoothed: Framed<'_>,
         (x, y): (isize, isize),
         angle: f32,
-        samples: &mut Samples,
+        places: &mut Places,
     ) -> Descriptor {
-        let centre = smoothed.index(x, y) as isize;
         let (pixels, stride) = (smoothed.pixels(), smoothed.stride() as i32);
-        let Samples { offsets, values } = samples;
-        offsets.resize(self.x.len(), 0);
-        (kernels.brief_offsets)(&self.x, &self.y, sin_cos_degrees(angle), stride, offsets);
-        values.clear();
-        values.extend(offsets.iter().map(|&offset| pixels[(centre + offset as isize) as usize]));
-        match (self.wta_k, values.as_chunks::<PAIRS>().0) {
-            (2, [one, other]) => (kernels.brief_darker)(one, other),
-            (3, _) => fields(values, |t: [u8; 3]| match t {
+        // A level has fewer than 2^31 pixels.
+        let centre = smoothed.index(x, y) as i32;
+        places.resize(self.x.len(), 0);
+        let turn = sin_cos_degrees(angle);
+        (kernels.brief_places)(&self.x, &self.y, turn, centre, stride, places);
+        let value = |place: u32| pixels[place as usize];
+        match self.wta_k {
+            2 => darker(places, value),
+            3 => fields(places, value, |t: [u8; 3]| match t {
                 [a, b, c] if c > b => 2 * u8::from(c > a),
                 [a, b, _] => u8::from(b > a),
             }),
-            _ => fields(values, |[a, b, c, d]: [u8; 4]| {
+            _ => fields(places, value, |[a, b, c, d]: [u8; 4]| {
                 if a.max(b) > c.max(d) { u8::from(b > a) } else { 2 + u8::from(d > c) }
             }),
         }
     }
 }
 
-/// Two bits for each tuple: which of its values wins.
-fn fields<const N: usize>(values: &[u8], field: impl Fn([u8; N]) -> u8) -> Descriptor {
+/// One bit for each pair, the first in the lowest: whether the one is darker than the other.
+fn darker(places: &[u32], value: impl Fn(u32) -> u8) -> Descriptor {
     let mut descriptor = [0; DESCRIPTOR_LEN];
-    let (tuples, _) = values.as_chunks::<N>();
+    let (one, other) = places.split_at(PAIRS);
+    let pairs = one.as_chunks::<BITS>().0.iter().zip(other.as_chunks::<BITS>().0);
+    for (byte, (one, other)) in descriptor.iter_mut().zip(pairs) {
+        let mut bits = 0;
+        for i in (0..BITS).rev() {
+            bits = 2 * bits + u8::from(value(one[i]) < value(other[i]));
+        }
+        *byte = bits;
+    }
+    descriptor
+}
+
+/// Two bits for each tuple: which of its values wins.
+fn fields<const N: usize>(
+    places: &[u32],
+    value: impl Fn(u32) -> u8,
+    field: impl Fn([u8; N]) -> u8,
+) -> Descriptor {
+    let mut descriptor = [0; DESCRIPTOR_LEN];
+    let (tuples, _) = places.as_chunks::<N>();
     for (byte, tuples) in descriptor.iter_mut().zip(tuples.chunks_exact(4)) {
-        for (i, &tuple) in tuples.iter().enumerate() {
-            *byte |= field(tuple) << (2 * i);
+        for (i, tuple) in tuples.iter().enumerate() {
+            *byte |= field(tuple.map(&value)) << (2 * i);
         }
     }
     descriptor

@@ -29,7 +29,7 @@ mod select;
 use std::sync::Arc;
 
 use angle::Patch;
-use brief::{Pattern, Samples};
+use brief::{Pattern, Places};
 use fast::{Corner, ScoreRows};
 use pyramid::{Framed, Geometry, Plane, Pyramid};
 
@@ -95,7 +95,7 @@ pub struct OrbScratch {
 struct Description {
     smoothed: Plane,
     sums: blur::Sums,
-    samples: Samples,
+    places: Places,
 }
 
 impl Orb {
@@ -297,9 +297,9 @@ impl Orb {
             &mut scratch.smoothed,
         );
         let smoothed = scratch.smoothed.framed();
-        let samples = &mut scratch.samples;
+        let places = &mut scratch.places;
         descriptors.extend(keypoints.iter().zip(centres()).map(|(k, centre)| {
-            pattern.describe(&self.tables.kernels, smoothed, centre, k.angle, samples)
+            pattern.describe(&self.tables.kernels, smoothed, centre, k.angle, places)
         }));
     }
 }
