@@ -5,7 +5,7 @@
 //! because they are windows of a larger image. How it rounds depends on the build: the first
 //! `fused` columns take fused multiply-adds.
 
-use super::fill;
+use super::{Row, fill};
 
 /// The length of the kernel.
 pub(crate) const TAPS: usize = 7;
@@ -18,59 +18,61 @@ const GAUSS: [f32; 4] = [0.216_105_94, 0.190_712_82, 0.131_074_88, 0.070_159_32]
 pub(super) fn row<const B: usize>(source: &[u8], fused: usize, out: &mut [f32]) {
     let fused = fused.min(out.len());
     let (head, tail) = out.split_at_mut(fused);
-    let rest = &source[fused..];
-    fill(head, |i| row_block::<B, true>(&source[i..]), |i| row_block::<1, true>(&source[i..]));
-    fill(tail, |i| row_block::<B, false>(&rest[i..]), |i| row_block::<1, false>(&rest[i..]));
+    fill::<B, _>(head, &AlongX::<true> { source });
+    fill::<B, _>(tail, &AlongX::<false> { source: &source[fused..] });
 }
 
-#[inline(always)]
-fn row_block<const B: usize, const FUSED: bool>(source: &[u8]) -> [f32; B] {
-    let source = &source[..B + TAPS - 1];
-    let mut sums = [0.0; B];
-    for (i, sum) in sums.iter_mut().enumerate() {
-        let tap = |k: usize| f32::from(source[i + k]);
-        *sum = GAUSS[3] * tap(0);
-        for k in 1..TAPS {
-            *sum = multiply_add::<FUSED>(tap(k), GAUSS[k.abs_diff(3)], *sum);
+struct AlongX<'a, const FUSED: bool> {
+    source: &'a [u8],
+}
+
+impl<const FUSED: bool> Row<f32> for AlongX<'_, FUSED> {
+    #[inline(always)]
+    fn block<const B: usize>(&self, start: usize) -> [f32; B] {
+        let source = &self.source[start..start + B + TAPS - 1];
+        let mut sums = [0.0; B];
+        for i in 0..B {
+            let mut sum = GAUSS[3] * f32::from(source[i]);
+            for k in 1..TAPS {
+                sum = multiply_add::<FUSED>(f32::from(source[i + k]), GAUSS[k.abs_diff(3)], sum);
+            }
+            sums[i] = sum;
         }
+        sums
     }
-    sums
 }
 
 /// Writes one row of pixels from seven rows of sums.
 #[inline(always)]
-pub(super) fn column<const B: usize>(rows: &[&[f32]; 7], fused: usize, out: &mut [u8]) {
+pub(super) fn column<const B: usize>(rows: &[&[f32]; TAPS], fused: usize, out: &mut [u8]) {
     let fused = fused.min(out.len());
     let (head, tail) = out.split_at_mut(fused);
-    fill(head, |i| column_block::<B, true>(rows, i), |i| column_block::<1, true>(rows, i));
-    fill(
-        tail,
-        |i| column_block::<B, false>(rows, fused + i),
-        |i| column_block::<1, false>(rows, fused + i),
-    );
+    fill::<B, _>(head, &AlongY::<true> { rows, from: 0 });
+    fill::<B, _>(tail, &AlongY::<false> { rows, from: fused });
 }
 
-#[inline(always)]
-fn column_block<const B: usize, const FUSED: bool>(rows: &[&[f32]; TAPS], start: usize) -> [u8; B] {
-    let [a, b, c, d, e, f, g] = *rows;
-    let [a, b, c, d, e, f, g] = [
-        &a[start..start + B],
-        &b[start..start + B],
-        &c[start..start + B],
-        &d[start..start + B],
-        &e[start..start + B],
-        &f[start..start + B],
-        &g[start..start + B],
-    ];
-    let mut pixels = [0; B];
-    for (i, pixel) in pixels.iter_mut().enumerate() {
-        let mut sum = d[i] * GAUSS[0];
-        sum = multiply_add::<FUSED>(e[i] + c[i], GAUSS[1], sum);
-        sum = multiply_add::<FUSED>(f[i] + b[i], GAUSS[2], sum);
-        sum = multiply_add::<FUSED>(g[i] + a[i], GAUSS[3], sum);
-        *pixel = round_to_u8(sum);
+struct AlongY<'a, const FUSED: bool> {
+    rows: &'a [&'a [f32]; TAPS],
+    from: usize,
+}
+
+impl<const FUSED: bool> Row<u8> for AlongY<'_, FUSED> {
+    #[inline(always)]
+    fn block<const B: usize>(&self, start: usize) -> [u8; B] {
+        let [a, b, c, d, e, f, g] = *self.rows;
+        let span = self.from + start..self.from + start + B;
+        let (a, b, c) = (&a[span.clone()], &b[span.clone()], &c[span.clone()]);
+        let (d, e, f, g) = (&d[span.clone()], &e[span.clone()], &f[span.clone()], &g[span]);
+        let mut pixels = [0; B];
+        for i in 0..B {
+            let mut sum = d[i] * GAUSS[0];
+            sum = multiply_add::<FUSED>(e[i] + c[i], GAUSS[1], sum);
+            sum = multiply_add::<FUSED>(f[i] + b[i], GAUSS[2], sum);
+            sum = multiply_add::<FUSED>(g[i] + a[i], GAUSS[3], sum);
+            pixels[i] = round_to_u8(sum);
+        }
+        pixels
     }
-    pixels
 }
 
 #[inline(always)]

@@ -1,6 +1,6 @@
 //! FAST-9/16 over one row: corner scores, and which of them are local maxima.
 
-use super::fill;
+use super::{Row, fill};
 
 /// The radius of the circle.
 pub(crate) const RADIUS: usize = 3;
@@ -107,7 +107,11 @@ fn block<const B: usize>(
         }
     }
     for i in 0..B {
-        let contrast = contrast(centre[i], std::array::from_fn(|k| ring[k][i]));
+        let mut around = [0; 16];
+        for k in 0..16 {
+            around[k] = ring[k][i];
+        }
+        let contrast = contrast(centre[i], around);
         out[i] = if contrast > threshold { contrast - 1 } else { 0 };
     }
     true
@@ -128,13 +132,8 @@ fn contrast(centre: u8, ring: [u8; 16]) -> u8 {
         let (a, b) = (ring[2 * j + 1], ring[(2 * j + 2) % 16]);
         (least[j], greatest[j]) = (a.min(b), a.max(b));
     }
-    for step in [1, 2] {
-        let (l, g) = (least, greatest);
-        for j in 0..8 {
-            least[j] = l[j].min(l[(j + step) % 8]);
-            greatest[j] = g[j].max(g[(j + step) % 8]);
-        }
-    }
+    (least, greatest) = joined::<1>(least, greatest);
+    (least, greatest) = joined::<2>(least, greatest);
     let (mut brightest, mut darkest) = (0, 255);
     for j in 0..8 {
         let (a, b) = (ring[2 * j], ring[(2 * j + 9) % 16]);
@@ -144,35 +143,52 @@ fn contrast(centre: u8, ring: [u8; 16]) -> u8 {
     brightest.saturating_sub(centre).max(centre.saturating_sub(darkest))
 }
 
+/// The extremes of runs that are made of two, `STEP` places apart.
+#[inline(always)]
+fn joined<const STEP: usize>(least: [u8; 8], greatest: [u8; 8]) -> ([u8; 8], [u8; 8]) {
+    let (mut lesser, mut greater) = (least, greatest);
+    for j in 0..8 {
+        lesser[j] = least[j].min(least[(j + STEP) % 8]);
+        greater[j] = greatest[j].max(greatest[(j + STEP) % 8]);
+    }
+    (lesser, greater)
+}
+
 /// Marks the strict local maxima of the middle one of three rows: `out[i]` is for column `i + 1`.
 #[inline(always)]
 pub(super) fn peaks<const B: usize>(above: &[u8], here: &[u8], below: &[u8], out: &mut [u8]) {
-    let len = out.len();
-    let (above, here, below) = (&above[..len + 2], &here[..len + 2], &below[..len + 2]);
-    fill(
-        out,
-        |i| peaks_block::<B>(above, here, below, i),
-        |i| peaks_block::<1>(above, here, below, i),
-    );
+    let len = out.len() + 2;
+    fill::<B, _>(out, &Peaks { above: &above[..len], here: &here[..len], below: &below[..len] });
 }
 
-#[inline(always)]
-fn peaks_block<const B: usize>(above: &[u8], here: &[u8], below: &[u8], start: usize) -> [u8; B] {
-    let mut peaks = [0; B];
-    let [a, b, c]: [&[u8; B]; 3] = [at(here, start), at(here, start + 1), at(here, start + 2)];
-    // Most blocks have no corner.
-    let mut any = 0;
-    for score in b {
-        any |= score;
+struct Peaks<'a> {
+    above: &'a [u8],
+    here: &'a [u8],
+    below: &'a [u8],
+}
+
+impl Row<u8> for Peaks<'_> {
+    #[inline(always)]
+    fn block<const B: usize>(&self, start: usize) -> [u8; B] {
+        let Self { above, here, below } = *self;
+        let mut peaks = [0; B];
+        let [a, b, c]: [&[u8; B]; 3] = [at(here, start), at(here, start + 1), at(here, start + 2)];
+        // Most blocks have no corner.
+        let mut any = 0;
+        for score in b {
+            any |= score;
+        }
+        if any == 0 {
+            return peaks;
+        }
+        let [d, e, f]: [&[u8; B]; 3] =
+            [at(above, start), at(above, start + 1), at(above, start + 2)];
+        let [g, h, i]: [&[u8; B]; 3] =
+            [at(below, start), at(below, start + 1), at(below, start + 2)];
+        for k in 0..B {
+            let around = a[k].max(c[k]).max(d[k]).max(e[k]).max(f[k]).max(g[k]).max(h[k]).max(i[k]);
+            peaks[k] = u8::from(b[k] > around);
+        }
+        peaks
     }
-    if any == 0 {
-        return peaks;
-    }
-    let [d, e, f]: [&[u8; B]; 3] = [at(above, start), at(above, start + 1), at(above, start + 2)];
-    let [g, h, i]: [&[u8; B]; 3] = [at(below, start), at(below, start + 1), at(below, start + 2)];
-    for k in 0..B {
-        let around = a[k].max(c[k]).max(d[k]).max(e[k]).max(f[k]).max(g[k]).max(h[k]).max(i[k]);
-        peaks[k] = u8::from(b[k] > around);
-    }
-    peaks
 }

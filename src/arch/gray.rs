@@ -17,7 +17,7 @@ pub(super) fn gray(colors: &[u8], channels: usize, weights: [u32; 3], out: &mut 
 #[inline(always)]
 fn convert<const CHANNELS: usize>(colors: &[u8], [a, b, c]: [u32; 3], out: &mut [u8]) {
     for (color, out) in colors.as_chunks::<CHANNELS>().0.iter().zip(out) {
-        let [x, y, z] = [color[0], color[1], color[2]].map(u32::from);
+        let (x, y, z) = (u32::from(color[0]), u32::from(color[1]), u32::from(color[2]));
         *out = ((x * a + y * b + z * c + 16384) >> 15) as u8;
     }
 }

@@ -3,6 +3,10 @@
 //! Each kernel is written once, in safe scalar Rust that compilers turn into wide instructions; the
 //! variants compile that same source for wider instruction sets. All of them give the same bits: no
 //! kernel reassociates floats, and a fused multiply-add is one only where the kernel says so.
+//!
+//! What must be compiled for a wider set is a loop, or a function that is always inlined. A closure is not:
+//! with one codegen unit for the crate, or link-time optimisation, compilers leave it out of line, where
+//! it has the baseline's instructions.
 
 mod blur;
 mod brief;
@@ -22,25 +26,27 @@ pub(crate) use project::Loadings;
 pub(crate) use resize::Taps;
 pub use simd::Simd;
 
+/// A row that is computed in blocks.
+trait Row<T> {
+    /// The block of `B` that begins at `start`; always inlined.
+    fn block<const B: usize>(&self, start: usize) -> [T; B];
+}
+
 /// Fills a row with blocks of `B`, each made from where it begins; the last overlaps the one before it.
 /// A row that is shorter than one block is filled one by one.
 #[inline(always)]
-fn fill<const B: usize, T: Copy>(
-    out: &mut [T],
-    block: impl Fn(usize) -> [T; B],
-    one: impl Fn(usize) -> [T; 1],
-) {
+fn fill<const B: usize, T: Copy>(out: &mut [T], row: &impl Row<T>) {
     let len = out.len();
     if len < B {
         for (i, out) in out.iter_mut().enumerate() {
-            [*out] = one(i);
+            [*out] = row.block(i);
         }
         return;
     }
     let mut at = 0;
     while at < len {
         let start = at.min(len - B);
-        out[start..start + B].copy_from_slice(&block(start));
+        out[start..start + B].copy_from_slice(&row.block::<B>(start));
         at += B;
     }
 }

@@ -21,7 +21,7 @@ pub(super) fn harris(pixels: &[u8], stride: usize) -> [i32; 3] {
         let row: &[u8; HARRIS_RUN] =
             pixels[r * stride..].first_chunk().expect("the block lies within the pixels");
         for c in 0..8 {
-            let [a, b, d] = [row[c], row[c + 1], row[c + 2]].map(i16::from);
+            let (a, b, d) = (i16::from(row[c]), i16::from(row[c + 1]), i16::from(row[c + 2]));
             difference[r][c] = d - a;
             smooth[r][c] = a + 2 * b + d;
         }
@@ -40,7 +40,13 @@ pub(super) fn harris(pixels: &[u8], stride: usize) -> [i32; 3] {
             sums[2][c] += ix * iy;
         }
     }
-    sums.map(|s| s.iter().sum())
+    let mut totals = [0; 3];
+    for (total, sums) in totals.iter_mut().zip(sums) {
+        for sum in sums {
+            *total += sum;
+        }
+    }
+    totals
 }
 
 /// The moments `m10` and `m01` of a patch whose rows are `rows`; `pixels` begins 15 columns left of its
@@ -64,8 +70,10 @@ pub(super) fn moments(pixels: &[u8], stride: usize, rows: &[PatchRow]) -> (i32, 
                 along_y[i] += pixel * v;
             }
         }
-        m10 += along_x.iter().map(|&m| i32::from(m)).sum::<i32>();
-        m01 += along_y.iter().map(|&m| i32::from(m)).sum::<i32>();
+        for i in 0..PATCH_RUN {
+            m10 += i32::from(along_x[i]);
+            m01 += i32::from(along_y[i]);
+        }
     }
     (m10, m01)
 }

@@ -115,6 +115,12 @@ pub(super) fn mix(upper: &[u16], lower: &[u16], weight: u16, out: &mut [u8]) {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn run(source: &[u8], start: u32) -> &[u8; RUN] {
+    source[start as usize..].first_chunk().expect("a run of pixels")
+}
+
 /// [`row`] by byte shuffles.
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
@@ -128,10 +134,8 @@ pub(super) fn row_avx2(source: &[u8], taps: &Taps, out: &mut [u16]) {
         return row(source, taps, out);
     }
     for (group, out) in taps.groups.iter().zip(out.as_chunks_mut::<GROUP>().0) {
-        let [low, high] = group.starts.map(|start| {
-            let run: &[u8; RUN] = source[start as usize..].first_chunk().expect("a run of pixels");
-            run
-        });
+        let [low, high] = group.starts;
+        let (low, high) = (run(source, low), run(source, high));
         // SAFETY: the pointers are those of arrays of just the size that is read or written.
         unsafe {
             let pixels = _mm256_loadu2_m128i(high.as_ptr().cast(), low.as_ptr().cast());
