@@ -11,6 +11,7 @@
 mod blur;
 mod brief;
 mod fast;
+mod gram;
 mod gray;
 mod patch;
 mod project;
@@ -21,6 +22,7 @@ mod x86_64;
 
 pub(crate) use blur::TAPS;
 pub(crate) use fast::{RADIUS, RingRows};
+pub(crate) use gram::{GRAM_ROWS, GRAM_SIDE, Sums};
 pub(crate) use patch::{HARRIS_RUN, HARRIS_SIDE, PATCH_RUN, PatchRow};
 pub(crate) use project::Loadings;
 pub(crate) use resize::Taps;
@@ -77,6 +79,8 @@ pub(crate) struct Kernels {
     /// [`brief::places`].
     pub brief_places:
         fn(x: &[f32], y: &[f32], turn: (f32, f32), centre: i32, stride: i32, out: &mut [u32]),
+    /// [`gram::gram`].
+    pub gram: fn(rows: &[[u8; GRAM_SIDE]], sums: &mut Sums),
     /// [`project::project`].
     pub project: fn(rows: &[f64], loadings: &Loadings, scores: &mut [f64]),
 }
@@ -95,6 +99,7 @@ impl Kernels {
         blur_row: blur::row::<8>,
         blur_column: blur::column::<8>,
         brief_places: brief::places,
+        gram: gram::gram,
         project: project::project::<2>,
     };
 
@@ -270,13 +275,33 @@ mod tests {
                 noise(seed, len).into_iter().map(|v| f64::from(v) / 77.0).collect()
             };
             let (rows, components) = (floats(1, n * d), floats(2, k * d));
-            let components = components.chunks(d).map(|c| (c[0] - 1.0, c));
-            let loadings = Loadings::new(d, components);
+            let components: Vec<_> = components.chunks(d).map(|c| (c[0] - 1.0, c)).collect();
+            let loadings = Loadings::new(d, &components);
             check(&format!("{n} x {d} to {k}"), |kernels| {
                 let mut scores = vec![f64::NAN; n * k];
                 (kernels.project)(&rows, &loadings, &mut scores);
                 scores.into_iter().map(f64::to_bits).collect::<Vec<_>>()
             });
+        }
+    }
+
+    #[test]
+    fn sums_of_products_are_the_scalar_ones() {
+        for n in [0, 1, 2, 127, 128, 129, 300] {
+            for mask in [255, 1] {
+                let rows: Vec<[u8; GRAM_SIDE]> = (0..n)
+                    .map(|r| noise(r, GRAM_SIDE).try_into().unwrap())
+                    .map(|row: [u8; GRAM_SIDE]| row.map(|v| v | !mask))
+                    .collect();
+                check(&format!("{n} {mask}"), |k| {
+                    let mut sums = Sums::ZERO;
+                    (k.gram)(&rows, &mut sums);
+                    for (i, row) in sums.of_products.iter_mut().enumerate() {
+                        row[..i].fill(0);
+                    }
+                    sums
+                });
+            }
         }
     }
 

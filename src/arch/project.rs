@@ -1,38 +1,55 @@
 //! Projection of rows onto components.
 
-/// The components that are worked on together.
-pub(crate) const LANES: usize = 8;
+/// The components that are worked on together, and so many of the last ones if these are few.
+const WIDE: usize = 8;
+const NARROW: usize = 4;
+/// The elements of a row that are looked up at once.
+const STEP: usize = 8;
 
 /// The components of a model, as the kernel reads them.
 #[derive(Clone, Debug)]
 pub(crate) struct Loadings {
     dimensions: usize,
     n_components: usize,
-    /// For each [`LANES`] components what their sums begin with.
-    start: Vec<[f64; LANES]>,
-    /// For each [`LANES`] components one array for each dimension, filled up with zeros.
-    factors: Vec<[f64; LANES]>,
+    wide: Vec<Chunk<WIDE>>,
+    narrow: Option<Chunk<NARROW>>,
+}
+
+/// `L` components, those that are missing filled up with zeros.
+#[derive(Clone, Debug)]
+struct Chunk<const L: usize> {
+    /// What the sums begin with.
+    start: [f64; L],
+    /// One array for each dimension.
+    factors: Vec<[f64; L]>,
+}
+
+impl<const L: usize> Chunk<L> {
+    fn new(dimensions: usize, components: &[(f64, impl AsRef<[f64]>)]) -> Self {
+        let mut chunk = Self { start: [0.0; L], factors: vec![[0.0; L]; dimensions] };
+        for (lane, (start, component)) in components.iter().enumerate() {
+            chunk.start[lane] = *start;
+            for (factors, &factor) in chunk.factors.iter_mut().zip(component.as_ref()) {
+                factors[lane] = factor;
+            }
+        }
+        chunk
+    }
 }
 
 impl Loadings {
     /// Takes, for each component, what its sum begins with and its factors.
-    pub fn new<'a>(
-        dimensions: usize,
-        components: impl ExactSizeIterator<Item = (f64, impl IntoIterator<Item = &'a f64>)>,
-    ) -> Self {
+    pub fn new(dimensions: usize, components: &[(f64, impl AsRef<[f64]>)]) -> Self {
         let n_components = components.len();
-        let chunks = n_components.div_ceil(LANES);
-        let mut start = vec![[0.0; LANES]; chunks];
-        let mut factors = vec![[0.0; LANES]; chunks * dimensions];
-        for (c, (first, component)) in components.enumerate() {
-            let (chunk, lane) = (c / LANES, c % LANES);
-            start[chunk][lane] = first;
-            let factors = &mut factors[chunk * dimensions..][..dimensions];
-            for (factors, &factor) in factors.iter_mut().zip(component) {
-                factors[lane] = factor;
-            }
+        let rest = n_components % WIDE;
+        let is_narrow = (1..=NARROW).contains(&rest);
+        let (wide, narrow) = components.split_at(n_components - if is_narrow { rest } else { 0 });
+        Self {
+            dimensions,
+            n_components,
+            wide: wide.chunks(WIDE).map(|c| Chunk::new(dimensions, c)).collect(),
+            narrow: is_narrow.then(|| Chunk::new(dimensions, narrow)),
         }
-        Self { dimensions, n_components, start, factors }
     }
 }
 
@@ -55,30 +72,62 @@ pub(super) fn project<const R: usize>(rows: &[f64], loadings: &Loadings, scores:
 
 #[inline(always)]
 fn block<const R: usize>(values: &[f64], loadings: &Loadings, scores: &mut [f64]) {
-    let (d, k) = (loadings.dimensions, loadings.n_components);
-    let mut rows = [&values[..d]; R];
-    for (row, values) in rows.iter_mut().zip(values.chunks_exact(d)) {
-        *row = &values[..d];
+    for (chunk, wide) in loadings.wide.iter().enumerate() {
+        part::<R, WIDE>(values, loadings, wide, chunk * WIDE, scores);
     }
-    for (chunk, start) in loadings.start.iter().enumerate() {
-        let mut sums = [*start; R];
-        for (i, factors) in loadings.factors[chunk * d..][..d].iter().enumerate() {
+    if let Some(narrow) = &loadings.narrow {
+        part::<R, NARROW>(values, loadings, narrow, loadings.wide.len() * WIDE, scores);
+    }
+}
+
+/// The scores of the components from `from` on.
+#[inline(always)]
+fn part<const R: usize, const L: usize>(
+    values: &[f64],
+    loadings: &Loadings,
+    chunk: &Chunk<L>,
+    from: usize,
+    scores: &mut [f64],
+) {
+    let (d, k) = (loadings.dimensions, loadings.n_components);
+    let mut sums = [chunk.start; R];
+    let (steps, rest) = chunk.factors.as_chunks::<STEP>();
+    for (step, factors) in steps.iter().enumerate() {
+        let mut rows = [&[0.0; STEP]; R];
+        for r in 0..R {
+            let elements = &values[r * d + step * STEP..];
+            rows[r] = elements.first_chunk().expect("the rows have an element for each factor");
+        }
+        for i in 0..STEP {
             for r in 0..R {
-                sums[r] = add(sums[r], rows[r][i], factors);
+                sums[r] = add(sums[r], rows[r][i], &factors[i]);
             }
         }
-        let (from, to) = (chunk * LANES, k.min((chunk + 1) * LANES));
+    }
+    for (i, factors) in rest.iter().enumerate() {
         for r in 0..R {
-            scores[r * k + from..r * k + to].copy_from_slice(&sums[r][..to - from]);
+            sums[r] = add(sums[r], values[r * d + steps.len() * STEP + i], factors);
+        }
+    }
+    let lanes = L.min(k - from);
+    for r in 0..R {
+        let scores = &mut scores[r * k + from..][..lanes];
+        // Of a length that is known: no call for each row.
+        if let Some(scores) = scores.first_chunk_mut::<L>() {
+            *scores = sums[r];
+        } else {
+            for lane in 0..lanes {
+                scores[lane] = sums[r][lane];
+            }
         }
     }
 }
 
 /// By value: sums that are written through references are not kept in wide registers.
 #[inline(always)]
-fn add(sums: [f64; LANES], value: f64, factors: &[f64; LANES]) -> [f64; LANES] {
-    let mut added = [0.0; LANES];
-    for lane in 0..LANES {
+fn add<const L: usize>(sums: [f64; L], value: f64, factors: &[f64; L]) -> [f64; L] {
+    let mut added = [0.0; L];
+    for lane in 0..L {
         added[lane] = sums[lane] + value * factors[lane];
     }
     added

@@ -2,8 +2,8 @@
 #![allow(unsafe_code)]
 
 use super::{
-    Kernels, Loadings, PatchRow, RingRows, Simd, TAPS, Taps, blur, brief, fast, gray, patch,
-    project, resize,
+    GRAM_SIDE, Kernels, Loadings, PatchRow, RingRows, Simd, Sums, TAPS, Taps, blur, brief, fast,
+    gram, gray, patch, project, resize,
 };
 
 /// Compiles the kernels with features enabled, and makes their table.
@@ -46,6 +46,7 @@ macro_rules! kernels {
             blur_column = blur::column::<$narrow>, (rows: &[&[f32]; TAPS], fused: usize, out: &mut [u8]);
             brief_places = brief::places,
                 (x: &[f32], y: &[f32], turn: (f32, f32), centre: i32, stride: i32, out: &mut [u32]);
+            gram = gram::avx2::gram, (rows: &[[u8; GRAM_SIDE]], sums: &mut Sums);
             project = project::project::<$rows>, (rows: &[f64], loadings: &Loadings, scores: &mut [f64]);
         }
     };

@@ -172,8 +172,9 @@ impl PcaModel {
             Centering::Mean => -component.iter().zip(&self.mean).map(|(c, m)| c * m).sum::<f64>(),
             Centering::None => 0.0,
         };
-        let components = self.components.rows().into_iter();
-        let loadings = Loadings::new(rows.ncols(), components.map(|c| (start(c), c)));
+        let components: Vec<_> =
+            self.components.rows().into_iter().map(|c| (start(c), c.to_vec())).collect();
+        let loadings = Loadings::new(rows.ncols(), &components);
         let kernels = Kernels::current();
         let work = |(rows, mut scores): (ArrayView2<'_, T>, ArrayViewMut2<'_, f64>)| {
             let mut floats = Vec::with_capacity(BLOCK_ROWS * rows.ncols());

@@ -5,6 +5,7 @@ use ndarray::{Array2, ArrayView2, Axis};
 use rayon::prelude::*;
 
 use super::{PcaModel, PcaParams, TASK_ROWS, solve};
+use crate::arch::{GRAM_ROWS, GRAM_SIDE, Kernels, Sums};
 use crate::error::{Error, Result};
 
 /// Count, sum and Gram matrix of rows of bytes: exact integers.
@@ -83,6 +84,30 @@ impl Moments {
 
     /// Adds rows of the right length.
     fn add(&mut self, rows: ArrayView2<'_, u8>) {
+        let of_descriptors = rows.as_slice().filter(|_| self.dimensions() == GRAM_SIDE);
+        if let Some(values) = of_descriptors {
+            self.add_descriptors(values.as_chunks().0);
+        } else {
+            self.add_blocks(rows);
+        }
+        self.count += rows.nrows() as u64;
+    }
+
+    fn add_descriptors(&mut self, rows: &[[u8; GRAM_SIDE]]) {
+        let kernels = Kernels::current();
+        for rows in rows.chunks(GRAM_ROWS) {
+            let mut sums = Sums::ZERO;
+            (kernels.gram)(rows, &mut sums);
+            for i in 0..GRAM_SIDE {
+                self.sum[i] += u64::from(sums.of_elements[i]);
+                for j in 0..GRAM_SIDE {
+                    self.gram[(i, j)] += u64::from(sums.of_products[i.min(j)][i.max(j)]);
+                }
+            }
+        }
+    }
+
+    fn add_blocks(&mut self, rows: ArrayView2<'_, u8>) {
         for block in rows.axis_chunks_iter(Axis(0), EXACT_ROWS) {
             let floats = block.mapv(f32::from);
             // Every product and sum is a whole number below 2^24: exact, in whatever order.
@@ -92,7 +117,6 @@ impl Moments {
                 *sum += column.iter().map(|&v| u64::from(v)).sum::<u64>();
             }
         }
-        self.count += rows.nrows() as u64;
     }
 
     /// Adds the moments of other rows.

@@ -1,0 +1,142 @@
+//! Sums over rows of descriptors: of their elements, and of products of two.
+
+/// The elements of a row.
+pub(crate) const GRAM_SIDE: usize = 32;
+/// The most rows at a time: the sums of their products fit 31 bits.
+pub(crate) const GRAM_ROWS: usize = 32_768;
+
+/// One number for each element, and one for each two.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sums {
+    pub of_elements: [u32; GRAM_SIDE],
+    /// Those of elements `i` and `j` for `j >= i`; what stands elsewhere has no meaning.
+    pub of_products: [[u32; GRAM_SIDE]; GRAM_SIDE],
+}
+
+impl Sums {
+    pub const ZERO: Self =
+        Self { of_elements: [0; GRAM_SIDE], of_products: [[0; GRAM_SIDE]; GRAM_SIDE] };
+}
+
+/// Adds up to [`GRAM_ROWS`] rows to sums of none.
+#[inline(always)]
+pub(super) fn gram(rows: &[[u8; GRAM_SIDE]], sums: &mut Sums) {
+    for row in rows {
+        for i in 0..GRAM_SIDE {
+            sums.of_elements[i] += u32::from(row[i]);
+            let one = u16::from(row[i]);
+            for j in 0..GRAM_SIDE {
+                sums.of_products[i][j] += u32::from(one * u16::from(row[j]));
+            }
+        }
+    }
+}
+
+/// [`gram`] two rows at a time, by multiplications of 16 pairs that add neighbours up.
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx2 {
+    #![allow(unsafe_code)]
+
+    use std::arch::x86_64::{
+        __m256i, _mm_loadu_si128, _mm_unpackhi_epi8, _mm_unpacklo_epi8, _mm256_add_epi32,
+        _mm256_cvtepu8_epi16, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_set1_epi16,
+        _mm256_set1_epi32, _mm256_setzero_si256, _mm256_storeu_si256,
+    };
+
+    use super::{GRAM_SIDE, Sums};
+
+    /// The 32-bit numbers of a register.
+    const LANES: usize = 8;
+    /// The registers of a row of sums.
+    const BLOCKS: usize = GRAM_SIDE / LANES;
+    /// The rows of sums that are kept in registers at a time.
+    const TILE: usize = 2;
+    /// The pairs of rows that are worked on together: what the nearest cache holds.
+    const PAIRS: usize = 64;
+
+    /// The elements of two rows, those of one place in the halves of a number.
+    type Pair = [[u32; LANES]; BLOCKS];
+
+    #[target_feature(enable = "avx2")]
+    pub(in super::super) fn gram(rows: &[[u8; GRAM_SIDE]], sums: &mut Sums) {
+        let mut pairs = [[[0; LANES]; BLOCKS]; PAIRS];
+        for rows in rows.chunks(2 * PAIRS) {
+            let mut totals = [_mm256_setzero_si256(); BLOCKS];
+            for (pair, rows) in pairs.iter_mut().zip(rows.chunks(2)) {
+                let other = if rows.len() == 2 { &rows[1] } else { &[0; GRAM_SIDE] };
+                for (block, (numbers, total)) in pair.iter_mut().zip(&mut totals).enumerate() {
+                    let both = interleaved(&rows[0], other, block);
+                    let ones = _mm256_set1_epi16(1);
+                    *total = _mm256_add_epi32(*total, _mm256_madd_epi16(both, ones));
+                    store(numbers, both);
+                }
+            }
+            for (sums, total) in sums.of_elements.as_chunks_mut().0.iter_mut().zip(totals) {
+                let sum = _mm256_add_epi32(load(sums), total);
+                store(sums, sum);
+            }
+            let pairs = &pairs[..rows.len().div_ceil(2)];
+            for first in (0..GRAM_SIDE).step_by(TILE) {
+                match first / LANES {
+                    0 => add_tile::<0>(pairs, first, sums),
+                    1 => add_tile::<1>(pairs, first, sums),
+                    2 => add_tile::<2>(pairs, first, sums),
+                    _ => add_tile::<3>(pairs, first, sums),
+                }
+            }
+        }
+    }
+
+    /// Adds the products of elements from `first` on, with those of block `FROM` and after it.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn add_tile<const FROM: usize>(pairs: &[Pair], first: usize, sums: &mut Sums) {
+        let mut tile = [[_mm256_setzero_si256(); BLOCKS]; TILE];
+        for pair in pairs {
+            for i in 0..TILE {
+                let one = _mm256_set1_epi32(pair.as_flattened()[first + i] as i32);
+                for block in FROM..BLOCKS {
+                    let products = _mm256_madd_epi16(load(&pair[block]), one);
+                    tile[i][block] = _mm256_add_epi32(tile[i][block], products);
+                }
+            }
+        }
+        for i in 0..TILE {
+            let (sums, _) = sums.of_products[first + i].as_chunks_mut();
+            for block in FROM..BLOCKS {
+                let sum = _mm256_add_epi32(load(&sums[block]), tile[i][block]);
+                store(&mut sums[block], sum);
+            }
+        }
+    }
+
+    /// The elements of a block of two rows, in turns, as 16 bits each.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn interleaved(one: &[u8; GRAM_SIDE], other: &[u8; GRAM_SIDE], block: usize) -> __m256i {
+        let [one, other] = [one, other].map(|row| &row.as_chunks::<16>().0[block / 2]);
+        // SAFETY: the pointers are those of arrays of just the size that is read.
+        let (one, other) = unsafe {
+            (_mm_loadu_si128(one.as_ptr().cast()), _mm_loadu_si128(other.as_ptr().cast()))
+        };
+        _mm256_cvtepu8_epi16(if block % 2 == 0 {
+            _mm_unpacklo_epi8(one, other)
+        } else {
+            _mm_unpackhi_epi8(one, other)
+        })
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn load(numbers: &[u32; LANES]) -> __m256i {
+        // SAFETY: the pointer is that of an array of just the size that is read.
+        unsafe { _mm256_loadu_si256(numbers.as_ptr().cast()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn store(numbers: &mut [u32; LANES], values: __m256i) {
+        // SAFETY: the pointer is that of an array of just the size that is written.
+        unsafe { _mm256_storeu_si256(numbers.as_mut_ptr().cast(), values) };
+    }
+}
