@@ -28,5 +28,8 @@ pub use crate::sink::{
 pub use crate::sink::{Failure, NullSink, RowSink, SinkReport};
 #[cfg(feature = "s3")]
 pub use crate::source::S3Source;
-pub use crate::source::{FsSource, ImageObject, ImageSource, LabelRule, MemorySource, Selection};
+pub use crate::source::{
+    FsSource, ImageObject, ImageSource, LabelRule, ListedImage, ListedImages, MemorySource,
+    Selection,
+};
 pub use crate::stage::{Parallelism, StageExt};

@@ -15,7 +15,7 @@ use crate::orb::{DESCRIPTOR_LEN, FeatureExtractor, ImageFeatures};
 use crate::pca::{PcaModel, PcaParams};
 use crate::rows::{DEFAULT_BATCH_ROWS, DescriptorRow, RowBatch, Spool, SpooledFit};
 use crate::sink::{Failure, RowSink};
-use crate::source::{ImageObject, ImageSource};
+use crate::source::{ImageObject, ImageSource, ListedImage, ListedImages};
 use crate::stage::{Parallelism, StageExt, Worker};
 
 use report::FIRST_FAILURES;
@@ -200,13 +200,14 @@ where
         job.sink.annotate("orb", &extractor.describe());
         job.sink.annotate("decode", &describe_decode(&decode));
 
-        let images = Counted { images: source.open()?, times: Arc::clone(&times) };
+        let images = Timed { images: source.list()?, times: Arc::clone(&times) };
         let worker_times = Arc::clone(&times);
         let features = images.par_map(
             parallelism,
             move || Worker::new(&extractor, &decode),
-            move |worker: &mut Worker<E>, object: Result<ImageObject>| {
-                let features = worker.features(&object?);
+            move |worker: &mut Worker<E>, image: ListedImage| {
+                let object = worker_times.read(image)?;
+                let features = worker.features(&object);
                 worker_times.decode.add(worker.times[0]);
                 worker_times.orb.add(worker.times[1]);
                 features
@@ -466,28 +467,37 @@ impl Clock {
     }
 }
 
-/// Times and counts what a source gives.
-struct Counted<I> {
-    images: I,
+impl Times {
+    /// Reads an image, and counts what that took.
+    fn read(&self, image: ListedImage) -> Result<ImageObject> {
+        let start = Instant::now();
+        let image = image.read();
+        self.read.add(start.elapsed());
+        let retries = match &image {
+            Ok(image) => {
+                self.bytes.fetch_add(image.bytes.len() as u64, Ordering::Relaxed);
+                image.retries
+            }
+            Err(error) => error.retries(),
+        };
+        self.retries.fetch_add(retries.into(), Ordering::Relaxed);
+        image
+    }
+}
+
+/// Times a list.
+struct Timed {
+    images: ListedImages,
     times: Arc<Times>,
 }
 
-impl<I: Iterator<Item = Result<ImageObject>>> Iterator for Counted<I> {
-    type Item = Result<ImageObject>;
+impl Iterator for Timed {
+    type Item = ListedImage;
 
-    fn next(&mut self) -> Option<Self::Item> {
+    fn next(&mut self) -> Option<ListedImage> {
         let start = Instant::now();
         let image = self.images.next();
         self.times.read.add(start.elapsed());
-        let retries = match &image {
-            Some(Ok(image)) => {
-                self.times.bytes.fetch_add(image.bytes.len() as u64, Ordering::Relaxed);
-                image.retries
-            }
-            Some(Err(error)) => error.retries(),
-            None => 0,
-        };
-        self.times.retries.fetch_add(retries.into(), Ordering::Relaxed);
         image
     }
 

@@ -4,11 +4,12 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use walkdir::{DirEntry, WalkDir};
 
 use super::selection::{Matcher, Selection};
-use super::{ImageObject, ImageSource};
+use super::{ImageObject, ImageSource, ListedImage, ListedImages};
 use crate::error::{DecodeCause, Error, Result};
 
 /// Default of [`FsSource::with_max_file_bytes`]: 1 GiB.
@@ -85,17 +86,18 @@ impl ImageSource for FsSource {
             .sort_by(|a, b| key_order(a).cmp(&key_order(b)))
             .into_iter();
         let folder = folder_name(&self.root, is_folder);
-        Ok(FsImages {
-            options: self,
-            root,
-            folder,
-            is_folder,
-            matcher,
-            walk,
-            seen: 0,
-            taken: 0,
-            done: false,
-        })
+        let reader = Arc::new(Reader { options: self, folder });
+        Ok(FsImages { reader, root, is_folder, matcher, walk, seen: 0, taken: 0, done: false })
+    }
+
+    /// Opens the folder; the files are read by the threads that take them.
+    fn list(self) -> Result<ListedImages> {
+        let mut images = self.open()?;
+        Ok(ListedImages::new(std::iter::from_fn(move || {
+            let file = images.next_file()?;
+            let reader = Arc::clone(&images.reader);
+            Some(ListedImage::new(move || reader.read(&file?)))
+        })))
     }
 }
 
@@ -131,9 +133,8 @@ fn name_of(path: &Path) -> Result<&str> {
 
 /// The stream of an [`FsSource`].
 pub struct FsImages {
-    options: FsSource,
+    reader: Arc<Reader>,
     root: String,
-    folder: String,
     is_folder: bool,
     matcher: Matcher,
     walk: walkdir::IntoIter,
@@ -144,7 +145,7 @@ pub struct FsImages {
 
 impl std::fmt::Debug for FsImages {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("FsImages").field("options", &self.options).finish_non_exhaustive()
+        f.debug_struct("FsImages").field("options", &self.reader.options).finish_non_exhaustive()
     }
 }
 
@@ -158,53 +159,20 @@ impl FsImages {
     /// link of another ending.
     fn passes_over(&self, error: &walkdir::Error) -> bool {
         let Some(path) = error.path() else { return false };
-        let relative = path.strip_prefix(&self.options.root).unwrap_or(path);
+        let relative = self.reader.relative(path);
         let dead = error.io_error().is_some_and(|e| e.kind() == io::ErrorKind::NotFound);
         is_hidden(relative.file_name().unwrap_or_default()) || (dead && !self.takes(relative))
     }
 
-    fn read(&self, path: &Path, relative: &Path) -> Result<ImageObject> {
-        let uri = name_of(path)?;
-        let read = |error| Error::read(uri, error);
-        let mut file = File::open(path).map_err(read)?;
-        let metadata = file.metadata().map_err(read)?;
-        let limit = self.options.max_file_bytes;
-        let too_long = || {
-            let what = format!("the file is longer than the limit of {limit} bytes");
-            Error::decode(uri, DecodeCause::TooLarge, what)
-        };
-        if metadata.len() > limit {
-            return Err(too_long());
-        }
-        let mut bytes = Vec::with_capacity(metadata.len() as usize + 1);
-        // One byte more than the limit shows a file that grew.
-        let len =
-            (&mut file).take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(read)?;
-        if len as u64 > limit {
-            return Err(too_long());
-        }
-        Ok(ImageObject {
-            uri: uri.to_owned(),
-            // A part of a path that is valid UTF-8.
-            label: self.options.selection.label.label(&self.folder, name_of(relative)?),
-            modified: metadata.modified().ok(),
-            retries: 0,
-            bytes: bytes.into(),
-        })
-    }
-}
-
-impl Iterator for FsImages {
-    type Item = Result<ImageObject>;
-
-    fn next(&mut self) -> Option<Self::Item> {
+    /// The path of the next file to read.
+    fn next_file(&mut self) -> Option<Result<PathBuf>> {
         while !self.done {
             let Some(entry) = self.walk.next() else {
                 self.done = true;
                 if self.taken > 0 {
                     return None;
                 }
-                let reason = self.options.selection.describe(self.seen, "files");
+                let reason = self.reader.options.selection.describe(self.seen, "files");
                 return Some(Err(Error::NoInput {
                     uri: self.root.as_str().into(),
                     reason: reason.into(),
@@ -234,16 +202,67 @@ impl Iterator for FsImages {
                 continue;
             }
             self.seen += 1;
-            let relative = entry.path().strip_prefix(&self.options.root).unwrap_or(entry.path());
+            let relative = self.reader.relative(entry.path());
             // What cannot be looked at is taken, and fails when it is read.
             let size = || entry.metadata().ok().map(|m| m.len());
             if self.takes(relative) && (!self.is_folder || self.matcher.takes_size(size)) {
                 self.taken += 1;
-                return Some(self.read(entry.path(), relative));
+                return Some(Ok(entry.into_path()));
             }
         }
         None
     }
 }
 
+impl Iterator for FsImages {
+    type Item = Result<ImageObject>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some(self.next_file()?.and_then(|path| self.reader.read(&path)))
+    }
+}
+
+/// What it takes to read a file.
+struct Reader {
+    options: FsSource,
+    /// The name of the folder whose direct files have no other folder to be labelled by.
+    folder: String,
+}
+
+impl Reader {
+    /// The path below the root.
+    fn relative<'a>(&self, path: &'a Path) -> &'a Path {
+        path.strip_prefix(&self.options.root).unwrap_or(path)
+    }
+
+    fn read(&self, path: &Path) -> Result<ImageObject> {
+        let (uri, relative) = (name_of(path)?, self.relative(path));
+        let read = |error| Error::read(uri, error);
+        let mut file = File::open(path).map_err(read)?;
+        let metadata = file.metadata().map_err(read)?;
+        let limit = self.options.max_file_bytes;
+        let too_long = || {
+            let what = format!("the file is longer than the limit of {limit} bytes");
+            Error::decode(uri, DecodeCause::TooLarge, what)
+        };
+        if metadata.len() > limit {
+            return Err(too_long());
+        }
+        let mut bytes = Vec::with_capacity(metadata.len() as usize + 1);
+        // One byte more than the limit shows a file that grew.
+        let len =
+            (&mut file).take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(read)?;
+        if len as u64 > limit {
+            return Err(too_long());
+        }
+        Ok(ImageObject {
+            uri: uri.to_owned(),
+            // A part of a path that is valid UTF-8.
+            label: self.options.selection.label.label(&self.folder, name_of(relative)?),
+            modified: metadata.modified().ok(),
+            retries: 0,
+            bytes: bytes.into(),
+        })
+    }
+}
 impl std::iter::FusedIterator for FsImages {}

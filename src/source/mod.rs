@@ -75,12 +75,89 @@ pub trait ImageSource {
     /// Whatever makes the whole source unusable, such as a missing folder; what is wrong with one
     /// image comes as an item.
     fn open(self) -> Result<Self::Images>;
+
+    /// Opens it as a list of the same images, each to be read when it is its turn, by whichever thread
+    /// that is. Unless a source has a better way, the list reads them as it goes.
+    ///
+    /// # Errors
+    /// As [`ImageSource::open`].
+    fn list(self) -> Result<ListedImages>
+    where
+        Self: Sized,
+    {
+        Ok(ListedImages::new(self.open()?.map(|image| ListedImage::new(move || image))))
+    }
 }
 
 impl<I: Iterator<Item = Result<ImageObject>> + Send + 'static> ImageSource for I {
     type Images = I;
 
     fn open(self) -> Result<I> {
+        Ok(self)
+    }
+}
+
+/// An image that is still to be read.
+pub struct ListedImage(Box<dyn FnOnce() -> Result<ImageObject> + Send>);
+
+impl ListedImage {
+    /// Makes one that is read by `read`.
+    pub fn new(read: impl FnOnce() -> Result<ImageObject> + Send + 'static) -> Self {
+        Self(Box::new(read))
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// What is wrong with this image, or [`Error::NoInput`](crate::Error::NoInput) in place of the first
+    /// one where there is none.
+    pub fn read(self) -> Result<ImageObject> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for ListedImage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ListedImage").finish_non_exhaustive()
+    }
+}
+
+/// The list of [`ImageSource::list`]; a source as well, which is open already.
+pub struct ListedImages(Box<dyn Iterator<Item = ListedImage> + Send>);
+
+impl ListedImages {
+    /// Makes a list of any iterator.
+    pub fn new(images: impl Iterator<Item = ListedImage> + Send + 'static) -> Self {
+        Self(Box::new(images))
+    }
+}
+
+impl fmt::Debug for ListedImages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ListedImages").finish_non_exhaustive()
+    }
+}
+
+impl Iterator for ListedImages {
+    type Item = ListedImage;
+
+    fn next(&mut self) -> Option<ListedImage> {
+        self.0.next()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
+impl ImageSource for ListedImages {
+    type Images = std::iter::Map<Self, fn(ListedImage) -> Result<ImageObject>>;
+
+    fn open(self) -> Result<Self::Images> {
+        Ok(self.map(ListedImage::read))
+    }
+
+    fn list(self) -> Result<Self> {
         Ok(self)
     }
 }
