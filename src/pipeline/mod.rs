@@ -197,6 +197,7 @@ where
             first_failures: Vec::new(),
             times: Arc::clone(&times),
         };
+        job.sink.set_parallelism(parallelism);
         job.sink.annotate("orb", &extractor.describe());
         job.sink.annotate("decode", &describe_decode(&decode));
 

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::rows::RowBatch;
+use crate::stage::Parallelism;
 
 pub use null::NullSink;
 #[cfg(feature = "parquet")]
@@ -29,6 +30,10 @@ pub use staging::WriteMode;
 
 /// Takes batches of rows, and makes them visible all at once or not at all.
 pub trait RowSink {
+    /// Tells it how many threads may work on what is written; the result does not depend on it. A sink
+    /// that works on the calling thread alone has nothing to do here.
+    fn set_parallelism(&mut self, _parallelism: Parallelism) {}
+
     /// Adds a note about the job to the result: parameters, model. Call it before the first batch.
     fn annotate(&mut self, key: &str, value: &str);
 

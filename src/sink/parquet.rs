@@ -2,15 +2,20 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::{ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::basic::{Compression, GzipLevel, ZstdLevel};
+use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
+use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::ColumnPath;
+use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "s3")]
@@ -23,12 +28,15 @@ use crate::error::{BoxError, Error, Result};
 use crate::rows::RowBatch;
 #[cfg(feature = "s3")]
 use crate::s3::S3;
+use crate::stage::Parallelism;
 
 /// Default of [`ParquetParams::with_row_group_rows`]: some 5 MB before compression.
 pub const DEFAULT_ROW_GROUP_ROWS: usize = 32_768;
 /// Default of [`ParquetParams::with_rows_per_file`]: some 300 MB.
 pub const DEFAULT_ROWS_PER_FILE: u64 = 2_097_152;
 
+/// Rows that are gathered before their columns are encoded, side by side: enough for each thread.
+const ROWS_AT_A_TIME: usize = 8192;
 /// Failures that are gathered before they are written.
 const FAILURES_AT_A_TIME: usize = 1024;
 
@@ -149,6 +157,7 @@ pub struct ParquetSink {
     failure_part: Option<Part>,
     report: SinkReport,
     schema: Option<SchemaRef>,
+    encoders: Encoders,
     // Last, so that the files are closed before they are removed.
     target: Target,
 }
@@ -204,6 +213,7 @@ impl ParquetSink {
             failure_part: None,
             report: SinkReport { path: Some(target.uri("")), ..SinkReport::default() },
             schema: None,
+            encoders: Encoders::new(Parallelism::default()),
             target,
         })
     }
@@ -242,7 +252,7 @@ impl ParquetSink {
             };
             let room = self.params.rows_per_file - part.rows;
             let rows = usize::try_from(room).unwrap_or(usize::MAX).min(batch.num_rows() - written);
-            part.write(&batch.slice(written, rows))?;
+            part.write(&batch.slice(written, rows), &self.encoders)?;
             written += rows;
             if part.rows == self.params.rows_per_file {
                 self.close_part()?;
@@ -256,7 +266,7 @@ impl ParquetSink {
     fn close_part(&mut self) -> Result<()> {
         if let Some(part) = self.part.take() {
             self.report.rows += part.rows;
-            self.report.bytes += part.close()?;
+            self.report.bytes += part.close(&self.encoders)?;
         }
         Ok(())
     }
@@ -285,7 +295,7 @@ impl ParquetSink {
         ];
         let batch = RecordBatch::try_new(failure_schema(), columns)
             .map_err(|e| Error::write_to(part.uri.as_str(), e))?;
-        part.write(&batch)?;
+        part.write(&batch, &self.encoders)?;
         self.report.failures += self.failures.len() as u64;
         self.failures.clear();
         Ok(())
@@ -293,6 +303,10 @@ impl ParquetSink {
 }
 
 impl RowSink for ParquetSink {
+    fn set_parallelism(&mut self, parallelism: Parallelism) {
+        self.encoders = Encoders::new(parallelism);
+    }
+
     fn annotate(&mut self, key: &str, value: &str) {
         self.notes.push(KeyValue::new(format!("orb_features.{key}"), value.to_owned()));
     }
@@ -316,7 +330,7 @@ impl RowSink for ParquetSink {
         self.close_part()?;
         self.write_failures()?;
         if let Some(part) = self.failure_part.take() {
-            self.report.bytes += part.close()?;
+            self.report.bytes += part.close(&self.encoders)?;
         }
         let Self { target, report, schema, .. } = self;
         let schema = schema.unwrap_or_else(|| Arc::new(Schema::empty()));
@@ -325,11 +339,57 @@ impl RowSink for ParquetSink {
     }
 }
 
+/// The threads that encode columns, once there are any to encode.
+#[derive(Debug)]
+struct Encoders {
+    threads: usize,
+    pool: OnceLock<Option<ThreadPool>>,
+}
+
+impl Encoders {
+    fn new(parallelism: Parallelism) -> Self {
+        Self { threads: parallelism.threads(), pool: OnceLock::new() }
+    }
+
+    /// Does the work on each column, on several threads if there are.
+    fn for_each<T: Send, R: Send>(
+        &self,
+        columns: Vec<T>,
+        work: impl Fn(usize, T) -> Result<R, ParquetError> + Send + Sync,
+    ) -> Result<Vec<R>, ParquetError> {
+        let pool = self.pool.get_or_init(|| {
+            // A machine that refuses threads still gets the work done.
+            let pool = ThreadPoolBuilder::new()
+                .num_threads(self.threads)
+                .thread_name(|i| format!("orb-parquet-{i}"));
+            if self.threads > 1 { pool.build().ok() } else { None }
+        });
+        let Some(pool) = pool else {
+            return columns.into_iter().enumerate().map(|(i, column)| work(i, column)).collect();
+        };
+        pool.install(|| {
+            // One at a time: the scores take as long as all the others.
+            let columns = columns.into_par_iter().enumerate().with_max_len(1);
+            columns.map(|(i, column)| work(i, column)).collect()
+        })
+    }
+}
+
 /// One open file.
 struct Part {
     uri: String,
-    writer: ArrowWriter<TargetFile>,
+    file: SerializedFileWriter<TargetFile>,
+    row_groups: ArrowRowGroupWriterFactory,
+    schema: SchemaRef,
     rows: u64,
+    /// The columns of the open row group, each with one leaf.
+    columns: Vec<ArrowColumnWriter>,
+    row_group_rows: usize,
+    /// The rows that the open row group has room for.
+    room: usize,
+    /// Batches that are still to be encoded.
+    waiting: Vec<RecordBatch>,
+    waiting_rows: usize,
 }
 
 impl std::fmt::Debug for Part {
@@ -347,23 +407,83 @@ impl Part {
         notes: &[KeyValue],
     ) -> Result<Self> {
         let (file, uri) = (target.file(name)?, target.uri(name));
-        let mut writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties.clone()))
-            .map_err(|e| broken(&uri, e))?;
+        let (mut file, row_groups) =
+            ArrowWriter::try_new(file, Arc::clone(schema), Some(properties.clone()))
+                .and_then(ArrowWriter::into_serialized_writer)
+                .map_err(|e| broken(&uri, e))?;
         for note in notes {
-            writer.append_key_value_metadata(note.clone());
+            file.append_key_value_metadata(note.clone());
         }
-        Ok(Self { uri, writer, rows: 0 })
+        let row_group_rows = properties.max_row_group_row_count().unwrap_or(usize::MAX);
+        Ok(Self {
+            uri,
+            file,
+            row_groups,
+            schema: Arc::clone(schema),
+            rows: 0,
+            columns: Vec::new(),
+            row_group_rows,
+            room: row_group_rows,
+            waiting: Vec::new(),
+            waiting_rows: 0,
+        })
     }
 
-    fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        self.writer.write(batch).map_err(|e| broken(&self.uri, e))?;
+    fn write(&mut self, batch: &RecordBatch, encoders: &Encoders) -> Result<()> {
+        let mut written = 0;
+        while written < batch.num_rows() {
+            let rows = self.room.min(batch.num_rows() - written);
+            self.waiting.push(batch.slice(written, rows));
+            self.waiting_rows += rows;
+            self.room -= rows;
+            written += rows;
+            if self.room == 0 {
+                self.end_row_group(encoders).map_err(|e| broken(&self.uri, e))?;
+            } else if self.waiting_rows >= ROWS_AT_A_TIME {
+                self.encode(encoders).map_err(|e| broken(&self.uri, e))?;
+            }
+        }
         self.rows += batch.num_rows() as u64;
         Ok(())
     }
 
+    /// Encodes the rows that are waiting.
+    fn encode(&mut self, encoders: &Encoders) -> Result<(), ParquetError> {
+        if self.columns.is_empty() {
+            let index = self.file.flushed_row_groups().len();
+            self.columns = self.row_groups.create_column_writers(index)?;
+        }
+        let batches = std::mem::take(&mut self.waiting);
+        self.waiting_rows = 0;
+        let fields = self.schema.fields();
+        encoders.for_each(self.columns.iter_mut().collect(), |i, column| {
+            for batch in &batches {
+                for leaf in compute_leaves(&fields[i], batch.column(i))? {
+                    column.write(&leaf)?;
+                }
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    fn end_row_group(&mut self, encoders: &Encoders) -> Result<(), ParquetError> {
+        self.encode(encoders)?;
+        let columns = std::mem::take(&mut self.columns);
+        let chunks = encoders.for_each(columns, |_, column| column.close())?;
+        self.room = self.row_group_rows;
+        let mut row_group = self.file.next_row_group()?;
+        chunks.into_iter().try_for_each(|chunk| chunk.append_to_row_group(&mut row_group))?;
+        row_group.close()?;
+        Ok(())
+    }
+
     /// Completes the file and returns its length.
-    fn close(self) -> Result<u64> {
-        let file = self.writer.into_inner().map_err(|e| broken(&self.uri, e))?;
+    fn close(mut self, encoders: &Encoders) -> Result<u64> {
+        if self.room < self.row_group_rows {
+            self.end_row_group(encoders).map_err(|e| broken(&self.uri, e))?;
+        }
+        let file = self.file.into_inner().map_err(|e| broken(&self.uri, e))?;
         file.close(self.rows).map_err(|e| broken(&self.uri, e))
     }
 }
