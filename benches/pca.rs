@@ -26,7 +26,8 @@ fn pca(c: &mut Criterion) {
     group.sample_size(10).measurement_time(Duration::from_secs(3));
     group.throughput(Throughput::Elements(ROWS as u64));
     let model = moments(&rows).fit(&PcaParams::new(20)).unwrap();
-    let mut scores = Array2::zeros((ROWS, 20));
+    let (mut scores, mut scores32) =
+        (Array2::<f64>::zeros((ROWS, 20)), Array2::<f32>::zeros((ROWS, 20)));
     for threads in [1, 2] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         for (id, solver) in
@@ -44,6 +45,12 @@ fn pca(c: &mut Criterion) {
             b.iter(|| {
                 let rows = black_box(rows.view());
                 pool.install(|| model.project_into(rows, scores.view_mut()).unwrap());
+            });
+        });
+        group.bench_function(BenchmarkId::new("project_into_f32", threads), |b| {
+            b.iter(|| {
+                let rows = black_box(rows.view());
+                pool.install(|| model.project_into(rows, scores32.view_mut()).unwrap());
             });
         });
     }

@@ -297,8 +297,18 @@ fn many_rows_are_projected_as_each_by_itself() {
         let one = model.project(rows.slice(s![i..=i, ..])).unwrap();
         assert_eq!(one.row(0), scores.row(i));
     }
-    let mut wrong = Array2::zeros((40_003, 19));
+    let mut short = Array2::from_elem((40_003, 20), f32::NAN);
+    model.project_into(rows.view(), short.view_mut()).unwrap();
+    for (short, long) in short.iter().zip(&scores) {
+        assert!((f64::from(*short) - long).abs() < 1e-3, "{short} for {long}");
+    }
+    for i in [0, 16_384, 40_002] {
+        let mut one = Array2::<f32>::zeros((1, 20));
+        model.project_into(rows.slice(s![i..=i, ..]), one.view_mut()).unwrap();
+        assert_eq!(one.row(0), short.row(i));
+    }
+    let mut wrong = Array2::<f64>::zeros((40_003, 19));
     assert!(model.project_into(rows.view(), wrong.view_mut()).is_err());
-    let mut turned = Array2::zeros((20, 40_003));
+    let mut turned = Array2::<f64>::zeros((20, 40_003));
     assert!(model.project_into(rows.view(), turned.view_mut().reversed_axes()).is_err());
 }

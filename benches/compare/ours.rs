@@ -94,7 +94,8 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
             let bytes = std::fs::read(PathBuf::from(file))?;
             let rows = ArrayView2::from_shape((bytes.len() / 32, 32), &bytes)?;
             let mut ratio = 0.0;
-            let mut scores = Array2::zeros((rows.nrows(), 20));
+            // Of 32 bits, as those of the other side.
+            let mut scores = Array2::<f32>::zeros((rows.nrows(), 20));
             let seconds = time(|| {
                 let mut moments = Moments::new(32);
                 moments.push_rows(rows).expect("rows of 32 bytes");

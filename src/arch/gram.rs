@@ -25,8 +25,8 @@ pub(super) fn gram(rows: &[[u8; GRAM_SIDE]], sums: &mut Sums) {
         for i in 0..GRAM_SIDE {
             sums.of_elements[i] += u32::from(row[i]);
             let one = u16::from(row[i]);
-            for j in 0..GRAM_SIDE {
-                sums.of_products[i][j] += u32::from(one * u16::from(row[j]));
+            for (sum, &other) in sums.of_products[i].iter_mut().zip(row) {
+                *sum += u32::from(one * u16::from(other));
             }
         }
     }
@@ -93,18 +93,18 @@ pub(super) mod avx2 {
     fn add_tile<const FROM: usize>(pairs: &[Pair], first: usize, sums: &mut Sums) {
         let mut tile = [[_mm256_setzero_si256(); BLOCKS]; TILE];
         for pair in pairs {
-            for i in 0..TILE {
+            for (i, sums) in tile.iter_mut().enumerate() {
                 let one = _mm256_set1_epi32(pair.as_flattened()[first + i] as i32);
                 for block in FROM..BLOCKS {
                     let products = _mm256_madd_epi16(load(&pair[block]), one);
-                    tile[i][block] = _mm256_add_epi32(tile[i][block], products);
+                    sums[block] = _mm256_add_epi32(sums[block], products);
                 }
             }
         }
-        for i in 0..TILE {
+        for (i, tile) in tile.iter().enumerate() {
             let (sums, _) = sums.of_products[first + i].as_chunks_mut();
             for block in FROM..BLOCKS {
-                let sum = _mm256_add_epi32(load(&sums[block]), tile[i][block]);
+                let sum = _mm256_add_epi32(load(&sums[block]), tile[block]);
                 store(&mut sums[block], sum);
             }
         }
@@ -119,7 +119,7 @@ pub(super) mod avx2 {
         let (one, other) = unsafe {
             (_mm_loadu_si128(one.as_ptr().cast()), _mm_loadu_si128(other.as_ptr().cast()))
         };
-        _mm256_cvtepu8_epi16(if block % 2 == 0 {
+        _mm256_cvtepu8_epi16(if block.is_multiple_of(2) {
             _mm_unpacklo_epi8(one, other)
         } else {
             _mm_unpackhi_epi8(one, other)

@@ -24,7 +24,7 @@ pub(crate) use blur::TAPS;
 pub(crate) use fast::{RADIUS, RingRows};
 pub(crate) use gram::{GRAM_ROWS, GRAM_SIDE, Sums};
 pub(crate) use patch::{HARRIS_RUN, HARRIS_SIDE, PATCH_RUN, PatchRow};
-pub(crate) use project::Loadings;
+pub(crate) use project::{Float, Loadings};
 pub(crate) use resize::Taps;
 pub use simd::Simd;
 
@@ -82,7 +82,9 @@ pub(crate) struct Kernels {
     /// [`gram::gram`].
     pub gram: fn(rows: &[[u8; GRAM_SIDE]], sums: &mut Sums),
     /// [`project::project`].
-    pub project: fn(rows: &[f64], loadings: &Loadings, scores: &mut [f64]),
+    pub project_f32: fn(rows: &[f32], loadings: &Loadings<f32>, scores: &mut [f32]),
+    /// [`project::project`].
+    pub project_f64: fn(rows: &[f64], loadings: &Loadings<f64>, scores: &mut [f64]),
 }
 
 impl Kernels {
@@ -100,7 +102,8 @@ impl Kernels {
         blur_column: blur::column::<8>,
         brief_places: brief::places,
         gram: gram::gram,
-        project: project::project::<2>,
+        project_f32: project::project::<f32, 2>,
+        project_f64: project::project::<f64, 1>,
     };
 
     /// Those in use.
@@ -270,17 +273,33 @@ mod tests {
 
     #[test]
     fn scores_of_rows_have_the_scalar_bits() {
-        for (n, d, k) in [(0, 3, 2), (1, 1, 1), (3, 32, 20), (9, 32, 32), (21, 5, 3), (8, 33, 17)] {
+        for (n, d, k) in [
+            (0, 3, 2),
+            (1, 1, 1),
+            (3, 32, 20),
+            (9, 32, 32),
+            (21, 5, 3),
+            (8, 33, 17),
+            (17, 40, 28),
+            (9, 30, 29),
+            (5, 16, 8),
+            (5, 16, 10),
+        ] {
             let floats = |seed, len| -> Vec<f64> {
                 noise(seed, len).into_iter().map(|v| f64::from(v) / 77.0).collect()
             };
             let (rows, components) = (floats(1, n * d), floats(2, k * d));
             let components: Vec<_> = components.chunks(d).map(|c| (c[0] - 1.0, c)).collect();
-            let loadings = Loadings::new(d, &components);
             check(&format!("{n} x {d} to {k}"), |kernels| {
                 let mut scores = vec![f64::NAN; n * k];
-                (kernels.project)(&rows, &loadings, &mut scores);
+                (kernels.project_f64)(&rows, &Loadings::new(d, &components), &mut scores);
                 scores.into_iter().map(f64::to_bits).collect::<Vec<_>>()
+            });
+            let rows: Vec<f32> = rows.iter().map(|&v| v as f32).collect();
+            check(&format!("{n} x {d} to {k}, f32"), |kernels| {
+                let mut scores = vec![f32::NAN; n * k];
+                (kernels.project_f32)(&rows, &Loadings::new(d, &components), &mut scores);
+                scores.into_iter().map(f32::to_bits).collect::<Vec<_>>()
             });
         }
     }

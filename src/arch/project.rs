@@ -1,99 +1,158 @@
 //! Projection of rows onto components.
 
-/// The components that are worked on together, and so many of the last ones if these are few.
-const WIDE: usize = 8;
+use std::ops::{Add, Mul};
+
+use super::Kernels;
+
+/// The components that are worked on together, and how many of the last ones if these are fewer.
+const WIDE: usize = 16;
+const HALF: usize = 8;
 const NARROW: usize = 4;
 /// The elements of a row that are looked up at once.
 const STEP: usize = 8;
 
+/// What scores are summed up in: `f32` or `f64`.
+pub(crate) trait Float:
+    Copy + Default + Send + Sync + Add<Output = Self> + Mul<Output = Self> + 'static
+{
+    /// The nearest to a number.
+    fn nearest(number: f64) -> Self;
+
+    /// The kernel for such scores.
+    fn project(kernels: &Kernels) -> Project<Self>;
+}
+
+/// [`project`].
+pub(crate) type Project<F> = fn(rows: &[F], loadings: &Loadings<F>, scores: &mut [F]);
+
+impl Float for f32 {
+    fn nearest(number: f64) -> Self {
+        number as f32
+    }
+
+    fn project(kernels: &Kernels) -> Project<Self> {
+        kernels.project_f32
+    }
+}
+
+impl Float for f64 {
+    fn nearest(number: f64) -> Self {
+        number
+    }
+
+    fn project(kernels: &Kernels) -> Project<Self> {
+        kernels.project_f64
+    }
+}
+
 /// The components of a model, as the kernel reads them.
 #[derive(Clone, Debug)]
-pub(crate) struct Loadings {
+pub(crate) struct Loadings<F> {
     dimensions: usize,
     n_components: usize,
-    wide: Vec<Chunk<WIDE>>,
-    narrow: Option<Chunk<NARROW>>,
+    wide: Vec<Chunk<F, WIDE>>,
+    half: Vec<Chunk<F, HALF>>,
+    narrow: Vec<Chunk<F, NARROW>>,
 }
 
 /// `L` components, those that are missing filled up with zeros.
 #[derive(Clone, Debug)]
-struct Chunk<const L: usize> {
+struct Chunk<F, const L: usize> {
     /// What the sums begin with.
-    start: [f64; L],
+    start: [F; L],
     /// One array for each dimension.
-    factors: Vec<[f64; L]>,
+    factors: Vec<[F; L]>,
 }
 
-impl<const L: usize> Chunk<L> {
+impl<F: Float, const L: usize> Chunk<F, L> {
     fn new(dimensions: usize, components: &[(f64, impl AsRef<[f64]>)]) -> Self {
-        let mut chunk = Self { start: [0.0; L], factors: vec![[0.0; L]; dimensions] };
+        let zeros = [F::default(); L];
+        let mut chunk = Self { start: zeros, factors: vec![zeros; dimensions] };
         for (lane, (start, component)) in components.iter().enumerate() {
-            chunk.start[lane] = *start;
+            chunk.start[lane] = F::nearest(*start);
             for (factors, &factor) in chunk.factors.iter_mut().zip(component.as_ref()) {
-                factors[lane] = factor;
+                factors[lane] = F::nearest(factor);
             }
         }
         chunk
     }
 }
 
-impl Loadings {
+impl<F: Float> Loadings<F> {
     /// Takes, for each component, what its sum begins with and its factors.
     pub fn new(dimensions: usize, components: &[(f64, impl AsRef<[f64]>)]) -> Self {
-        let n_components = components.len();
-        let rest = n_components % WIDE;
-        let is_narrow = (1..=NARROW).contains(&rest);
-        let (wide, narrow) = components.split_at(n_components - if is_narrow { rest } else { 0 });
+        let (wide, rest) = components.split_at(wide_len(components.len()));
+        let (half, narrow) =
+            rest.split_at(if rest.len() > NARROW { HALF.min(rest.len()) } else { 0 });
         Self {
             dimensions,
-            n_components,
+            n_components: components.len(),
             wide: wide.chunks(WIDE).map(|c| Chunk::new(dimensions, c)).collect(),
-            narrow: is_narrow.then(|| Chunk::new(dimensions, narrow)),
+            half: half.chunks(HALF).map(|c| Chunk::new(dimensions, c)).collect(),
+            narrow: narrow.chunks(NARROW).map(|c| Chunk::new(dimensions, c)).collect(),
         }
     }
+}
+
+/// How many of the components wide chunks hold: all, if less than a narrow one would be missing.
+fn wide_len(n_components: usize) -> usize {
+    let rest = n_components % WIDE;
+    if rest > HALF + NARROW { n_components } else { n_components - rest }
 }
 
 /// Writes the scores of rows, both one row after the other; `R` rows are worked on together.
 ///
 /// Each score is summed in the order of the elements, without a fused multiply-add.
 #[inline(always)]
-pub(super) fn project<const R: usize>(rows: &[f64], loadings: &Loadings, scores: &mut [f64]) {
+pub(super) fn project<F: Float, const R: usize>(
+    rows: &[F],
+    loadings: &Loadings<F>,
+    scores: &mut [F],
+) {
     let (d, k) = (loadings.dimensions, loadings.n_components);
     let whole = rows.len() / (R * d) * R;
     let (many, rest) = rows.split_at(whole * d);
     let (many_scores, rest_scores) = scores.split_at_mut(whole * k);
     for (rows, scores) in many.chunks_exact(R * d).zip(many_scores.chunks_exact_mut(R * k)) {
-        block::<R>(rows, loadings, scores);
+        block::<F, R>(rows, loadings, scores);
     }
     for (row, scores) in rest.chunks_exact(d).zip(rest_scores.chunks_exact_mut(k)) {
-        block::<1>(row, loadings, scores);
+        block::<F, 1>(row, loadings, scores);
     }
 }
 
 #[inline(always)]
-fn block<const R: usize>(values: &[f64], loadings: &Loadings, scores: &mut [f64]) {
-    for (chunk, wide) in loadings.wide.iter().enumerate() {
-        part::<R, WIDE>(values, loadings, wide, chunk * WIDE, scores);
+fn block<F: Float, const R: usize>(values: &[F], loadings: &Loadings<F>, scores: &mut [F]) {
+    let mut from = 0;
+    for chunk in &loadings.wide {
+        part::<F, R, WIDE>(values, loadings, chunk, from, scores);
+        from += WIDE;
     }
-    if let Some(narrow) = &loadings.narrow {
-        part::<R, NARROW>(values, loadings, narrow, loadings.wide.len() * WIDE, scores);
+    for chunk in &loadings.half {
+        part::<F, R, HALF>(values, loadings, chunk, from, scores);
+        from += HALF;
+    }
+    for chunk in &loadings.narrow {
+        part::<F, R, NARROW>(values, loadings, chunk, from, scores);
+        from += NARROW;
     }
 }
 
 /// The scores of the components from `from` on.
 #[inline(always)]
-fn part<const R: usize, const L: usize>(
-    values: &[f64],
-    loadings: &Loadings,
-    chunk: &Chunk<L>,
+fn part<F: Float, const R: usize, const L: usize>(
+    values: &[F],
+    loadings: &Loadings<F>,
+    chunk: &Chunk<F, L>,
     from: usize,
-    scores: &mut [f64],
+    scores: &mut [F],
 ) {
     let (d, k) = (loadings.dimensions, loadings.n_components);
     let mut sums = [chunk.start; R];
     let (steps, rest) = chunk.factors.as_chunks::<STEP>();
     for (step, factors) in steps.iter().enumerate() {
-        let mut rows = [&[0.0; STEP]; R];
+        let zeros = [F::default(); STEP];
+        let mut rows = [&zeros; R];
         for r in 0..R {
             let elements = &values[r * d + step * STEP..];
             rows[r] = elements.first_chunk().expect("the rows have an element for each factor");
@@ -116,17 +175,15 @@ fn part<const R: usize, const L: usize>(
         if let Some(scores) = scores.first_chunk_mut::<L>() {
             *scores = sums[r];
         } else {
-            for lane in 0..lanes {
-                scores[lane] = sums[r][lane];
-            }
+            scores.copy_from_slice(&sums[r][..lanes]);
         }
     }
 }
 
 /// By value: sums that are written through references are not kept in wide registers.
 #[inline(always)]
-fn add<const L: usize>(sums: [f64; L], value: f64, factors: &[f64; L]) -> [f64; L] {
-    let mut added = [0.0; L];
+fn add<F: Float, const L: usize>(sums: [F; L], value: F, factors: &[F; L]) -> [F; L] {
+    let mut added = sums;
     for lane in 0..L {
         added[lane] = sums[lane] + value * factors[lane];
     }

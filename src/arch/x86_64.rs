@@ -31,7 +31,7 @@ macro_rules! kernels {
             };
         }
     };
-    ($simd:ident, $module:ident, $features:literal, $wide:literal, $narrow:literal, $rows:literal) => {
+    ($simd:ident, $module:ident, $features:literal, $wide:literal, $narrow:literal, $rows:literal, $rows64:literal) => {
         kernels! {
             $simd, $module, $features,
             gray = gray::gray, (colors: &[u8], channels: usize, weights: [u32; 3], out: &mut [u8]);
@@ -47,18 +47,22 @@ macro_rules! kernels {
             brief_places = brief::places,
                 (x: &[f32], y: &[f32], turn: (f32, f32), centre: i32, stride: i32, out: &mut [u32]);
             gram = gram::avx2::gram, (rows: &[[u8; GRAM_SIDE]], sums: &mut Sums);
-            project = project::project::<$rows>, (rows: &[f64], loadings: &Loadings, scores: &mut [f64]);
+            project_f32 = project::project::<f32, $rows>,
+                (rows: &[f32], loadings: &Loadings<f32>, scores: &mut [f32]);
+            project_f64 = project::project::<f64, $rows64>,
+                (rows: &[f64], loadings: &Loadings<f64>, scores: &mut [f64]);
         }
     };
 }
 
 // FMA is there for speed: without it the scalar `mul_add` is a library call for each product.
-kernels!(Avx2, avx2, "avx2,fma,bmi1,bmi2,lzcnt,popcnt", 32, 16, 4);
+kernels!(Avx2, avx2, "avx2,fma,bmi1,bmi2,lzcnt,popcnt", 32, 16, 4, 2);
 kernels!(
     Avx512,
     avx512,
     "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,bmi1,bmi2,lzcnt,popcnt",
     64,
     16,
-    8
+    8,
+    4
 );

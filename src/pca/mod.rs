@@ -12,7 +12,7 @@ mod moments;
 mod params;
 mod solve;
 
-pub use model::PcaModel;
+pub use model::{PcaModel, Score};
 pub use moments::Moments;
 pub use params::{
     Centering, DEFAULT_N_COMPONENTS, DEFAULT_OVERSAMPLES, DEFAULT_SEED, PcaParams, PowerIterations,

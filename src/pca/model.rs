@@ -7,11 +7,18 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{Centering, Solver, TASK_ROWS};
-use crate::arch::{Kernels, Loadings};
+use crate::arch::{Float, Kernels, Loadings};
 use crate::error::{Error, Result};
 
 /// The rows that are made floats at a time: what the nearest cache holds.
 const BLOCK_ROWS: usize = 64;
+
+/// A number that scores can be: `f32` or `f64`.
+#[allow(private_bounds)] // Sealed: there is a kernel for each.
+pub trait Score: Float {}
+
+impl Score for f32 {}
+impl Score for f64 {}
 
 /// A fitted PCA: projects rows onto its components.
 ///
@@ -149,16 +156,20 @@ impl PcaModel {
     /// [`project`](Self::project) into an array of shape (n, k) that is there already: for many rows the
     /// memory of a new one takes as long as the projection.
     ///
+    /// Scores of 32 bits are summed up in 32 bits, in half the time: they are off by up to some millionths
+    /// of what the row adds up to.
+    ///
     /// # Errors
     /// [`Error::Model`] for rows of another length, [`Error::Shape`] for scores of another shape or not
     /// in one piece.
-    pub fn project_into<T>(
+    pub fn project_into<T, S>(
         &self,
         rows: ArrayView2<'_, T>,
-        mut scores: ArrayViewMut2<'_, f64>,
+        mut scores: ArrayViewMut2<'_, S>,
     ) -> Result<()>
     where
-        T: Copy + Into<f64> + Sync,
+        T: Copy + Into<S> + Sync,
+        S: Score,
     {
         self.check(rows.ncols())?;
         let shape = (rows.nrows(), self.n_components());
@@ -174,9 +185,9 @@ impl PcaModel {
         };
         let components: Vec<_> =
             self.components.rows().into_iter().map(|c| (start(c), c.to_vec())).collect();
-        let loadings = Loadings::new(rows.ncols(), &components);
-        let kernels = Kernels::current();
-        let work = |(rows, mut scores): (ArrayView2<'_, T>, ArrayViewMut2<'_, f64>)| {
+        let loadings = Loadings::<S>::new(rows.ncols(), &components);
+        let project = S::project(&Kernels::current());
+        let work = |(rows, mut scores): (ArrayView2<'_, T>, ArrayViewMut2<'_, S>)| {
             let mut floats = Vec::with_capacity(BLOCK_ROWS * rows.ncols());
             let blocks = rows.axis_chunks_iter(Axis(0), BLOCK_ROWS);
             for (rows, mut scores) in blocks.zip(scores.axis_chunks_iter_mut(Axis(0), BLOCK_ROWS)) {
@@ -186,7 +197,7 @@ impl PcaModel {
                     None => floats.extend(rows.iter().map(|&v| v.into())),
                 }
                 let scores = scores.as_slice_mut().expect("whole rows of an array in one piece");
-                (kernels.project)(&floats, &loadings, scores);
+                project(&floats, &loadings, scores);
             }
         };
         if rows.nrows() < 2 * TASK_ROWS {
