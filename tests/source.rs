@@ -240,3 +240,32 @@ fn memory_and_iterators_are_sources() {
         objects.clone().into_iter().map(Ok).open().unwrap().map(Result::unwrap).collect();
     assert_eq!(again, objects);
 }
+
+#[test]
+fn a_list_holds_the_same_images_and_reads_each_in_its_turn() {
+    let root = root();
+    for name in ["a/1.jpg", "a/2.jpg", "b/3.jpg", "b/4.jpg"] {
+        write(root.path(), name, name.as_bytes());
+    }
+    let opened: Vec<ImageObject> =
+        FsSource::new(root.path()).open().unwrap().collect::<Result<_>>().unwrap();
+    let mut listed: Vec<ListedImage> = FsSource::new(root.path()).list().unwrap().collect();
+    assert_eq!(listed.len(), 4);
+    // By another thread, the last first; one is gone by then.
+    fs::remove_file(root.path().join("a/2.jpg")).unwrap();
+    let read = std::thread::spawn(move || {
+        listed.reverse();
+        listed.into_iter().map(ListedImage::read).collect::<Vec<_>>()
+    });
+    let read = read.join().unwrap();
+    for (i, j) in [(0, 3), (1, 2), (3, 0)] {
+        assert_eq!(read[i].as_ref().unwrap(), &opened[j]);
+    }
+    assert!(read[2].as_ref().unwrap_err().to_string().contains("a/2.jpg"));
+    // A list is a source, and so is what has no better way to make one.
+    let images: Vec<ImageObject> =
+        opened.clone().into_iter().map(Ok).list().unwrap().open().unwrap().flatten().collect();
+    assert_eq!(images, opened);
+    let nothing = FsSource::new(root.path().join("b")).with_max_file_bytes(1).list().unwrap();
+    assert!(nothing.map(ListedImage::read).all(|image| image.is_err()));
+}
