@@ -60,11 +60,11 @@ else
     left_out+=("the check for aarch64 (needs rustup and its server)")
 fi
 if cargo +nightly miri --version >/dev/null 2>&1; then
-    # The one kernel that has pointers.
+    # The kernels that have pointers.
     RUSTFLAGS="-Ctarget-feature=+avx2,+fma,+bmi1,+bmi2,+lzcnt,+popcnt" \
-        cargo +nightly miri test --quiet --no-default-features --lib resized_rows
+        cargo +nightly miri test --quiet --no-default-features --lib -- resized_rows sums_of_products
 else
-    left_out+=("Miri on the kernel with pointers (needs nightly Rust with miri)")
+    left_out+=("Miri on the kernels with pointers (needs nightly Rust with miri)")
 fi
 
 say "features keep to themselves"
