@@ -59,6 +59,9 @@ if command -v rustup >/dev/null && rustup target add aarch64-unknown-linux-gnu >
 else
     left_out+=("the check for aarch64 (needs rustup and its server)")
 fi
+if ! cargo +nightly miri --version >/dev/null 2>&1 && command -v rustup >/dev/null; then
+    rustup component add --toolchain nightly miri rust-src >/dev/null 2>&1 || true
+fi
 if cargo +nightly miri --version >/dev/null 2>&1; then
     # The kernels that have pointers.
     RUSTFLAGS="-Ctarget-feature=+avx2,+fma,+bmi1,+bmi2,+lzcnt,+popcnt" \

@@ -17,7 +17,7 @@ from sklearn.decomposition import PCA
 TURN = 0.3
 ROUNDS = 9
 HERE = os.path.dirname(os.path.abspath(__file__))
-OURS, SIDE, PURE = (os.environ[name] for name in ("OURS", "SIDE", "PURE"))
+OURS, SIDE, PURE, KORNIA = (os.environ[name] for name in ("OURS", "SIDE", "PURE", "KORNIA"))
 LINKED = os.environ.get("LINKED")
 cv2.setNumThreads(1)
 
@@ -41,7 +41,9 @@ def least(work):
 
 
 def side(program, *args):
-    out = subprocess.run([program, *map(str, args)], check=True, capture_output=True, text=True)
+    # Whatever can use threads has one for each core, but for kornia's, which is compared on one.
+    env = {**os.environ, "RAYON_NUM_THREADS": "1"} if program == KORNIA else None
+    out = subprocess.run([program, *map(str, args)], check=True, capture_output=True, text=True, env=env)
     seconds, checksum = out.stdout.split()
     return float(seconds), checksum
 
@@ -89,6 +91,9 @@ def orb(folder, what, n):
         name = f"OpenCV {os.environ['LINKED_VERSION']} of the system"
         linked = lambda: side(LINKED, "orb", folder, n, "opencv")[0]
         compare("the same", lambda: side(SIDE, "orb", folder, n)[0], linked, name)
+    _, features = side(KORNIA, folder, n)
+    name = f"kornia-imgproc 0.2.0, other features: {features} for our {len(found) // 32}"
+    compare("the same", lambda: side(SIDE, "orb", folder, n)[0], lambda: side(KORNIA, folder, n)[0], name)
 
 
 def mosaic(photos, width, height, zoom):

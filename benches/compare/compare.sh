@@ -40,6 +40,9 @@ if command -v clang >/dev/null && pkg-config --exists opencv4 2>/dev/null; then
     LINKED_VERSION=$(pkg-config --modversion opencv4)
     export LINKED_VERSION
 fi
+KORNIA=$PWD/target/kornia/release/compare-kornia
+cargo build --quiet --release --manifest-path benches/compare/kornia/Cargo.toml --target-dir target/kornia
+export KORNIA
 COMMIT=$(git describe --always --dirty)
 export COMMIT
 exec $venv/bin/python benches/compare/compare.py "$photos" "$@"

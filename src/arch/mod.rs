@@ -306,7 +306,8 @@ mod tests {
 
     #[test]
     fn sums_of_products_are_the_scalar_ones() {
-        for n in [0, 1, 2, 127, 128, 129, 300] {
+        let few = if cfg!(miri) { 4 } else { 301 };
+        for n in [0, 1, 2, 3, 127, 128, 129, 300].into_iter().filter(|&n| n < few) {
             for mask in [255, 1] {
                 let rows: Vec<[u8; GRAM_SIDE]> = (0..n)
                     .map(|r| noise(r, GRAM_SIDE).try_into().unwrap())
