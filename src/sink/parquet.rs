@@ -146,6 +146,9 @@ impl ParquetParams {
 /// the next run on the output finishes its commit, or clears its uploads away.
 ///
 /// The footer of each file holds the annotations, and the version of this crate.
+///
+/// The columns of a row group are encoded side by side, on as many threads as
+/// [`RowSink::set_parallelism`] says (default: one for each core); the files do not depend on it.
 #[derive(Debug)]
 pub struct ParquetSink {
     params: ParquetParams,
