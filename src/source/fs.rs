@@ -1,6 +1,6 @@
 //! A folder of images.
 
-use std::ffi::OsString;
+use std::cmp::Ordering;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -83,7 +83,7 @@ impl ImageSource for FsSource {
         let walk = WalkDir::new(&self.root)
             .follow_links(true)
             .max_depth(if self.selection.recursive { usize::MAX } else { 1 })
-            .sort_by(|a, b| key_order(a).cmp(&key_order(b)))
+            .sort_by(in_key_order)
             .into_iter();
         let folder = folder_name(&self.root, is_folder);
         let reader = Arc::new(Reader { options: self, folder });
@@ -101,15 +101,20 @@ impl ImageSource for FsSource {
     }
 }
 
-/// What a path sorts by: a folder as its name and a slash, for all that is in it begins with that.
-fn key_order(entry: &DirEntry) -> OsString {
-    let mut name = entry.file_name().to_owned();
+/// Compares two names of a folder as their keys would be: what is a folder goes on with a slash, for all
+/// that is in it begins with that.
+fn in_key_order(a: &DirEntry, b: &DirEntry) -> Ordering {
+    let (x, y) = (a.file_name().as_encoded_bytes(), b.file_name().as_encoded_bytes());
+    let common = x.len().min(y.len());
+    // Only where one name begins with the other does it matter what they are.
+    let next =
+        |name: &[u8], entry| name.get(common).copied().or_else(|| is_folder(entry).then_some(b'/'));
+    x[..common].cmp(&y[..common]).then_with(|| next(x, a).cmp(&next(y, b)))
+}
+
+fn is_folder(entry: &DirEntry) -> bool {
     // Sorting comes before links are followed.
-    let linked = entry.path_is_symlink() && entry.path().is_dir();
-    if linked || entry.file_type().is_dir() {
-        name.push("/");
-    }
-    name
+    entry.file_type().is_dir() || (entry.path_is_symlink() && entry.path().is_dir())
 }
 
 /// The name of the folder whose direct files have no other folder to be labelled by.
