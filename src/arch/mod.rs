@@ -1,8 +1,9 @@
 //! The kernels that gain from wide registers, behind one table chosen once for the machine.
 //!
-//! Each kernel is written once, in safe scalar Rust that compilers turn into wide instructions; the
-//! variants compile that same source for wider instruction sets. All of them give the same bits: no
-//! kernel reassociates floats, and a fused multiply-add is one only where the kernel says so.
+//! Each kernel is written in safe scalar Rust that compilers turn into wide instructions; the variants
+//! compile that same source for wider instruction sets, but for two that have a twin in intrinsics. All
+//! of them give the same bits: no kernel reassociates floats, and a fused multiply-add is one only where
+//! the kernel says so.
 //!
 //! What must be compiled for a wider set is a loop, or a function that is always inlined. A closure is not:
 //! with one codegen unit for the crate, or link-time optimisation, compilers leave it out of line, where

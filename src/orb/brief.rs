@@ -105,3 +105,20 @@ fn fields<const N: usize>(
     }
     descriptor
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_pair_is_the_lowest_bit() {
+        let mut values = [7; 2 * PAIRS];
+        for i in [0, 9, 255] {
+            values[PAIRS + i] = 8;
+        }
+        let places: Vec<u32> = (0..2 * PAIRS as u32).collect();
+        let bits = darker(&places, |place| values[place as usize]);
+        assert_eq!((bits[0], bits[1], bits[31]), (1, 2, 128));
+        assert_eq!(bits.iter().map(|b| b.count_ones()).sum::<u32>(), 3);
+    }
+}
