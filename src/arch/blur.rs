@@ -42,13 +42,18 @@ impl<const FUSED: bool> Row<f32> for AlongX<'_, FUSED> {
     }
 }
 
-/// Writes one row of pixels from seven rows of sums.
+/// Writes pixels of one row from seven rows of sums, from column `start` on.
 #[inline(always)]
-pub(super) fn column<const B: usize>(rows: &[&[f32]; TAPS], fused: usize, out: &mut [u8]) {
+pub(super) fn column<const B: usize>(
+    rows: &[&[f32]; TAPS],
+    start: usize,
+    fused: usize,
+    out: &mut [u8],
+) {
     let fused = fused.min(out.len());
     let (head, tail) = out.split_at_mut(fused);
-    fill::<B, _>(head, &AlongY::<true> { rows, from: 0 });
-    fill::<B, _>(tail, &AlongY::<false> { rows, from: fused });
+    fill::<B, _>(head, &AlongY::<true> { rows, from: start });
+    fill::<B, _>(tail, &AlongY::<false> { rows, from: start + fused });
 }
 
 struct AlongY<'a, const FUSED: bool> {

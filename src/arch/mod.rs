@@ -76,7 +76,7 @@ pub(crate) struct Kernels {
     /// [`blur::row`].
     pub blur_row: fn(source: &[u8], fused: usize, out: &mut [f32]),
     /// [`blur::column`].
-    pub blur_column: fn(rows: &[&[f32]; TAPS], fused: usize, out: &mut [u8]),
+    pub blur_column: fn(rows: &[&[f32]; TAPS], start: usize, fused: usize, out: &mut [u8]),
     /// [`brief::places`].
     pub brief_places:
         fn(x: &[f32], y: &[f32], turn: (f32, f32), centre: i32, stride: i32, out: &mut [u32]),
@@ -140,6 +140,8 @@ impl std::fmt::Debug for Kernels {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use super::*;
 
     fn noise(seed: u32, len: usize) -> Vec<u8> {
@@ -175,12 +177,12 @@ mod tests {
             let sums: Vec<Vec<f32>> = (0..7)
                 .map(|k| noise(k, width + start).into_iter().map(|v| f32::from(v) * 0.99).collect())
                 .collect();
-            let sums: [&[f32]; 7] = std::array::from_fn(|i| &sums[i][start..]);
+            let sums: [&[f32]; 7] = std::array::from_fn(|i| sums[i].as_slice());
             for fused in [0, width / 4 * 4, width / 2, width] {
                 check(&format!("{width} {start} {fused}"), |k| {
                     let (mut row, mut column) = (vec![0.0; width], vec![0; width]);
                     (k.blur_row)(&pixels[start..], fused, &mut row);
-                    (k.blur_column)(&sums, fused, &mut column);
+                    (k.blur_column)(&sums, start, fused, &mut column);
                     (row.into_iter().map(f32::to_bits).collect::<Vec<_>>(), column)
                 });
             }
@@ -231,12 +233,19 @@ mod tests {
             {
                 let source = (target * numerator / denominator).max(1);
                 let pixels = noise(3, start + source);
-                let mut taps = Taps::default();
-                taps.prepare(source, target);
+                let row = |kernels: &Kernels, range: Range<usize>| {
+                    let mut taps = Taps::default();
+                    taps.prepare(source, target, range.clone());
+                    let mut out = vec![0; taps.padded_len()];
+                    (kernels.resize_row)(&pixels[start..], &taps, &mut out);
+                    out.truncate(range.len());
+                    out
+                };
+                let middle = target / 3..target - target / 5;
+                let want = &row(&Kernels::SCALAR, 0..target)[middle.clone()];
+                assert_eq!(row(&Kernels::SCALAR, middle.clone()), want, "{source} to {target}");
                 check(&format!("{source} to {target}"), |k| {
-                    let mut upper = vec![0; taps.padded_len()];
-                    (k.resize_row)(&pixels[start..], &taps, &mut upper);
-                    upper.truncate(target);
+                    let (upper, part) = (row(k, 0..target), row(k, middle.clone()));
                     let mut lower = upper.clone();
                     lower.rotate_left(1);
                     let mixed = [0, 1, 100, 255, 256].map(|weight| {
@@ -244,7 +253,7 @@ mod tests {
                         (k.resize_mix)(&upper, &lower, weight, &mut mixed);
                         mixed
                     });
-                    (upper, mixed)
+                    (upper, part, mixed)
                 });
             }
         }

@@ -3,16 +3,20 @@
 //! # Source
 //! `INTER_LINEAR_EXACT` in OpenCV's `resize.cpp`: integer weights of 256ths, rounded once.
 
+use std::ops::Range;
+
 /// The outputs that are computed together.
 const GROUP: usize = 8;
 /// The outputs that read from one run of [`RUN`] pixels.
 const LANE: usize = 4;
 const RUN: usize = 16;
 
-/// Where each output of a row reads: the left of two neighbours and the weight of the other.
+/// Where each output of a range reads: the left of two neighbours and the weight of the other.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Taps {
     source: usize,
+    target: usize,
+    range: Range<usize>,
     /// Left neighbour, and the weight of the right one: 0 to 256.
     pairs: Vec<(u32, u16)>,
     /// The same for byte shuffles; empty where outputs lie too far apart for them.
@@ -30,18 +34,19 @@ struct Group {
 }
 
 impl Taps {
-    /// Fills the table for `source` pixels stretched over `target`, unless it holds just that.
+    /// Fills the table for a range of `target` pixels over which `source` are stretched, unless it holds
+    /// just that.
     ///
     /// # Source
     /// `INTER_LINEAR_EXACT` in OpenCV's `resize.cpp`; its soft doubles are IEEE doubles.
-    pub fn prepare(&mut self, source: usize, target: usize) {
-        if self.source == source && self.pairs.len() == target {
+    pub fn prepare(&mut self, source: usize, target: usize, range: Range<usize>) {
+        if (self.source, self.target) == (source, target) && self.range == range {
             return;
         }
-        self.source = source;
+        (self.source, self.target, self.range) = (source, target, range.clone());
         self.pairs.clear();
         let scale = 1.0 / (target as f64 / source as f64);
-        self.pairs.extend((0..target).map(|d| {
+        self.pairs.extend(range.map(|d| {
             let v = scale * (d as f64 + 0.5) - 0.5;
             let left = v.floor();
             if left < 0.0 || source == 1 {
@@ -60,7 +65,12 @@ impl Taps {
         }
     }
 
-    /// Left neighbour, and the weight of the right one: 0 to 256.
+    /// The outputs.
+    pub fn range(&self) -> Range<usize> {
+        self.range.clone()
+    }
+
+    /// For each output its left neighbour, and the weight of the right one: 0 to 256.
     pub fn pairs(&self) -> &[(u32, u16)] {
         &self.pairs
     }

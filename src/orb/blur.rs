@@ -61,13 +61,20 @@ impl Cover {
         }
         self.near = start..end;
         self.runs.clear();
+        let inside = |x: isize| x.clamp(0, width as isize) as usize;
+        let mut open = isize::MIN..isize::MIN;
         for &x in &self.columns {
-            let inside = |x: isize| x.clamp(0, width as isize) as usize;
-            let (from, to) = (inside(x - reach), inside(x + reach + 1));
-            match self.runs.last_mut() {
-                Some(run) if run.end >= from => run.end = to,
-                _ => self.runs.push(from..to),
+            let from = x - reach;
+            if from > open.end {
+                if !open.is_empty() {
+                    self.runs.push(inside(open.start)..inside(open.end));
+                }
+                open.start = from;
             }
+            open.end = x + reach + 1;
+        }
+        if !open.is_empty() {
+            self.runs.push(inside(open.start)..inside(open.end));
         }
     }
 }
@@ -100,7 +107,8 @@ pub(super) fn blur(
     for row in &mut *rows {
         row.resize(width, 0.0);
     }
-    let slot = |y: isize| y.rem_euclid(TAPS as isize) as usize;
+    // Where the next row of sums goes: in place of the oldest.
+    let mut next = 0;
     for y in top - beyond..=bottom + beyond {
         let source_y = reflect(y, height) as isize;
         to_sum.move_to(y, sorted, (reach, reach + beyond), width);
@@ -116,24 +124,26 @@ pub(super) fn blur(
                 padded.as_slice()
             };
             let fused = fused.0.saturating_sub(columns.start);
-            (kernels.blur_row)(source, fused, &mut rows[slot(y)][columns.clone()]);
+            (kernels.blur_row)(source, fused, &mut rows[next][columns.clone()]);
         }
+        next = if next + 1 == TAPS { 0 } else { next + 1 };
         let done = y - beyond;
         if done < top {
             continue;
         }
         to_smooth.move_to(done, sorted, (reach, reach), width);
+        if to_smooth.runs.is_empty() {
+            continue;
+        }
+        let mut window: [&[f32]; TAPS] = [&[]; TAPS];
+        let (newer, older) = rows.split_at(next);
+        for (to, row) in window.iter_mut().zip(older.iter().chain(newer)) {
+            *to = row;
+        }
+        let target = target.row_mut(done as usize);
         for columns in &to_smooth.runs {
-            let mut window: [&[f32]; TAPS] = [&[]; TAPS];
-            for (row, y) in window.iter_mut().zip(done - beyond..) {
-                *row = &rows[slot(y)][columns.clone()];
-            }
             let fused = fused.1.saturating_sub(columns.start);
-            (kernels.blur_column)(
-                &window,
-                fused,
-                &mut target.row_mut(done as usize)[columns.clone()],
-            );
+            (kernels.blur_column)(&window, columns.start, fused, &mut target[columns.clone()]);
         }
     }
 }

@@ -5,6 +5,9 @@ use std::ops::Range;
 use crate::arch::{Kernels, RADIUS, RingRows};
 use crate::decode::GrayView;
 
+/// How far from a corner pixels are read: around its neighbours.
+pub(super) const REACH: usize = RADIUS + 1;
+
 /// A corner of one level.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Corner {
@@ -94,13 +97,17 @@ pub(super) fn detect(
     buffers.peaks.resize(columns.len().next_multiple_of(CHUNK), 0);
     let mut best = Best::new(wanted);
     let mut had_any = false;
+    let line = |y: usize| if y < height { &image.row(y)[span.clone()] } else { &[] };
+    // The rows around the one before the first of the loop, as far as there are any.
+    let mut ring: RingRows<'_> = [&[]; 2 * RADIUS + 1];
+    for (i, row) in ring.iter_mut().enumerate() {
+        *row = (rows.start + i).checked_sub(2 + RADIUS).map_or(&[], line);
+    }
     for y in rows.start - 1..=rows.end {
+        ring.copy_within(1.., 0);
+        ring[2 * RADIUS] = line(y + RADIUS);
         let out = &mut buffers.rows[y % 3][scored.start - left..scored.end - left];
         let has_any = if (RADIUS..height - RADIUS).contains(&y) {
-            let mut ring: RingRows<'_> = [&[]; 2 * RADIUS + 1];
-            for (row, y) in ring.iter_mut().zip(y - RADIUS..) {
-                *row = &image.row(y)[span.clone()];
-            }
             (kernels.fast_scores)(&ring, threshold.max(best.bound), out)
         } else {
             out.fill(0);

@@ -31,7 +31,7 @@ use std::sync::Arc;
 use angle::Patch;
 use brief::{Pattern, Places};
 use fast::{Corner, ScoreRows};
-use pyramid::{Framed, Geometry, Plane, Pyramid};
+use pyramid::{Border, Framed, Geometry, Plane, Pyramid, scale_of};
 
 use crate::arch::Kernels;
 use crate::decode::GrayView;
@@ -72,6 +72,7 @@ pub struct Orb {
 struct Tables {
     params: OrbParams,
     quotas: Vec<usize>,
+    scales: Vec<f32>,
     patch: Patch,
     pattern: Pattern,
     kernels: Kernels,
@@ -102,6 +103,7 @@ impl Orb {
     fn new(params: OrbParams) -> Self {
         let tables = Tables {
             quotas: select::quotas(&params),
+            scales: (0..params.n_levels() as usize).map(|n| scale_of(&params, n)).collect(),
             patch: Patch::new(params.patch_size()),
             pattern: Pattern::new(&pattern::points(&params), params.wta_k()),
             kernels: Kernels::current(),
@@ -113,6 +115,12 @@ impl Orb {
     /// The parameters that it was built from.
     pub fn params(&self) -> &OrbParams {
         &self.tables.params
+    }
+
+    fn geometry(&self, image: GrayView<'_>, level: usize) -> Result<Geometry> {
+        // Keypoints that callers give may be of a level beyond those.
+        let scale = self.tables.scales.get(level).copied();
+        Geometry::new(scale.unwrap_or_else(|| scale_of(self.params(), level)), image, level)
     }
 
     fn edge(&self) -> usize {
@@ -132,11 +140,15 @@ impl Orb {
         self.edge().max(patch).max(harris::REACH) + 2
     }
 
-    /// The frame around each level for keypoints `edge_threshold` or more away from its edges.
-    fn frame_for_detection(&self) -> usize {
+    /// The border of each level for keypoints `edge_threshold` or more away from its edges.
+    fn border_for_detection(&self) -> Border {
         let half = (self.params().patch_size() / 2) as usize;
-        let reach = harris::REACH.max(half).max(self.tables.pattern.reach() + blur::REACH);
-        if self.edge() >= reach { 0 } else { self.frame() }
+        let described = self.tables.pattern.reach() + blur::REACH;
+        let reach = fast::REACH.max(harris::REACH).max(half).max(described);
+        match self.edge().checked_sub(reach) {
+            Some(unread) => Border { frame: 0, unread },
+            None => Border { frame: self.frame(), unread: 0 },
+        }
     }
 
     fn run(
@@ -156,7 +168,7 @@ impl Orb {
         // Levels too small to hold a keypoint are never made, but a level without a pixel is an
         // error, as in OpenCV.
         for level in 0..n_levels {
-            Geometry::new(params, image, level)?;
+            self.geometry(image, level)?;
         }
         if let Some(mask) = mask {
             scratch.full_mask.copy_from(mask);
@@ -164,20 +176,20 @@ impl Orb {
                 scratch.full_mask.map(|v| if v == 0 { 0 } else { 255 });
             }
         }
-        let frame = self.frame_for_detection();
+        let border = self.border_for_detection();
         let kernels = &self.tables.kernels;
         for level in 0..n_levels {
-            let geometry = Geometry::new(params, image, level)?;
+            let geometry = self.geometry(image, level)?;
             if geometry.width <= 2 * edge || geometry.height <= 2 * edge {
                 break;
             }
             let is_image = level == self.first_level();
-            let pixels: Framed<'_> = if is_image && frame == 0 {
+            let pixels: Framed<'_> = if is_image && border.frame == 0 {
                 image.into()
             } else {
                 scratch
                     .image
-                    .make(kernels, image, geometry, level, self.first_level(), frame)?
+                    .make(kernels, image, geometry, level, self.first_level(), border)?
                     .framed()
             };
             scratch.corners.clear();
@@ -195,8 +207,15 @@ impl Orb {
             );
             if mask.is_some() {
                 let source = scratch.full_mask.view();
-                let mask =
-                    scratch.mask.make(kernels, source, geometry, level, self.first_level(), 0)?;
+                let whole = Border { frame: 0, unread: 0 };
+                let mask = scratch.mask.make(
+                    kernels,
+                    source,
+                    geometry,
+                    level,
+                    self.first_level(),
+                    whole,
+                )?;
                 if level > self.first_level() {
                     mask.map(|v| if v == 255 { 255 } else { 0 });
                 }
@@ -212,7 +231,7 @@ impl Orb {
                 let keypoints = &features.keypoints[first..];
                 self.describe(
                     pixels,
-                    frame,
+                    border.frame,
                     &geometry,
                     keypoints,
                     &mut scratch.description,
@@ -380,21 +399,21 @@ impl FeatureExtractor for Orb {
         let highest = keypoints.iter().map(|k| k.octave).max().unwrap_or(0) as usize;
         let needed = keypoints_kept.last().map_or(0, |k| k.octave as usize + 1);
         for level in 0..=highest {
-            Geometry::new(self.params(), image, level)?;
+            self.geometry(image, level)?;
         }
-        let (frame, kernels) = (self.frame(), &self.tables.kernels);
+        let (border, kernels) = (Border { frame: self.frame(), unread: 0 }, &self.tables.kernels);
         let mut descriptors = Vec::with_capacity(keypoints_kept.len());
         for level in 0..needed {
-            let geometry = Geometry::new(self.params(), image, level)?;
+            let geometry = self.geometry(image, level)?;
             let pixels = scratch
                 .image
-                .make(kernels, image, geometry, level, self.first_level(), frame)?
+                .make(kernels, image, geometry, level, self.first_level(), border)?
                 .framed();
             let from = keypoints_kept.partition_point(|k| (k.octave as usize) < level);
             let to = keypoints_kept.partition_point(|k| k.octave as usize <= level);
             self.describe(
                 pixels,
-                frame,
+                border.frame,
                 &geometry,
                 &keypoints_kept[from..to],
                 &mut scratch.description,
@@ -411,5 +430,37 @@ impl FeatureExtractor for Orb {
         scratch: &mut OrbScratch,
     ) -> Result<Features> {
         self.run(image, mask, scratch, true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_image_has_left_is_not_read() {
+        let (width, height) = (200, 160);
+        let noise: Vec<u8> = (0..width * height)
+            .map(|i| ((i as u32 / 3).wrapping_mul(2_654_435_761) >> 24) as u8)
+            .collect();
+        let image = GrayView::new(&noise, width, height).unwrap();
+        let inverse: Vec<u8> = noise.iter().map(|v| !v).collect();
+        let other = GrayView::new(&inverse, width, height).unwrap();
+        let mut found = 0;
+        // Levels with a frame, with all their pixels in use, and with more and more that nothing reads.
+        for edge in [3, 21, 31, 45] {
+            for (patch, first_level) in [(31, 0), (31, 2), (5, 0)] {
+                let params = OrbParams::default().with_n_features(9000).with_fast_threshold(1);
+                let params = params.with_edge_threshold(edge).with_patch_size(patch);
+                let orb = params.with_first_level(first_level).build().unwrap();
+                let mut used = OrbScratch::default();
+                orb.detect_and_compute_with(other, None, &mut used).unwrap();
+                let got = orb.detect_and_compute_with(image, None, &mut used).unwrap();
+                let want = orb.detect_and_compute(image, None).unwrap();
+                assert_eq!(got, want, "{edge} {patch} {first_level}");
+                found += got.len();
+            }
+        }
+        assert!(found > 10_000, "{found}");
     }
 }

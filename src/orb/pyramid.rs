@@ -19,9 +19,8 @@ pub(super) struct Geometry {
 }
 
 impl Geometry {
-    /// A level's size for an image; a level without a pixel is an error.
-    pub fn new(params: &OrbParams, image: GrayView<'_>, level: usize) -> Result<Self> {
-        let scale = scale_of(params, level);
+    /// The size of a level of that scale for an image; a level without a pixel is an error.
+    pub fn new(scale: f32, image: GrayView<'_>, level: usize) -> Result<Self> {
         let inverse_scale = 1.0 / scale;
         let side = |n: usize| (n as f32 * inverse_scale).round_ties_even() as usize;
         let (width, height) = (side(image.width()), side(image.height()));
@@ -39,7 +38,8 @@ impl Geometry {
     }
 }
 
-fn scale_of(params: &OrbParams, level: usize) -> f32 {
+/// Pixels of the input image per pixel of a level.
+pub(super) fn scale_of(params: &OrbParams, level: usize) -> f32 {
     let exponent = level as f64 - f64::from(params.first_level());
     // OpenCV takes the factor as a float and keeps it as a double.
     f64::from(params.scale_factor()).powf(exponent) as f32
@@ -56,8 +56,14 @@ pub(super) struct Resizer {
 }
 
 impl Resizer {
-    /// Resizes `source` into `target`, which has at least one pixel.
-    pub fn resize(&mut self, kernels: &Kernels, source: GrayView<'_>, target: &mut Plane) {
+    /// Resizes `source` into `target`, but for `unread` pixels at each of its edges.
+    pub fn resize(
+        &mut self,
+        kernels: &Kernels,
+        source: GrayView<'_>,
+        unread: usize,
+        target: &mut Plane,
+    ) {
         let (width, height) = (target.width, target.height);
         if (source.width(), source.height()) == (width, height) {
             for y in 0..height {
@@ -65,14 +71,15 @@ impl Resizer {
             }
             return;
         }
-        self.columns.prepare(source.width(), width);
-        self.rows.prepare(source.height(), height);
+        let middle = |side: usize| unread..side - unread;
+        self.columns.prepare(source.width(), width, middle(width));
+        self.rows.prepare(source.height(), height, middle(height));
         self.upper.resize(self.columns.padded_len(), 0);
         self.lower.resize(self.columns.padded_len(), 0);
         let last = source.height() - 1;
         // Which source rows `upper` and `lower` hold.
         let (mut in_upper, mut in_lower) = (usize::MAX, usize::MAX);
-        for (y, &(top, weight)) in self.rows.pairs().iter().enumerate() {
+        for (y, &(top, weight)) in self.rows.range().zip(self.rows.pairs()) {
             let top = top as usize;
             let bottom = (top + 1).min(last);
             if in_upper != top {
@@ -88,9 +95,20 @@ impl Resizer {
                 (kernels.resize_row)(source.row(bottom), &self.columns, &mut self.lower);
                 in_lower = bottom;
             }
-            (kernels.resize_mix)(&self.upper, &self.lower, weight, target.row_mut(y));
+            let out = &mut target.row_mut(y)[self.columns.range()];
+            (kernels.resize_mix)(&self.upper, &self.lower, weight, out);
         }
     }
+}
+
+/// What the edges of a level are read for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Border {
+    /// How far beyond them something is read: their mirror image.
+    pub frame: usize,
+    /// How far within them nothing is: what is there is left as it was. Nor does the next level read there,
+    /// as it leaves as much of itself out, and is smaller.
+    pub unread: usize,
 }
 
 /// The level in work and the one before it; the tables that made each level are kept for the next
@@ -102,7 +120,7 @@ pub(super) struct Pyramid {
 }
 
 impl Pyramid {
-    /// Makes a level and its frame: `first_level` is the image, the ones below it and the next are
+    /// Makes a level and its border: `first_level` is the image, the ones below it and the next are
     /// resized from the image, and each later one from the level before, which must have been made
     /// last.
     pub fn make(
@@ -112,7 +130,7 @@ impl Pyramid {
         geometry: Geometry,
         level: usize,
         first_level: usize,
-        frame: usize,
+        Border { frame, unread }: Border,
     ) -> Result<&mut Plane> {
         let side = |n: usize| n.saturating_add(2 * frame) as u64;
         let pixels = side(geometry.width).checked_mul(side(geometry.height));
@@ -127,7 +145,7 @@ impl Pyramid {
         let (plane, previous) = if level.is_multiple_of(2) { (even, odd) } else { (odd, even) };
         plane.reshape(geometry.width, geometry.height, frame);
         let source = if level > first_level + 1 { previous.view() } else { image };
-        self.resizers[level].resize(kernels, source, plane);
+        self.resizers[level].resize(kernels, source, unread, plane);
         plane.reflect_frame();
         Ok(plane)
     }
@@ -243,6 +261,9 @@ impl Plane {
 
 /// The index that `i` has after mirroring at the ends of 0..n, as often as it takes.
 pub(super) fn reflect(i: isize, n: usize) -> usize {
+    if (0..n as isize).contains(&i) {
+        return i as usize;
+    }
     if n == 1 {
         return 0;
     }
