@@ -106,6 +106,8 @@ struct Book<R> {
     stop: bool,
     /// Whether the consumer wants to be woken for the next result.
     hungry: bool,
+    /// Whether the thread at the source waits for room.
+    cramped: bool,
     threads: usize,
 }
 
@@ -163,6 +165,7 @@ impl<T: Send + 'static, R: Send + 'static> ParMap<T, R> {
                 total: None,
                 stop: false,
                 hungry: false,
+                cramped: false,
                 threads: pool.current_num_threads(),
             }),
             progress: Condvar::new(),
@@ -214,7 +217,10 @@ impl<T, R> Shared<T, R> {
         // Held while waiting: whoever is first at the source is first to go on.
         let mut source = lock(&self.source);
         let number = source.taken;
-        let full = |book: &mut Book<R>| !book.stop && number - book.emitted >= self.window;
+        let full = |book: &mut Book<R>| {
+            book.cramped = !book.stop && number - book.emitted >= self.window;
+            book.cramped
+        };
         let book =
             self.room.wait_while(lock(&self.book), full).unwrap_or_else(PoisonError::into_inner);
         if book.stop {
@@ -252,8 +258,12 @@ impl<T, R> Shared<T, R> {
         }
         let outcome = book.results.pop_front()??;
         book.emitted += 1;
+        let is_awaited = book.cramped;
         drop(book);
-        self.room.notify_one();
+        // A call to the system, even if nobody waits.
+        if is_awaited {
+            self.room.notify_one();
+        }
         Some(outcome)
     }
 }
