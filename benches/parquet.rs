@@ -60,10 +60,10 @@ fn write(c: &mut Criterion) {
                 || {
                     let params =
                         ParquetParams::default().with_mode(WriteMode::Overwrite).with_codec(codec);
-                    ParquetSink::create(&out, params).unwrap()
+                    (ParquetSink::create(&out, params).unwrap(), batches.clone())
                 },
-                |mut sink| {
-                    for batch in &batches {
+                |(mut sink, batches)| {
+                    for batch in batches {
                         sink.write(batch).unwrap();
                     }
                     sink.finish().unwrap()

@@ -12,7 +12,7 @@ use arrow::compute::concat_batches;
 use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type};
 use ndarray::Array2;
 use orb_features::prelude::*;
-use orb_features::sink::{Codec, ScoreWidth};
+use orb_features::sink::{Codec, ScoreWidth, to_record_batch};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::Compression;
 use support::names;
@@ -69,7 +69,7 @@ fn read(path: &Path) -> RecordBatch {
 
 fn write(path: &Path, params: ParquetParams, batches: &[RowBatch]) -> Result<SinkReport> {
     let mut sink = ParquetSink::create(path, params)?;
-    batches.iter().try_for_each(|b| sink.write(b))?;
+    batches.iter().try_for_each(|b| sink.write(b.clone()))?;
     sink.finish()
 }
 
@@ -79,8 +79,8 @@ fn what_is_written_is_read_back() {
     let out = root.path().join("new/out");
     let mut sink = ParquetSink::create(&out, ParquetParams::default()).unwrap();
     sink.annotate("orb", "{\"n_features\":30}");
-    sink.write(&batch(0..5, Some(4))).unwrap();
-    sink.write(&batch(5..11, Some(4))).unwrap();
+    sink.write(batch(0..5, Some(4))).unwrap();
+    sink.write(batch(5..11, Some(4))).unwrap();
     assert!(!out.exists(), "nothing is visible before the commit");
     let report = sink.finish().unwrap();
     assert_eq!((report.rows, report.files, report.failures), (11, 1, 0));
@@ -133,7 +133,7 @@ fn the_footer_explains_the_file() {
     let mut sink =
         ParquetSink::create(&out, ParquetParams::default().with_rows_per_file(2)).unwrap();
     sink.annotate("orb", "params");
-    sink.write(&batch(0..5, None)).unwrap();
+    sink.write(batch(0..5, None)).unwrap();
     sink.finish().unwrap();
     for part in parts(&out) {
         let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(part).unwrap()).unwrap();
@@ -267,7 +267,7 @@ fn a_folder_of_other_things_is_never_overwritten() {
     // Nor what has come since the start.
     fs::remove_file(out.join("dear.jpg")).unwrap();
     let mut sink = ParquetSink::create(&out, mode(WriteMode::Overwrite)).unwrap();
-    sink.write(&batch(0..3, None)).unwrap();
+    sink.write(batch(0..3, None)).unwrap();
     fs::write(out.join("dear.jpg"), b"photo").unwrap();
     assert!(sink.finish().is_err());
     assert_eq!(fs::read(out.join("dear.jpg")).unwrap(), b"photo");
@@ -280,7 +280,7 @@ fn a_dropped_sink_leaves_nothing_and_the_old_result_in_place() {
     let out = root.path().join("out");
     for kind in [WriteMode::Error, WriteMode::Overwrite, WriteMode::Append] {
         let mut sink = ParquetSink::create(root.path().join("dropped"), mode(kind)).unwrap();
-        sink.write(&batch(0..3, None)).unwrap();
+        sink.write(batch(0..3, None)).unwrap();
         drop(sink);
         let left = root.path().join("dropped");
         assert!(!left.exists() || names(&left).is_empty());
@@ -289,7 +289,7 @@ fn a_dropped_sink_leaves_nothing_and_the_old_result_in_place() {
     let before = names(&out);
     for kind in [WriteMode::Overwrite, WriteMode::Append] {
         let mut sink = ParquetSink::create(&out, mode(kind)).unwrap();
-        sink.write(&batch(0..9, None)).unwrap();
+        sink.write(batch(0..9, None)).unwrap();
         drop(sink);
         assert_eq!(names(&out), before);
     }
@@ -315,7 +315,7 @@ fn a_failed_append_undoes_itself() {
     write(&out, mode(WriteMode::Error), &[batch(0..3, None)]).unwrap();
     let before = names(&out);
     let mut sink = ParquetSink::create(&out, mode(WriteMode::Append)).unwrap();
-    sink.write(&batch(0..3, None)).unwrap();
+    sink.write(batch(0..3, None)).unwrap();
     let failure =
         Failure { uri: None, stage: "orb".into(), cause: "x".into(), message: "y".into() };
     sink.record(&failure).unwrap();
@@ -324,6 +324,19 @@ fn a_failed_append_undoes_itself() {
     assert!(sink.finish().unwrap_err().to_string().contains("_errors"));
     fs::remove_file(out.join("_errors")).unwrap();
     assert_eq!(names(&out), before, "the old result is whole and marked so");
+}
+
+#[test]
+fn scores_that_are_not_one_row_for_each_row_are_refused() {
+    let root = tempfile::tempdir().unwrap();
+    for (rows, scores) in [(0..3, 0..2), (0..3, 0..4), (0..0, 0..1)] {
+        let (rows, scores) = (batch(rows, None).rows, batch(scores, Some(2)).scores);
+        let batch = RowBatch { rows, scores };
+        assert!(to_record_batch(&batch, ScoreWidth::F32).is_err());
+        let error = write(&root.path().join("out"), ParquetParams::default(), &[batch]);
+        assert!(error.unwrap_err().to_line().contains("have scores for"));
+        assert_eq!(names(root.path()), Vec::<String>::new());
+    }
 }
 
 #[test]
@@ -344,8 +357,8 @@ fn of_two_runs_at_once_one_wins_and_one_is_told() {
     let out = root.path().join("out");
     let mut first = ParquetSink::create(&out, mode(WriteMode::Error)).unwrap();
     let mut second = ParquetSink::create(&out, mode(WriteMode::Error)).unwrap();
-    first.write(&batch(0..3, None)).unwrap();
-    second.write(&batch(0..5, None)).unwrap();
+    first.write(batch(0..3, None)).unwrap();
+    second.write(batch(0..5, None)).unwrap();
     second.finish().unwrap();
     assert!(matches!(first.finish(), Err(Error::OutputExists { .. })));
     assert_eq!(read(&parts(&out)[0]).num_rows(), 5);
@@ -357,7 +370,7 @@ fn failures_are_recorded_beside_the_rows() {
     let root = tempfile::tempdir().unwrap();
     let out = root.path().join("out");
     let mut sink = ParquetSink::create(&out, ParquetParams::default()).unwrap();
-    sink.write(&batch(0..3, None)).unwrap();
+    sink.write(batch(0..3, None)).unwrap();
     for i in 0..2500 {
         let failure = Failure {
             uri: (i > 0).then(|| format!("{i}.jpg")),
@@ -376,7 +389,7 @@ fn failures_are_recorded_beside_the_rows() {
     assert_eq!(table.column_by_name("cause").unwrap().as_string::<i32>().value(1), "corrupt");
     // Another run's failures are added, or go with the old result.
     let mut sink = ParquetSink::create(&out, mode(WriteMode::Append)).unwrap();
-    sink.write(&batch(0..3, None)).unwrap();
+    sink.write(batch(0..3, None)).unwrap();
     let failure =
         Failure { uri: None, stage: "orb".into(), cause: "x".into(), message: "y".into() };
     sink.record(&failure).unwrap();
@@ -416,6 +429,6 @@ fn a_file_that_cannot_be_made_is_named() {
     // The hidden folder goes away under the sink: its next file cannot be made.
     let hidden = names(root.path()).into_iter().find(|n| n.starts_with(".out.")).unwrap();
     fs::remove_dir_all(root.path().join(hidden)).unwrap();
-    let error = sink.write(&batch(0..3, None)).unwrap_err().to_line();
+    let error = sink.write(batch(0..3, None)).unwrap_err().to_line();
     assert!(error.contains("part-00000-") && error.contains("No such file"), "{error}");
 }

@@ -28,9 +28,9 @@ impl RowSink for Keep {
         self.0.lock().unwrap().notes.insert(key.to_owned(), value.to_owned());
     }
 
-    fn write(&mut self, batch: &RowBatch) -> Result<()> {
+    fn write(&mut self, batch: RowBatch) -> Result<()> {
         let mut kept = self.0.lock().unwrap();
-        kept.rows.extend(batch.rows.iter().cloned());
+        kept.rows.extend(batch.rows);
         if let Some(scores) = &batch.scores {
             kept.scores.extend(scores.rows().into_iter().map(|r| r.to_vec()));
         }

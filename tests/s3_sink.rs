@@ -56,7 +56,7 @@ fn params(mode: WriteMode) -> ParquetParams {
 /// Writes a result of three files that is known by its name.
 fn write(s3: &S3, mode: WriteMode, name: &str) -> Result<SinkReport> {
     let mut sink = ParquetSink::create_in_s3(s3, OUT, params(mode))?;
-    sink.write(&batch(name, 10, 2))?;
+    sink.write(batch(name, 10, 2))?;
     sink.finish()
 }
 
@@ -176,7 +176,7 @@ fn memory_of_spark(memory: &Memory) -> String {
     let (other, server) = serve();
     let params = ParquetParams::default();
     let mut sink = ParquetSink::create_in_s3(&server.connect(), OUT, params).unwrap();
-    sink.write(&batch("spark", 10, 2)).unwrap();
+    sink.write(batch("spark", 10, 2)).unwrap();
     sink.finish().unwrap();
     let (_, file) = other.objects("lab", "out/part-").into_iter().next().unwrap();
     let key = "out/part-00000-6f1c1a40-c000.snappy.parquet";
@@ -190,7 +190,7 @@ fn nothing_is_visible_before_the_end_and_nothing_left_without_it() {
     let (memory, server) = serve();
     let s3 = server.connect();
     let mut sink = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Error)).unwrap();
-    sink.write(&batch("a", 10, 2)).unwrap();
+    sink.write(batch("a", 10, 2)).unwrap();
     let failure = Failure {
         uri: Some("x".to_owned()),
         stage: "decode".to_owned(),
@@ -207,7 +207,7 @@ fn nothing_is_visible_before_the_end_and_nothing_left_without_it() {
 
     // The same to its end.
     let mut sink = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Error)).unwrap();
-    sink.write(&batch("a", 10, 2)).unwrap();
+    sink.write(batch("a", 10, 2)).unwrap();
     sink.record(&failure).unwrap();
     assert_eq!(sink.finish().unwrap().failures, 1);
     assert_eq!(memory.keys("lab", "out/_errors/part-00000-").len(), 1);
@@ -245,7 +245,7 @@ fn large_files_go_up_in_parts_of_bounded_memory() {
     let mut sink = ParquetSink::create_in_s3(&server.connect(), OUT, params).unwrap();
     let n = 150_000;
     for _ in 0..n / 10_000 {
-        sink.write(&batch("a", 10_000, 20)).unwrap();
+        sink.write(batch("a", 10_000, 20)).unwrap();
     }
     // Most of it is up already.
     assert!(parts.lock().unwrap().len() >= 3);
@@ -262,7 +262,7 @@ fn columns_that_do_not_fit_are_refused() {
     let s3 = server.connect();
     write(&s3, WriteMode::Error, "a").unwrap();
     let mut sink = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Append)).unwrap();
-    let line = sink.write(&batch("b", 10, 3)).unwrap_err().to_line();
+    let line = sink.write(batch("b", 10, 3)).unwrap_err().to_line();
     assert!(line.contains("columns differ from those of s3://lab/out/part-00000-"), "{line}");
     drop(sink);
     assert_eq!((visible(&memory), memory.uploads().len()), (rows(&[("a", 10)]), 0));
@@ -274,9 +274,9 @@ fn columns_that_change_while_a_run_appends_are_seen() {
     let s3 = server.connect();
     write(&s3, WriteMode::Error, "a").unwrap();
     let mut sink = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Append)).unwrap();
-    sink.write(&batch("b", 10, 2)).unwrap();
+    sink.write(batch("b", 10, 2)).unwrap();
     let mut other = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Overwrite)).unwrap();
-    other.write(&batch("c", 10, 3)).unwrap();
+    other.write(batch("c", 10, 3)).unwrap();
     other.finish().unwrap();
     let line = sink.finish().unwrap_err().to_line();
     assert!(line.contains("columns differ"), "{line}");
@@ -317,7 +317,7 @@ fn it_works_inside_another_runtime() {
     runtime.block_on(async {
         let params = params(WriteMode::Error).with_rows_per_file(1);
         let mut sink = ParquetSink::create_in_s3(&server.connect(), OUT, params).unwrap();
-        sink.write(&batch("a", 200, 2)).unwrap();
+        sink.write(batch("a", 200, 2)).unwrap();
         assert_eq!(sink.finish().unwrap().files, 200);
     });
     assert_eq!(visible(&memory), rows(&[("a", 200)]));
@@ -379,7 +379,7 @@ fn uploads_that_the_server_loses_leave_the_old_result() {
     write(&s3, WriteMode::Error, "a").unwrap();
     let before = memory.objects("lab", "");
     let mut sink = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Overwrite)).unwrap();
-    sink.write(&batch("b", 10, 2)).unwrap();
+    sink.write(batch("b", 10, 2)).unwrap();
     memory.lose_uploads();
     let line = sink.finish().unwrap_err().to_line();
     // Its last file was begun before and went with the others.
@@ -528,7 +528,7 @@ fn a_run_that_lives_is_left_alone() {
     let (memory, server) = serve();
     let s3 = server.connect();
     let mut long = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Append)).unwrap();
-    long.write(&batch("long", 10, 2)).unwrap();
+    long.write(batch("long", 10, 2)).unwrap();
     let uploads = memory.uploads().len();
     write(&s3, WriteMode::Append, "quick").unwrap();
     assert_eq!(memory.uploads().len(), uploads);
@@ -549,7 +549,7 @@ fn an_interrupt_ends_the_waiting_and_leaves_nothing() {
         std::thread::sleep(Duration::from_millis(200));
         other.interrupt();
     });
-    assert!(matches!(sink.write(&batch("a", 10, 2)), Err(Error::Interrupted)));
+    assert!(matches!(sink.write(batch("a", 10, 2)), Err(Error::Interrupted)));
     drop(sink);
     assert!(memory.keys("lab", "").is_empty() && memory.uploads().is_empty());
 }

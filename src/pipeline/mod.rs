@@ -298,7 +298,7 @@ impl<K: RowSink> Job<K> {
             },
         );
         for batch in batches {
-            self.write(&batch?)?;
+            self.write(batch?)?;
         }
         Ok(model)
     }
@@ -368,15 +368,16 @@ impl<K: RowSink> Job<K> {
             None => batch,
         };
         self.times.project.add(start.elapsed());
-        self.write(&batch)
+        self.write(batch)
     }
 
-    fn write(&mut self, batch: &RowBatch) -> Result<()> {
+    fn write(&mut self, batch: RowBatch) -> Result<()> {
         self.check_stop()?;
+        let rows = batch.rows.len() as u64;
         let start = Instant::now();
         self.sink.write(batch)?;
         self.times.write.add(start.elapsed());
-        self.progress.written += batch.rows.len() as u64;
+        self.progress.written += rows;
         self.show_progress();
         Ok(())
     }

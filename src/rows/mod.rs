@@ -39,13 +39,20 @@ pub struct RowBatch {
     pub scores: Option<Array2<f64>>,
 }
 
+/// The descriptors of rows, one behind the other.
+pub(crate) fn descriptors(rows: &[DescriptorRow]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(rows.len() * DESCRIPTOR_LEN);
+    rows.iter().for_each(|row| bytes.extend_from_slice(&row.descriptor));
+    bytes
+}
+
 impl RowBatch {
     /// Projects the descriptors onto a model's components.
     ///
     /// # Errors
     /// [`Error::Model`](crate::Error::Model) if the model is not for vectors of 32 elements.
     pub fn project(mut self, model: &PcaModel) -> Result<Self> {
-        let descriptors: Vec<u8> = self.rows.iter().flat_map(|r| r.descriptor).collect();
+        let descriptors = descriptors(&self.rows);
         // The buffer has just that many elements.
         let view = ArrayView2::from_shape((self.rows.len(), DESCRIPTOR_LEN), &descriptors)
             .expect("each row has one descriptor");
@@ -155,7 +162,8 @@ impl<I: Iterator<Item = Result<DescriptorRow>>> Iterator for Batches<I> {
         if let Some(error) = self.error.take() {
             return Some(Err(error));
         }
-        let mut rows = Vec::new();
+        let most = self.rows.size_hint().1.unwrap_or(self.size);
+        let mut rows = Vec::with_capacity(self.size.min(most));
         while rows.len() < self.size {
             match self.rows.next() {
                 Some(Ok(row)) => rows.push(row),

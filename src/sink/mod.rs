@@ -1,8 +1,12 @@
 //! Where rows go: Parquet files in a folder or in S3, or nowhere.
 
+#[cfg(feature = "parquet")]
+mod failures;
 mod null;
 #[cfg(feature = "parquet")]
 mod parquet;
+#[cfg(feature = "parquet")]
+mod part;
 #[cfg(feature = "s3")]
 mod s3;
 #[cfg(feature = "parquet")]
@@ -41,7 +45,7 @@ pub trait RowSink {
     ///
     /// # Errors
     /// [`Error::Write`], naming the file; the result is not committed then.
-    fn write(&mut self, batch: &RowBatch) -> Result<()>;
+    fn write(&mut self, batch: RowBatch) -> Result<()>;
 
     /// Records an image that failed.
     ///

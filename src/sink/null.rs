@@ -13,7 +13,7 @@ pub struct NullSink {
 impl RowSink for NullSink {
     fn annotate(&mut self, _key: &str, _value: &str) {}
 
-    fn write(&mut self, batch: &RowBatch) -> Result<()> {
+    fn write(&mut self, batch: RowBatch) -> Result<()> {
         self.report.rows += batch.rows.len() as u64;
         Ok(())
     }

@@ -1,28 +1,22 @@
 //! Parquet files in a folder or in S3.
 
-use std::io;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_writer::{ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
+use arrow::datatypes::{Schema, SchemaRef};
 use parquet::basic::{Compression, GzipLevel, ZstdLevel};
-use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
-use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::ColumnPath;
-use rayon::prelude::*;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 use serde::{Deserialize, Serialize};
 
+use super::failures::FailureFile;
+use super::part::{Encoders, Part};
 #[cfg(feature = "s3")]
 use super::s3::S3Target;
-use super::schema::{ScoreWidth, schema, to_record_batch};
-use super::staging::{ERRORS, Staging, WriteMode};
-use super::target::{Target, TargetFile};
+use super::schema::{ScoreWidth, schema_of};
+use super::staging::{Staging, WriteMode};
+use super::target::Target;
 use super::{Failure, RowSink, SinkReport};
 use crate::error::{BoxError, Error, Result};
 use crate::rows::RowBatch;
@@ -34,11 +28,6 @@ use crate::stage::Parallelism;
 pub const DEFAULT_ROW_GROUP_ROWS: usize = 32_768;
 /// Default of [`ParquetParams::with_rows_per_file`]: some 300 MB.
 pub const DEFAULT_ROWS_PER_FILE: u64 = 2_097_152;
-
-/// Rows that are gathered before their columns are encoded, side by side: enough for each thread.
-const ROWS_AT_A_TIME: usize = 8192;
-/// Failures that are gathered before they are written.
-const FAILURES_AT_A_TIME: usize = 1024;
 
 /// The compression of the columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,8 +145,7 @@ pub struct ParquetSink {
     notes: Vec<KeyValue>,
     run_id: String,
     part: Option<Part>,
-    failures: Vec<Failure>,
-    failure_part: Option<Part>,
+    failures: FailureFile,
     report: SinkReport,
     schema: Option<SchemaRef>,
     encoders: Encoders,
@@ -210,10 +198,9 @@ impl ParquetSink {
             params,
             properties,
             notes: vec![KeyValue::new("orb_features.version".to_owned(), version)],
-            run_id,
             part: None,
-            failures: Vec::new(),
-            failure_part: None,
+            failures: FailureFile::new(&run_id),
+            run_id,
             report: SinkReport { path: Some(target.uri("")), ..SinkReport::default() },
             schema: None,
             encoders: Encoders::new(Parallelism::default()),
@@ -221,86 +208,29 @@ impl ParquetSink {
         })
     }
 
-    fn write_batch(&mut self, batch: &RecordBatch) -> Result<()> {
-        let schema = batch.schema();
+    /// Refuses columns that the rows before, or the files to add to, do not have.
+    fn check_columns(&mut self, batch: &RowBatch) -> Result<SchemaRef> {
+        let failed = |why: BoxError| Error::write_to(self.target.uri(""), why);
+        let schema = schema_of(batch, self.params.score_width).map_err(|e| failed(e.into()))?;
         match &self.schema {
             Some(first) if *first != schema => {
-                let why = "a batch has other columns than the batches before it";
-                return Err(Error::write_to(self.target.uri(""), why));
+                Err(failed("a batch has other columns than the batches before it".into()))
             }
-            Some(_) if batch.num_rows() == 0 => return Ok(()),
-            Some(_) => {}
+            Some(first) => Ok(Arc::clone(first)),
             None => {
                 if self.params.mode == WriteMode::Append {
                     self.target.check_columns(&schema)?;
                 }
-                self.schema = Some(Arc::clone(&schema));
-            }
-        }
-        let mut written = 0;
-        loop {
-            let part = match &mut self.part {
-                Some(part) => part,
-                none => {
-                    let name = format!("part-{:05}-{}.parquet", self.report.files, self.run_id);
-                    self.report.files += 1;
-                    none.insert(Part::create(
-                        &self.target,
-                        &name,
-                        &schema,
-                        &self.properties,
-                        &self.notes,
-                    )?)
-                }
-            };
-            let room = self.params.rows_per_file - part.rows;
-            let rows = usize::try_from(room).unwrap_or(usize::MAX).min(batch.num_rows() - written);
-            part.write(&batch.slice(written, rows), &self.encoders)?;
-            written += rows;
-            if part.rows == self.params.rows_per_file {
-                self.close_part()?;
-            }
-            if written == batch.num_rows() {
-                return Ok(());
+                Ok(Arc::clone(self.schema.insert(schema)))
             }
         }
     }
 
     fn close_part(&mut self) -> Result<()> {
         if let Some(part) = self.part.take() {
-            self.report.rows += part.rows;
+            self.report.rows += part.rows();
             self.report.bytes += part.close(&self.encoders)?;
         }
-        Ok(())
-    }
-
-    fn write_failures(&mut self) -> Result<()> {
-        if self.failures.is_empty() {
-            return Ok(());
-        }
-        let part = match &mut self.failure_part {
-            Some(part) => part,
-            none => {
-                let name = format!("{ERRORS}/part-00000-{}.parquet", self.run_id);
-                let properties = WriterProperties::default();
-                let schema = failure_schema();
-                none.insert(Part::create(&self.target, &name, &schema, &properties, &self.notes)?)
-            }
-        };
-        let text = |value: fn(&Failure) -> Option<&str>| -> ArrayRef {
-            Arc::new(self.failures.iter().map(value).collect::<StringArray>())
-        };
-        let columns = vec![
-            text(|f| f.uri.as_deref()),
-            text(|f| Some(&f.stage)),
-            text(|f| Some(&f.cause)),
-            text(|f| Some(&f.message)),
-        ];
-        let batch = RecordBatch::try_new(failure_schema(), columns)
-            .map_err(|e| Error::write_to(part.uri.as_str(), e))?;
-        part.write(&batch, &self.encoders)?;
-        self.report.failures += self.failures.len() as u64;
-        self.failures.clear();
         Ok(())
     }
 }
@@ -314,195 +244,62 @@ impl RowSink for ParquetSink {
         self.notes.push(KeyValue::new(format!("orb_features.{key}"), value.to_owned()));
     }
 
-    fn write(&mut self, batch: &RowBatch) -> Result<()> {
-        let batch = to_record_batch(batch, self.params.score_width)
-            .map_err(|e| Error::write_to(self.target.uri(""), e))?;
-        self.write_batch(&batch)
+    fn write(&mut self, batch: RowBatch) -> Result<()> {
+        let is_first = self.schema.is_none();
+        let schema = self.check_columns(&batch)?;
+        let end = batch.rows.len();
+        // The first even without a row: an empty file still shows readers the columns.
+        if end == 0 && !is_first {
+            return Ok(());
+        }
+        let batch = Arc::new(batch);
+        let mut start = 0;
+        loop {
+            let part = match &mut self.part {
+                Some(part) => part,
+                none => {
+                    let name = format!("part-{:05}-{}.parquet", self.report.files, self.run_id);
+                    self.report.files += 1;
+                    none.insert(Part::create(
+                        &self.target,
+                        &name,
+                        &schema,
+                        self.params.score_width,
+                        &self.properties,
+                        &self.notes,
+                    )?)
+                }
+            };
+            let room = self.params.rows_per_file - part.rows();
+            let rows = usize::try_from(room).unwrap_or(usize::MAX).min(end - start);
+            part.write(&batch, start..start + rows, &self.encoders)?;
+            start += rows;
+            if part.rows() == self.params.rows_per_file {
+                self.close_part()?;
+            }
+            if start == end {
+                return Ok(());
+            }
+        }
     }
 
     fn record(&mut self, failure: &Failure) -> Result<()> {
-        self.failures.push(failure.clone());
-        if self.failures.len() < FAILURES_AT_A_TIME { Ok(()) } else { self.write_failures() }
+        self.failures.push(failure, &self.target, &self.notes)
     }
 
     fn finish(mut self) -> Result<SinkReport> {
         if self.schema.is_none() {
             // No row at all: an empty file still shows readers the columns.
-            self.write_batch(&RecordBatch::new_empty(schema(None, self.params.score_width)))?;
+            self.write(RowBatch::default())?;
         }
         self.close_part()?;
-        self.write_failures()?;
-        if let Some(part) = self.failure_part.take() {
-            self.report.bytes += part.close(&self.encoders)?;
-        }
-        let Self { target, report, schema, .. } = self;
+        let Self { target, schema, .. } = self;
+        let (failures, bytes) = self.failures.close(&target, &self.notes)?;
         let schema = schema.unwrap_or_else(|| Arc::new(Schema::empty()));
         let retries = target.commit(&schema)?;
-        Ok(SinkReport { retries, ..report })
+        let bytes = self.report.bytes + bytes;
+        Ok(SinkReport { failures, bytes, retries, ..self.report })
     }
-}
-
-/// The threads that encode columns, once there are any to encode.
-#[derive(Debug)]
-struct Encoders {
-    threads: usize,
-    pool: OnceLock<Option<ThreadPool>>,
-}
-
-impl Encoders {
-    fn new(parallelism: Parallelism) -> Self {
-        Self { threads: parallelism.threads(), pool: OnceLock::new() }
-    }
-
-    /// Does the work on each column, on several threads if there are.
-    fn for_each<T: Send, R: Send>(
-        &self,
-        columns: Vec<T>,
-        work: impl Fn(usize, T) -> Result<R, ParquetError> + Send + Sync,
-    ) -> Result<Vec<R>, ParquetError> {
-        let pool = self.pool.get_or_init(|| {
-            // A machine that refuses threads still gets the work done.
-            let pool = ThreadPoolBuilder::new()
-                .num_threads(self.threads)
-                .thread_name(|i| format!("orb-parquet-{i}"));
-            if self.threads > 1 { pool.build().ok() } else { None }
-        });
-        let Some(pool) = pool else {
-            return columns.into_iter().enumerate().map(|(i, column)| work(i, column)).collect();
-        };
-        pool.install(|| {
-            // One at a time: the scores take as long as all the others.
-            let columns = columns.into_par_iter().enumerate().with_max_len(1);
-            columns.map(|(i, column)| work(i, column)).collect()
-        })
-    }
-}
-
-/// One open file.
-struct Part {
-    uri: String,
-    file: SerializedFileWriter<TargetFile>,
-    row_groups: ArrowRowGroupWriterFactory,
-    schema: SchemaRef,
-    rows: u64,
-    /// The columns of the open row group, each with one leaf.
-    columns: Vec<ArrowColumnWriter>,
-    row_group_rows: usize,
-    /// The rows that the open row group has room for.
-    room: usize,
-    /// Batches that are still to be encoded.
-    waiting: Vec<RecordBatch>,
-    waiting_rows: usize,
-}
-
-impl std::fmt::Debug for Part {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Part").field("uri", &self.uri).finish_non_exhaustive()
-    }
-}
-
-impl Part {
-    fn create(
-        target: &Target,
-        name: &str,
-        schema: &SchemaRef,
-        properties: &WriterProperties,
-        notes: &[KeyValue],
-    ) -> Result<Self> {
-        let (file, uri) = (target.file(name)?, target.uri(name));
-        let (mut file, row_groups) =
-            ArrowWriter::try_new(file, Arc::clone(schema), Some(properties.clone()))
-                .and_then(ArrowWriter::into_serialized_writer)
-                .map_err(|e| broken(&uri, e))?;
-        for note in notes {
-            file.append_key_value_metadata(note.clone());
-        }
-        let row_group_rows = properties.max_row_group_row_count().unwrap_or(usize::MAX);
-        Ok(Self {
-            uri,
-            file,
-            row_groups,
-            schema: Arc::clone(schema),
-            rows: 0,
-            columns: Vec::new(),
-            row_group_rows,
-            room: row_group_rows,
-            waiting: Vec::new(),
-            waiting_rows: 0,
-        })
-    }
-
-    fn write(&mut self, batch: &RecordBatch, encoders: &Encoders) -> Result<()> {
-        let mut written = 0;
-        while written < batch.num_rows() {
-            let rows = self.room.min(batch.num_rows() - written);
-            self.waiting.push(batch.slice(written, rows));
-            self.waiting_rows += rows;
-            self.room -= rows;
-            written += rows;
-            if self.room == 0 {
-                self.end_row_group(encoders).map_err(|e| broken(&self.uri, e))?;
-            } else if self.waiting_rows >= ROWS_AT_A_TIME {
-                self.encode(encoders).map_err(|e| broken(&self.uri, e))?;
-            }
-        }
-        self.rows += batch.num_rows() as u64;
-        Ok(())
-    }
-
-    /// Encodes the rows that are waiting.
-    fn encode(&mut self, encoders: &Encoders) -> Result<(), ParquetError> {
-        if self.columns.is_empty() {
-            let index = self.file.flushed_row_groups().len();
-            self.columns = self.row_groups.create_column_writers(index)?;
-        }
-        let batches = std::mem::take(&mut self.waiting);
-        self.waiting_rows = 0;
-        let fields = self.schema.fields();
-        encoders.for_each(self.columns.iter_mut().collect(), |i, column| {
-            for batch in &batches {
-                for leaf in compute_leaves(&fields[i], batch.column(i))? {
-                    column.write(&leaf)?;
-                }
-            }
-            Ok(())
-        })?;
-        Ok(())
-    }
-
-    fn end_row_group(&mut self, encoders: &Encoders) -> Result<(), ParquetError> {
-        self.encode(encoders)?;
-        let columns = std::mem::take(&mut self.columns);
-        let chunks = encoders.for_each(columns, |_, column| column.close())?;
-        self.room = self.row_group_rows;
-        let mut row_group = self.file.next_row_group()?;
-        chunks.into_iter().try_for_each(|chunk| chunk.append_to_row_group(&mut row_group))?;
-        row_group.close()?;
-        Ok(())
-    }
-
-    /// Completes the file and returns its length.
-    fn close(mut self, encoders: &Encoders) -> Result<u64> {
-        if self.room < self.row_group_rows {
-            self.end_row_group(encoders).map_err(|e| broken(&self.uri, e))?;
-        }
-        let file = self.file.into_inner().map_err(|e| broken(&self.uri, e))?;
-        file.close(self.rows).map_err(|e| broken(&self.uri, e))
-    }
-}
-
-/// What a failed write means: the file is broken, or the caller asked to stop.
-fn broken(uri: &str, error: impl Into<BoxError>) -> Error {
-    let error = error.into();
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&*error);
-    while let Some(at) = cause {
-        let inner = at.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if inner.and_then(|e| e.downcast_ref()).is_some_and(|e| matches!(e, Error::Interrupted)) {
-            return Error::Interrupted;
-        }
-        cause = at.source();
-    }
-    Error::write_to(uri, error)
 }
 
 fn writer_properties(params: &ParquetParams) -> Result<WriterProperties> {
@@ -516,13 +313,4 @@ fn writer_properties(params: &ParquetParams) -> Result<WriterProperties> {
     }
     let scores = ColumnPath::new(["pca", "list", "element"].map(str::to_owned).to_vec());
     Ok(builder.set_column_dictionary_enabled(scores, false).build())
-}
-
-fn failure_schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![
-        Field::new("uri", DataType::Utf8, true),
-        Field::new("stage", DataType::Utf8, false),
-        Field::new("cause", DataType::Utf8, false),
-        Field::new("message", DataType::Utf8, false),
-    ]))
 }

@@ -1,17 +1,19 @@
 //! The columns of the result, and the conversion of rows to Arrow.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, FixedSizeBinaryBuilder, FixedSizeListArray, Float32Array, Float64Array, Int32Array,
-    RecordBatch, StringBuilder,
+    ArrayRef, FixedSizeBinaryArray, FixedSizeListArray, Float32Array, Float64Array, Int32Array,
+    RecordBatch, StringArray,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
+use ndarray::{Array2, ArrayView2, s};
 use serde::{Deserialize, Serialize};
 
 use crate::orb::DESCRIPTOR_LEN;
-use crate::rows::{DescriptorRow, RowBatch};
+use crate::rows::{DescriptorRow, RowBatch, descriptors};
 
 /// The type of the scores in the column `pca`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,24 +52,21 @@ impl ScoreWidth {
 /// | `pca` | FixedSizeList of Float32 (Float64 on request) | the scores |
 #[must_use]
 pub fn schema(n_components: Option<usize>, width: ScoreWidth) -> SchemaRef {
-    let column = |name, data_type| Field::new(name, data_type, false);
-    let mut fields = vec![
-        column("path", DataType::Utf8),
-        Field::new("label", DataType::Utf8, true),
-        column("image_height", DataType::Int32),
-        column("image_width", DataType::Int32),
-        column("image_channels", DataType::Int32),
-        column("keypoint_index", DataType::Int32),
-        column("x", DataType::Float32),
-        column("y", DataType::Float32),
-        column("size", DataType::Float32),
-        column("angle", DataType::Float32),
-        column("response", DataType::Float32),
-        column("octave", DataType::Int32),
-        column("descriptor", DataType::FixedSizeBinary(DESCRIPTOR_LEN as i32)),
-    ];
+    let mut fields: Vec<Field> = COLUMNS
+        .iter()
+        .map(|(name, values)| {
+            let data_type = match values {
+                Values::Path(_) | Values::Label(_) => DataType::Utf8,
+                Values::Int(_) => DataType::Int32,
+                Values::Float(_) => DataType::Float32,
+                Values::Descriptor => DataType::FixedSizeBinary(DESCRIPTOR_LEN as i32),
+            };
+            Field::new(*name, data_type, matches!(values, Values::Label(_)))
+        })
+        .collect();
     if let Some(k) = n_components {
-        fields.push(column("pca", DataType::FixedSizeList(score_field(width), k as i32)));
+        let list = DataType::FixedSizeList(score_field(width), k as i32);
+        fields.push(Field::new("pca", list, false));
     }
     Arc::new(Schema::new(fields))
 }
@@ -76,53 +75,88 @@ fn score_field(width: ScoreWidth) -> Arc<Field> {
     Arc::new(Field::new("element", width.data_type(), false))
 }
 
+/// The values of a column, by row.
+enum Values {
+    Path(fn(&DescriptorRow) -> &str),
+    Label(fn(&DescriptorRow) -> Option<&str>),
+    Int(fn(&DescriptorRow) -> i32),
+    Float(fn(&DescriptorRow) -> f32),
+    Descriptor,
+}
+
+/// All columns but the scores, which come last.
+const COLUMNS: [(&str, Values); 13] = [
+    ("path", Values::Path(|r| &r.meta.uri)),
+    ("label", Values::Label(|r| r.meta.label.as_deref())),
+    ("image_height", Values::Int(|r| r.meta.height as i32)),
+    ("image_width", Values::Int(|r| r.meta.width as i32)),
+    ("image_channels", Values::Int(|r| r.meta.channels.into())),
+    ("keypoint_index", Values::Int(|r| r.index as i32)),
+    ("x", Values::Float(|r| r.keypoint.x)),
+    ("y", Values::Float(|r| r.keypoint.y)),
+    ("size", Values::Float(|r| r.keypoint.size)),
+    ("angle", Values::Float(|r| r.keypoint.angle)),
+    ("response", Values::Float(|r| r.keypoint.response)),
+    ("octave", Values::Int(|r| r.keypoint.octave)),
+    ("descriptor", Values::Descriptor),
+];
+
 /// Converts rows and their scores to Arrow, in the columns of [`schema`].
 ///
 /// # Errors
 /// Arrow's, if the scores do not have one row for each row.
 pub fn to_record_batch(batch: &RowBatch, width: ScoreWidth) -> Result<RecordBatch, ArrowError> {
-    let rows = &batch.rows;
-    let n = rows.len();
-    let int = |value: fn(&DescriptorRow) -> i32| -> ArrayRef {
-        Arc::new(rows.iter().map(value).collect::<Int32Array>())
-    };
-    let float = |value: fn(&DescriptorRow) -> f32| -> ArrayRef {
-        Arc::new(rows.iter().map(value).collect::<Float32Array>())
-    };
-    let mut paths = StringBuilder::with_capacity(n, 64 * n);
-    let mut labels = StringBuilder::with_capacity(n, 16 * n);
-    let mut descriptors = FixedSizeBinaryBuilder::with_capacity(n, DESCRIPTOR_LEN as i32);
-    for row in rows {
-        paths.append_value(&row.meta.uri);
-        labels.append_option(row.meta.label.as_deref());
-        descriptors.append_value(row.descriptor)?;
+    let schema = schema_of(batch, width)?;
+    let all = 0..batch.rows.len();
+    let columns = (0..schema.fields().len()).map(|i| column(batch, all.clone(), i, width));
+    RecordBatch::try_new(Arc::clone(&schema), columns.collect::<Result<_, _>>()?)
+}
+
+/// The schema of a batch.
+///
+/// # Errors
+/// Arrow's, if the scores do not have one row for each row.
+pub(super) fn schema_of(batch: &RowBatch, width: ScoreWidth) -> Result<SchemaRef, ArrowError> {
+    let scores = batch.scores.as_ref();
+    match (batch.rows.len(), scores.map(Array2::nrows)) {
+        (rows, Some(scores)) if rows != scores => {
+            Err(ArrowError::InvalidArgumentError(format!("{rows} rows have scores for {scores}")))
+        }
+        _ => Ok(schema(scores.map(Array2::ncols), width)),
     }
-    let mut columns: Vec<ArrayRef> = vec![
-        Arc::new(paths.finish()),
-        Arc::new(labels.finish()),
-        int(|r| r.meta.height as i32),
-        int(|r| r.meta.width as i32),
-        int(|r| r.meta.channels.into()),
-        int(|r| r.index as i32),
-        float(|r| r.keypoint.x),
-        float(|r| r.keypoint.y),
-        float(|r| r.keypoint.size),
-        float(|r| r.keypoint.angle),
-        float(|r| r.keypoint.response),
-        int(|r| r.keypoint.octave),
-        Arc::new(descriptors.finish()),
-    ];
-    let components = batch.scores.as_ref().map(ndarray::ArrayBase::ncols);
-    if let Some(scores) = &batch.scores {
-        let values: ArrayRef = match width {
-            ScoreWidth::F32 => {
-                Arc::new(Float32Array::from_iter_values(scores.iter().map(|&s| s as f32)))
-            }
-            ScoreWidth::F64 => Arc::new(Float64Array::from_iter_values(scores.iter().copied())),
-        };
-        let list =
-            FixedSizeListArray::try_new(score_field(width), scores.ncols() as i32, values, None)?;
-        columns.push(Arc::new(list));
-    }
-    RecordBatch::try_new(schema(components, width), columns)
+}
+
+/// Converts some rows of one column, which has that place in [`schema`].
+pub(super) fn column(
+    batch: &RowBatch,
+    range: Range<usize>,
+    place: usize,
+    width: ScoreWidth,
+) -> Result<ArrayRef, ArrowError> {
+    let Some((_, values)) = COLUMNS.get(place) else {
+        let none = || ArrowError::SchemaError("the batch has no scores".to_owned());
+        return scores(batch.scores.as_ref().ok_or_else(none)?.slice(s![range, ..]), width);
+    };
+    let rows = &batch.rows[range];
+    Ok(match values {
+        Values::Path(value) => Arc::new(StringArray::from_iter_values(rows.iter().map(value))),
+        Values::Label(value) => Arc::new(rows.iter().map(value).collect::<StringArray>()),
+        Values::Int(value) => Arc::new(Int32Array::from_iter_values(rows.iter().map(value))),
+        Values::Float(value) => Arc::new(Float32Array::from_iter_values(rows.iter().map(value))),
+        Values::Descriptor => {
+            let bytes = descriptors(rows).into();
+            Arc::new(FixedSizeBinaryArray::try_new(DESCRIPTOR_LEN as i32, bytes, None)?)
+        }
+    })
+}
+
+fn scores(scores: ArrayView2<'_, f64>, width: ScoreWidth) -> Result<ArrayRef, ArrowError> {
+    let values: ArrayRef = match width {
+        ScoreWidth::F32 => {
+            Arc::new(Float32Array::from_iter_values(scores.iter().map(|&s| s as f32)))
+        }
+        ScoreWidth::F64 => Arc::new(Float64Array::from_iter_values(scores.iter().copied())),
+    };
+    let size = scores.ncols() as i32;
+    Ok(Arc::new(FixedSizeListArray::try_new(score_field(width), size, values, None)?))
 }

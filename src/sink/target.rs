@@ -55,7 +55,7 @@ impl Target {
                     }
                 }
                 let file = File::create(&path).map_err(|e| Error::write(&path, e))?;
-                Ok(TargetFile::Local(BufWriter::with_capacity(1 << 20, file)))
+                Ok(TargetFile::Local(BufWriter::with_capacity(1 << 17, file)))
             }
             #[cfg(feature = "s3")]
             Self::S3(target) => Ok(TargetFile::S3(Box::new(target.file(name)?))),

@@ -139,7 +139,7 @@ pub trait StageExt: Iterator + Sized {
     where
         Self: Iterator<Item = Result<RowBatch>>,
     {
-        self.try_for_each(|batch| sink.write(&batch?))?;
+        self.try_for_each(|batch| sink.write(batch?))?;
         sink.finish()
     }
 }

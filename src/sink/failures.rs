@@ -1,0 +1,94 @@
+//! The Parquet file of the images that failed, beside the rows.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use parquet::arrow::ArrowWriter;
+use parquet::file::metadata::KeyValue;
+
+use super::Failure;
+use super::part::broken;
+use super::staging::ERRORS;
+use super::target::{Target, TargetFile};
+use crate::error::Result;
+
+/// Failures that are gathered before they are written.
+const FAILURES_AT_A_TIME: usize = 1024;
+
+/// `_errors/part-00000-<run id>.parquet`, made for the first failures.
+pub(super) struct FailureFile {
+    name: String,
+    open: Option<(String, ArrowWriter<TargetFile>)>,
+    waiting: Vec<Failure>,
+    count: u64,
+}
+
+impl std::fmt::Debug for FailureFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FailureFile").field("count", &self.count).finish_non_exhaustive()
+    }
+}
+
+impl FailureFile {
+    pub fn new(run_id: &str) -> Self {
+        let name = format!("{ERRORS}/part-00000-{run_id}.parquet");
+        Self { name, open: None, waiting: Vec::new(), count: 0 }
+    }
+
+    pub fn push(&mut self, failure: &Failure, target: &Target, notes: &[KeyValue]) -> Result<()> {
+        self.waiting.push(failure.clone());
+        self.count += 1;
+        if self.waiting.len() < FAILURES_AT_A_TIME { Ok(()) } else { self.write(target, notes) }
+    }
+
+    fn write(&mut self, target: &Target, notes: &[KeyValue]) -> Result<()> {
+        let (uri, writer) = match &mut self.open {
+            Some(open) => open,
+            none => {
+                let (file, uri) = (target.file(&self.name)?, target.uri(&self.name));
+                let mut writer =
+                    ArrowWriter::try_new(file, schema(), None).map_err(|e| broken(&uri, e))?;
+                for note in notes {
+                    writer.append_key_value_metadata(note.clone());
+                }
+                none.insert((uri, writer))
+            }
+        };
+        let text = |value: fn(&Failure) -> Option<&str>| -> ArrayRef {
+            Arc::new(self.waiting.iter().map(value).collect::<StringArray>())
+        };
+        let columns = vec![
+            text(|f| f.uri.as_deref()),
+            text(|f| Some(&f.stage)),
+            text(|f| Some(&f.cause)),
+            text(|f| Some(&f.message)),
+        ];
+        RecordBatch::try_new(schema(), columns)
+            .map_err(Into::into)
+            .and_then(|batch| writer.write(&batch))
+            .map_err(|e| broken(uri, e))?;
+        self.waiting.clear();
+        Ok(())
+    }
+
+    /// Completes the file, if there was any failure, and returns their number and its length.
+    pub fn close(mut self, target: &Target, notes: &[KeyValue]) -> Result<(u64, u64)> {
+        if !self.waiting.is_empty() {
+            self.write(target, notes)?;
+        }
+        let Some((uri, writer)) = self.open else { return Ok((0, 0)) };
+        let file = writer.into_inner().map_err(|e| broken(&uri, e))?;
+        let bytes = file.close(self.count).map_err(|e| broken(&uri, e))?;
+        Ok((self.count, bytes))
+    }
+}
+
+fn schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("uri", DataType::Utf8, true),
+        Field::new("stage", DataType::Utf8, false),
+        Field::new("cause", DataType::Utf8, false),
+        Field::new("message", DataType::Utf8, false),
+    ]))
+}
