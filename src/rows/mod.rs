@@ -42,7 +42,9 @@ pub struct RowBatch {
 /// The descriptors of rows, one behind the other.
 pub(crate) fn descriptors(rows: &[DescriptorRow]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(rows.len() * DESCRIPTOR_LEN);
-    rows.iter().for_each(|row| bytes.extend_from_slice(&row.descriptor));
+    for row in rows {
+        bytes.extend_from_slice(&row.descriptor);
+    }
     bytes
 }
 

@@ -298,7 +298,7 @@ impl RowSink for ParquetSink {
         let schema = schema.unwrap_or_else(|| Arc::new(Schema::empty()));
         let retries = target.commit(&schema)?;
         let bytes = self.report.bytes + bytes;
-        Ok(SinkReport { failures, bytes, retries, ..self.report })
+        Ok(SinkReport { bytes, failures, retries, ..self.report })
     }
 }
 

@@ -101,14 +101,15 @@ impl ImageSource for FsSource {
     }
 }
 
-/// Compares two names of a folder as their keys would be: what is a folder goes on with a slash, for all
+/// Compares two paths of a folder as their keys would be: what is a folder goes on with a slash, for all
 /// that is in it begins with that.
 fn in_key_order(a: &DirEntry, b: &DirEntry) -> Ordering {
-    let (x, y) = (a.file_name().as_encoded_bytes(), b.file_name().as_encoded_bytes());
+    // Whole, as they differ in the name alone, which takes a search to find.
+    let [x, y] = [a, b].map(|entry| entry.path().as_os_str().as_encoded_bytes());
     let common = x.len().min(y.len());
-    // Only where one name begins with the other does it matter what they are.
+    // Only where one path begins with the other does it matter what they are.
     let next =
-        |name: &[u8], entry| name.get(common).copied().or_else(|| is_folder(entry).then_some(b'/'));
+        |path: &[u8], entry| path.get(common).copied().or_else(|| is_folder(entry).then_some(b'/'));
     x[..common].cmp(&y[..common]).then_with(|| next(x, a).cmp(&next(y, b)))
 }
 
