@@ -122,7 +122,7 @@ impl ParquetParams {
     }
 }
 
-/// Writes `part-00000-<run id>.parquet` and so on to a folder or to S3, in the columns of [`schema`].
+/// Writes `part-00000-<run id>.parquet` and so on to a folder or to S3, in the columns of [`schema`](super::schema()).
 ///
 /// In a folder, files are written to a hidden folder beside the output (in it, to append) and moved
 /// when the job is complete, `_SUCCESS` last: a new or replaced result appears as a whole, added files
