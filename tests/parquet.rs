@@ -327,6 +327,31 @@ fn a_failed_append_undoes_itself() {
 }
 
 #[test]
+fn files_do_not_depend_on_the_threads_that_encode() {
+    let root = tempfile::tempdir().unwrap();
+    let run = |threads| {
+        let out = root.path().join(format!("{threads}"));
+        let params = ParquetParams::default().with_row_group_rows(9000).with_rows_per_file(17_000);
+        let mut sink = ParquetSink::create(&out, params).unwrap();
+        sink.set_parallelism(Parallelism::new(threads));
+        let mut start = 0;
+        for rows in [1, 5000, 8191, 0, 20_000, 77].into_iter().cycle().take(9) {
+            sink.write(batch(start..start + rows, Some(20))).unwrap();
+            start += rows;
+        }
+        let report = sink.finish().unwrap();
+        let files: Vec<Vec<u8>> = parts(&out).iter().map(|p| fs::read(p).unwrap()).collect();
+        assert_eq!((report.rows, report.files), (u64::from(start), files.len() as u64));
+        files
+    };
+    let want = run(1);
+    assert_eq!(want.len(), 3);
+    for threads in [2, 7] {
+        assert!(run(threads) == want, "{threads}");
+    }
+}
+
+#[test]
 fn scores_that_are_not_one_row_for_each_row_are_refused() {
     let root = tempfile::tempdir().unwrap();
     for (rows, scores) in [(0..3, 0..2), (0..3, 0..4), (0..0, 0..1)] {
@@ -337,6 +362,8 @@ fn scores_that_are_not_one_row_for_each_row_are_refused() {
         assert!(error.unwrap_err().to_line().contains("have scores for"));
         assert_eq!(names(root.path()), Vec::<String>::new());
     }
+    let error = write(&root.path().join("out"), ParquetParams::default(), &[batch(0..3, Some(0))]);
+    assert!(error.unwrap_err().to_line().contains("no component"));
 }
 
 #[test]

@@ -110,7 +110,7 @@ fn batches_keep_rows_errors_and_their_order() {
             .map(|row| row.map_err(|e| e.to_line()))
     };
     let want: Vec<_> = rows().collect();
-    for size in [0, 1, 7, 100_000] {
+    for size in [0, 1, 7, 100_000, usize::MAX] {
         let stream =
             mixed().orb_features(&orb(), &DecodeParams::default(), Parallelism::new(2)).explode();
         let mut got = Vec::new();

@@ -164,7 +164,8 @@ impl<I: Iterator<Item = Result<DescriptorRow>>> Iterator for Batches<I> {
         if let Some(error) = self.error.take() {
             return Some(Err(error));
         }
-        let most = self.rows.size_hint().1.unwrap_or(self.size);
+        // The caller's size may be one that is never reached.
+        let most = self.rows.size_hint().1.unwrap_or(usize::MAX).min(DEFAULT_BATCH_ROWS);
         let mut rows = Vec::with_capacity(self.size.min(most));
         while rows.len() < self.size {
             match self.rows.next() {

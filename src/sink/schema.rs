@@ -104,7 +104,7 @@ const COLUMNS: [(&str, Values); 13] = [
 /// Converts rows and their scores to Arrow, in the columns of [`schema`].
 ///
 /// # Errors
-/// Arrow's, if the scores do not have one row for each row.
+/// Arrow's, if the scores do not have one row for each row, or no column.
 pub fn to_record_batch(batch: &RowBatch, width: ScoreWidth) -> Result<RecordBatch, ArrowError> {
     let schema = schema_of(batch, width)?;
     let all = 0..batch.rows.len();
@@ -115,14 +115,17 @@ pub fn to_record_batch(batch: &RowBatch, width: ScoreWidth) -> Result<RecordBatc
 /// The schema of a batch.
 ///
 /// # Errors
-/// Arrow's, if the scores do not have one row for each row.
+/// Arrow's, if the scores do not have one row for each row, or no column.
 pub(super) fn schema_of(batch: &RowBatch, width: ScoreWidth) -> Result<SchemaRef, ArrowError> {
-    let scores = batch.scores.as_ref();
-    match (batch.rows.len(), scores.map(Array2::nrows)) {
-        (rows, Some(scores)) if rows != scores => {
+    let rows = batch.rows.len();
+    match batch.scores.as_ref().map(Array2::dim) {
+        Some((scores, _)) if scores != rows => {
             Err(ArrowError::InvalidArgumentError(format!("{rows} rows have scores for {scores}")))
         }
-        _ => Ok(schema(scores.map(Array2::ncols), width)),
+        Some((_, 0)) => {
+            Err(ArrowError::InvalidArgumentError("the rows have scores of no component".into()))
+        }
+        dim => Ok(schema(dim.map(|(_, components)| components), width)),
     }
 }
 
