@@ -5,8 +5,9 @@
 //! `harris`, `select`, `angle`, `blur`, `brief` with its `pattern`.
 //!
 //! Work that cannot matter is left out: levels too small for a keypoint are not made, FAST runs
-//! on the pixels that can hold one, nothing is framed unless something reads beyond the level, and
-//! only the surroundings of keypoints are smoothed.
+//! on the pixels that can hold one, nothing is framed unless something reads beyond the level, only
+//! the part of a level that something reads is resized, and only the surroundings of keypoints are
+//! smoothed.
 //!
 //! # Source
 //! E. Rublee, V. Rabaud, K. Konolige, G. Bradski: "ORB: an efficient alternative to SIFT or SURF",
@@ -411,6 +412,16 @@ impl FeatureExtractor for Orb {
                 .framed();
             let from = keypoints_kept.partition_point(|k| (k.octave as usize) < level);
             let to = keypoints_kept.partition_point(|k| k.octave as usize <= level);
+            // On a level larger than the image half a pixel outside can be many.
+            let described = self.tables.pattern.reach() + blur::REACH;
+            let outside = |k: &&KeyPoint| {
+                let (x, y) = geometry.position(k);
+                x.min(y) < described as isize - border.frame as isize
+            };
+            if let Some(keypoint) = keypoints_kept[from..to].iter().find(outside) {
+                let index = keypoints.iter().position(|k| k == keypoint).unwrap_or_default();
+                return Err(Error::KeyPoint { index, reason: "it lies outside the image" });
+            }
             self.describe(
                 pixels,
                 border.frame,
@@ -446,21 +457,41 @@ mod tests {
         let image = GrayView::new(&noise, width, height).unwrap();
         let inverse: Vec<u8> = noise.iter().map(|v| !v).collect();
         let other = GrayView::new(&inverse, width, height).unwrap();
-        let mut found = 0;
-        // Levels with a frame, with all their pixels in use, and with more and more that nothing reads.
-        for edge in [3, 21, 31, 45] {
+        let (mut used, mut found) = (OrbScratch::default(), 0);
+        // Levels with a frame (3), with all their pixels in use (22 for the larger patch), and with more and
+        // more that nothing reads.
+        for edge in [45, 3, 22, 31] {
             for (patch, first_level) in [(31, 0), (31, 2), (5, 0)] {
                 let params = OrbParams::default().with_n_features(9000).with_fast_threshold(1);
                 let params = params.with_edge_threshold(edge).with_patch_size(patch);
                 let orb = params.with_first_level(first_level).build().unwrap();
-                let mut used = OrbScratch::default();
+                let want = orb.detect_and_compute(image, None).unwrap();
                 orb.detect_and_compute_with(other, None, &mut used).unwrap();
                 let got = orb.detect_and_compute_with(image, None, &mut used).unwrap();
-                let want = orb.detect_and_compute(image, None).unwrap();
-                assert_eq!(got, want, "{edge} {patch} {first_level}");
+                assert!(got == want, "{edge} {patch} {first_level}");
+                // Whole levels after parts of them.
+                let want = orb.compute(image, &got.keypoints).unwrap();
+                let again = orb.compute_with(image, &got.keypoints, &mut used).unwrap();
+                assert!(again == want, "compute {edge} {patch} {first_level}");
                 found += got.len();
             }
         }
         assert!(found > 10_000, "{found}");
+    }
+
+    #[test]
+    fn a_keypoint_just_outside_an_enlarged_level_is_an_error() {
+        let image = GrayView::new(&[7; 16], 4, 4).unwrap();
+        let params = OrbParams::default().with_edge_threshold(0).with_scale_factor(1.5);
+        let at = |x, y| KeyPoint { x, y, size: 31.0, angle: 30.0, response: 1.0, octave: 0 };
+        let orb = params.clone().with_first_level(12).build().unwrap();
+        for (x, y) in [(-0.5, -0.5), (-0.5, 1.0), (1.0, -0.5)] {
+            let error = orb.compute(image, &[at(1.0, 1.0), at(x, y)]).unwrap_err();
+            assert!(matches!(error, Error::KeyPoint { index: 1, .. }), "{error}");
+        }
+        assert_eq!(orb.compute(image, &[at(0.0, 3.4)]).unwrap().len(), 1);
+        // On a level of the image's size it is within what is framed.
+        let orb = params.build().unwrap();
+        assert_eq!(orb.compute(image, &[at(-0.5, -0.5)]).unwrap().len(), 1);
     }
 }
