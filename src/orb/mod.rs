@@ -413,10 +413,10 @@ impl FeatureExtractor for Orb {
             let from = keypoints_kept.partition_point(|k| (k.octave as usize) < level);
             let to = keypoints_kept.partition_point(|k| k.octave as usize <= level);
             // On a level larger than the image half a pixel outside can be many.
-            let described = self.tables.pattern.reach() + blur::REACH;
+            let beyond = (border.frame - self.tables.pattern.reach()) as isize;
             let outside = |k: &&KeyPoint| {
                 let (x, y) = geometry.position(k);
-                x.min(y) < described as isize - border.frame as isize
+                x.min(y) < -beyond
             };
             if let Some(keypoint) = keypoints_kept[from..to].iter().find(outside) {
                 let index = keypoints.iter().position(|k| k == keypoint).unwrap_or_default();
