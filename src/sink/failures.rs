@@ -6,9 +6,10 @@ use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use parquet::arrow::ArrowWriter;
 use parquet::file::metadata::KeyValue;
+use parquet::file::properties::WriterProperties;
 
 use super::Failure;
-use super::part::broken;
+use super::part::{broken, open};
 use super::staging::ERRORS;
 use super::target::{Target, TargetFile};
 use crate::error::Result;
@@ -46,13 +47,8 @@ impl FailureFile {
         let (uri, writer) = match &mut self.open {
             Some(open) => open,
             none => {
-                let (file, uri) = (target.file(&self.name)?, target.uri(&self.name));
-                let mut writer =
-                    ArrowWriter::try_new(file, schema(), None).map_err(|e| broken(&uri, e))?;
-                for note in notes {
-                    writer.append_key_value_metadata(note.clone());
-                }
-                none.insert((uri, writer))
+                let properties = WriterProperties::default();
+                none.insert(open(target, &self.name, &schema(), &properties, notes)?)
             }
         };
         let text = |value: fn(&Failure) -> Option<&str>| -> ArrayRef {

@@ -97,14 +97,8 @@ impl Part {
         properties: &WriterProperties,
         notes: &[KeyValue],
     ) -> Result<Self> {
-        let (file, uri) = (target.file(name)?, target.uri(name));
-        let (mut file, row_groups) =
-            ArrowWriter::try_new(file, Arc::clone(schema), Some(properties.clone()))
-                .and_then(ArrowWriter::into_serialized_writer)
-                .map_err(|e| broken(&uri, e))?;
-        for note in notes {
-            file.append_key_value_metadata(note.clone());
-        }
+        let (uri, writer) = open(target, name, schema, properties, notes)?;
+        let (file, row_groups) = writer.into_serialized_writer().map_err(|e| broken(&uri, e))?;
         let row_group_rows = properties.max_row_group_row_count().unwrap_or(usize::MAX);
         Ok(Self {
             uri,
@@ -189,6 +183,23 @@ impl Part {
         let file = self.file.into_inner().map_err(|e| broken(&self.uri, e))?;
         file.close(self.rows).map_err(|e| broken(&self.uri, e))
     }
+}
+
+/// Begins a file of a target, with notes for its footer, and says where it will be found.
+pub(super) fn open(
+    target: &Target,
+    name: &str,
+    schema: &SchemaRef,
+    properties: &WriterProperties,
+    notes: &[KeyValue],
+) -> Result<(String, ArrowWriter<TargetFile>)> {
+    let (file, uri) = (target.file(name)?, target.uri(name));
+    let mut writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties.clone()))
+        .map_err(|e| broken(&uri, e))?;
+    for note in notes {
+        writer.append_key_value_metadata(note.clone());
+    }
+    Ok((uri, writer))
 }
 
 /// What a failed write means: the file is broken, or the caller asked to stop.
