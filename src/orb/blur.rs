@@ -15,8 +15,7 @@ pub(super) struct Sums {
     padded: Vec<u8>,
     /// Keypoints, top down.
     centres: Vec<(isize, isize)>,
-    to_sum: Cover,
-    to_smooth: Cover,
+    cover: Cover,
 }
 
 /// The columns around the keypoints that are near a row.
@@ -94,9 +93,8 @@ pub(super) fn blur(
     target: &mut Plane,
 ) {
     let (width, height) = (level.width, level.height);
-    let Sums { rows, padded, centres: sorted, to_sum, to_smooth } = sums;
-    to_sum.clear();
-    to_smooth.clear();
+    let Sums { rows, padded, centres: sorted, cover } = sums;
+    cover.clear();
     sorted.clear();
     sorted.extend(centres);
     // Those that were found are in order; those that callers give need not be.
@@ -111,8 +109,8 @@ pub(super) fn blur(
     let mut next = 0;
     for y in top - beyond..=bottom + beyond {
         let source_y = reflect(y, height) as isize;
-        to_sum.move_to(y, sorted, (reach, reach + beyond), width);
-        for columns in &to_sum.runs {
+        cover.move_to(y, sorted, (reach, reach + beyond), width);
+        for columns in &cover.runs {
             let first = columns.start as isize - beyond;
             let len = columns.len() + TAPS - 1;
             let source = if first >= 0 && columns.end + REACH <= width {
@@ -131,17 +129,16 @@ pub(super) fn blur(
         if done < top {
             continue;
         }
-        to_smooth.move_to(done, sorted, (reach, reach), width);
-        if to_smooth.runs.is_empty() {
-            continue;
-        }
         let mut window: [&[f32]; TAPS] = [&[]; TAPS];
         let (newer, older) = rows.split_at(next);
         for (to, row) in window.iter_mut().zip(older.iter().chain(newer)) {
             *to = row;
         }
         let target = target.row_mut(done as usize);
-        for columns in &to_smooth.runs {
+        // These include all keypoints up to `reach` away from row `done`, whose columns all seven rows have, and
+        // those of the six rows below, which some do not: nothing reads the pixels made of their old sums.
+        // A cover for the exact rows takes longer than it saves.
+        for columns in &cover.runs {
             let fused = fused.1.saturating_sub(columns.start);
             (kernels.blur_column)(&window, columns.start, fused, &mut target[columns.clone()]);
         }
