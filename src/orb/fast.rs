@@ -134,18 +134,21 @@ pub(super) fn detect(
 const WORD: usize = size_of::<u64>();
 const CHUNK: usize = 8 * WORD;
 
-/// Goes through the pixels of a row that are marked as peaks.
+/// Goes through the pixels of a row that are marked with one as peaks.
 fn for_each_peak(peaks: &[u8], mut found: impl FnMut(usize)) {
+    /// Moves the lowest bits of eight bytes into the highest byte, in their order.
+    const GATHER: u64 = 0x0102_0408_1020_4080;
     for (chunk, peaks) in peaks.as_chunks::<CHUNK>().0.iter().enumerate() {
         if peaks.iter().fold(0, |any, peak| any | peak) == 0 {
             continue;
         }
-        for (word, peaks) in peaks.as_chunks::<WORD>().0.iter().enumerate() {
-            let mut left = u64::from_le_bytes(*peaks);
-            while left != 0 {
-                found(chunk * CHUNK + word * WORD + left.trailing_zeros() as usize / 8);
-                left &= left - 1;
-            }
+        let mut left = 0;
+        for word in peaks.as_chunks::<WORD>().0.iter().rev() {
+            left = left << u8::BITS | u64::from_le_bytes(*word).wrapping_mul(GATHER) >> 56;
+        }
+        while left != 0 {
+            found(chunk * CHUNK + left.trailing_zeros() as usize);
+            left &= left - 1;
         }
     }
 }
