@@ -310,6 +310,21 @@ fn given_keypoints() {
 }
 
 #[test]
+fn a_keypoint_that_opencv_would_read_out_of_bounds_for() {
+    // Half a pixel outside, on a level 129 times as large as the image.
+    let params = OrbParams::default().with_edge_threshold(0).with_scale_factor(1.5);
+    let params = params.with_first_level(12);
+    let at = |x, y| KeyPoint { x, y, size: 31.0, angle: 30.0, response: f32::NAN, octave: 0 };
+    let given = [at(1.0, 1.0), at(1.0, -0.5)];
+    let image = view(&[7; 16], 4, 4);
+    let ours = params.clone().build().unwrap().compute(image, &given);
+    let theirs = OpenCvOrb::new(params).unwrap().compute(image, &given);
+    for refused in [ours, theirs] {
+        assert!(matches!(refused, Err(Error::KeyPoint { index: 1, .. })), "{refused:?}");
+    }
+}
+
+#[test]
 fn photos() {
     let Some(folder) = std::env::var_os("ORB_FEATURES_PHOTOS") else {
         println!("skipped: ORB_FEATURES_PHOTOS names no folder");

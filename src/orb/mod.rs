@@ -322,40 +322,48 @@ impl Orb {
             pattern.describe(&self.tables.kernels, smoothed, centre, k.angle, places)
         }));
     }
-}
 
-/// The given keypoints that can be described, by octave, in OpenCV's order.
-fn check_keypoints(
-    params: &OrbParams,
-    image: GrayView<'_>,
-    keypoints: &[KeyPoint],
-) -> Result<Vec<KeyPoint>> {
-    if let Some(index) = keypoints.iter().position(|k| k.octave < 0) {
-        return Err(Error::KeyPoint { index, reason: "its octave is negative" });
-    }
-    if let Some(index) = keypoints.iter().position(|k| k.octave as u32 > MAX_N_LEVELS) {
-        return Err(Error::KeyPoint { index, reason: "its octave is above 1024" });
-    }
-    let edge = params.edge_threshold() as f32;
-    let mut accepted = Vec::with_capacity(keypoints.len());
-    for (index, keypoint) in keypoints.iter().enumerate() {
-        let inside = |v: f32, side: usize| {
-            let v = v.round_ties_even();
-            v >= edge && v < side as f32 - edge
-        };
-        if !(inside(keypoint.x, image.width()) && inside(keypoint.y, image.height())) {
-            if edge > 0.0 {
-                continue;
+    /// The given keypoints that can be described, by octave, in OpenCV's order.
+    fn check_keypoints(
+        &self,
+        image: GrayView<'_>,
+        keypoints: &[KeyPoint],
+    ) -> Result<Vec<KeyPoint>> {
+        if let Some(index) = keypoints.iter().position(|k| k.octave < 0) {
+            return Err(Error::KeyPoint { index, reason: "its octave is negative" });
+        }
+        if let Some(index) = keypoints.iter().position(|k| k.octave as u32 > MAX_N_LEVELS) {
+            return Err(Error::KeyPoint { index, reason: "its octave is above 1024" });
+        }
+        let outside = |index| Error::KeyPoint { index, reason: "it lies outside the image" };
+        let edge = self.edge() as f32;
+        // OpenCV's frame is one pixel less than ours, and what it samples beyond is not in its memory.
+        let beyond = (self.frame() - 1 - self.tables.pattern.reach()) as isize;
+        let mut accepted = Vec::with_capacity(keypoints.len());
+        for (index, keypoint) in keypoints.iter().enumerate() {
+            let inside = |v: f32, side: usize| {
+                let v = v.round_ties_even();
+                v >= edge && v < side as f32 - edge
+            };
+            if !(inside(keypoint.x, image.width()) && inside(keypoint.y, image.height())) {
+                if edge > 0.0 {
+                    continue;
+                }
+                return Err(outside(index));
             }
-            return Err(Error::KeyPoint { index, reason: "it lies outside the image" });
+            // On a level larger than the image half a pixel outside can be many.
+            let (x, y) = self.geometry(image, keypoint.octave as usize)?.position(keypoint);
+            if x.min(y) < -beyond {
+                return Err(outside(index));
+            }
+            if !keypoint.angle.is_finite() {
+                return Err(Error::KeyPoint { index, reason: "its angle is not finite" });
+            }
+            accepted.push(*keypoint);
         }
-        if !keypoint.angle.is_finite() {
-            return Err(Error::KeyPoint { index, reason: "its angle is not finite" });
-        }
-        accepted.push(*keypoint);
+        accepted.sort_by_key(|k| k.octave);
+        Ok(accepted)
     }
-    accepted.sort_by_key(|k| k.octave);
-    Ok(accepted)
 }
 
 fn check_mask(mask: Option<GrayView<'_>>, image: GrayView<'_>) -> Result<()> {
@@ -395,7 +403,7 @@ impl FeatureExtractor for Orb {
         if image.is_empty() {
             return Ok(Features::default());
         }
-        let keypoints_kept = check_keypoints(self.params(), image, keypoints)?;
+        let keypoints_kept = self.check_keypoints(image, keypoints)?;
         // OpenCV makes every level up to the highest octave given, kept or not.
         let highest = keypoints.iter().map(|k| k.octave).max().unwrap_or(0) as usize;
         let needed = keypoints_kept.last().map_or(0, |k| k.octave as usize + 1);
@@ -412,16 +420,6 @@ impl FeatureExtractor for Orb {
                 .framed();
             let from = keypoints_kept.partition_point(|k| (k.octave as usize) < level);
             let to = keypoints_kept.partition_point(|k| k.octave as usize <= level);
-            // On a level larger than the image half a pixel outside can be many.
-            let beyond = (border.frame - self.tables.pattern.reach()) as isize;
-            let outside = |k: &&KeyPoint| {
-                let (x, y) = geometry.position(k);
-                x.min(y) < -beyond
-            };
-            if let Some(keypoint) = keypoints_kept[from..to].iter().find(outside) {
-                let index = keypoints.iter().position(|k| k == keypoint).unwrap_or_default();
-                return Err(Error::KeyPoint { index, reason: "it lies outside the image" });
-            }
             self.describe(
                 pixels,
                 border.frame,

@@ -4,7 +4,7 @@ use opencv::core::{KeyPoint as CvKeyPoint, Mat, Ptr, Vector};
 use opencv::features2d::{ORB, ORB_ScoreType};
 use opencv::prelude::*;
 
-use super::{DESCRIPTOR_LEN, FeatureExtractor, Features, KeyPoint, OrbParams, ScoreType};
+use super::{DESCRIPTOR_LEN, FeatureExtractor, Features, KeyPoint, Orb, OrbParams, ScoreType};
 use crate::decode::GrayView;
 use crate::error::{Error, Result};
 
@@ -14,7 +14,8 @@ use crate::error::{Error, Result};
 /// order (octave, y, x). It runs on the calling thread only: parallelism is the caller's.
 #[derive(Clone, Debug)]
 pub struct OpenCvOrb {
-    params: OrbParams,
+    /// What refuses the keypoints for which OpenCV reads out of bounds.
+    native: Orb,
 }
 
 /// OpenCV's object, made at the first image of a thread.
@@ -41,22 +42,21 @@ impl OpenCvOrb {
     /// # Errors
     /// [`Error::InvalidParam`], as for the native extractor.
     pub fn new(params: OrbParams) -> Result<Self> {
-        params.check()?;
-        Ok(Self { params })
+        Ok(Self { native: params.build()? })
     }
 
     /// The parameters that it was made from.
     pub fn params(&self) -> &OrbParams {
-        &self.params
+        self.native.params()
     }
 
     fn object<'s>(&self, scratch: &'s mut OpenCvScratch) -> Result<&'s mut Ptr<ORB>> {
         let made = match scratch.made_for.take() {
-            Some(made) if made.0 == self.params => made,
+            Some(made) if made.0 == *self.params() => made,
             _ => {
                 // Images are spread over threads by the caller; OpenCV's own would only compete.
                 opencv::core::set_num_threads(1).map_err(failed)?;
-                (self.params.clone(), create(&self.params).map_err(failed)?)
+                (self.params().clone(), create(self.params()).map_err(failed)?)
             }
         };
         Ok(&mut scratch.made_for.insert(made).1)
@@ -141,7 +141,7 @@ impl FeatureExtractor for OpenCvOrb {
 
     fn describe(&self) -> String {
         let backend = format!("opencv {}", opencv_version());
-        serde_json::json!({ "backend": backend, "params": self.params }).to_string()
+        serde_json::json!({ "backend": backend, "params": self.params() }).to_string()
     }
 
     fn detect_with(
@@ -164,8 +164,7 @@ impl FeatureExtractor for OpenCvOrb {
         keypoints: &[KeyPoint],
         scratch: &mut OpenCvScratch,
     ) -> Result<Features> {
-        // OpenCV reads out of bounds for some of what this refuses.
-        super::check_keypoints(&self.params, image, keypoints)?;
+        self.native.check_keypoints(image, keypoints)?;
         let orb = self.object(scratch)?;
         let mut compute = || -> opencv::Result<Features> {
             let mut kept: Vector<CvKeyPoint> = keypoints

@@ -216,11 +216,7 @@ impl OrbParams {
         Ok(Orb::new(self))
     }
 
-    /// Checks the parameters alone.
-    ///
-    /// # Errors
-    /// As [`OrbParams::build`].
-    pub fn check(&self) -> Result<()> {
+    fn check(&self) -> Result<()> {
         let up_to = |name, value: u32, min: u32, max: u32| {
             if (min..=max).contains(&value) {
                 Ok(())
