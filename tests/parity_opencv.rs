@@ -282,7 +282,7 @@ fn given_keypoints() {
         let keypoints: Vec<KeyPoint> = (0..40)
             .map(|i| {
                 let at = |k: u32, side: usize| {
-                    let beyond = if edge { 20.0 } else { 0.0 };
+                    let beyond = if edge { 20.0 } else { [0.0, 0.9, 2.4, 4.4][seed as usize % 4] };
                     let v = (hash(k, i, seed) % 1000) as f32 / 1000.0;
                     let v = v * (side as f32 - 1.0 + 2.0 * beyond) - beyond;
                     [v, v.round(), (v * 2.0).round() / 2.0][hash(k, i, 77) as usize % 3]

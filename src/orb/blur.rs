@@ -97,8 +97,9 @@ pub(super) fn blur(
     cover.clear();
     sorted.clear();
     sorted.extend(centres);
-    // Those that were found are in order; those that callers give need not be.
-    sorted.sort_by_key(|c| c.1);
+    // Those that were found are in order; those that callers give need not be, and may repeat.
+    sorted.sort_unstable_by_key(|&(x, y)| (y, x));
+    sorted.dedup();
     let (Some(top), Some(bottom)) = (sorted.first(), sorted.last()) else { return };
     let (reach, beyond) = (reach as isize, REACH as isize);
     let (top, bottom) = ((top.1 - reach).max(0), (bottom.1 + reach).min(height as isize - 1));

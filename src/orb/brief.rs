@@ -26,8 +26,9 @@ pub(super) type Places = Vec<u32>;
 impl Pattern {
     pub fn new(points: &[(i32, i32)], wta_k: u32) -> Self {
         let radius = |&(x, y): &(i32, i32)| f64::from(x).hypot(f64::from(y));
-        // Half a pixel for the rounding to whole pixels, and the next whole number.
-        let reach = points.iter().map(|p| (radius(p) + 0.5).ceil() as usize).max().unwrap_or(0);
+        // Half a pixel for the rounding to whole pixels, and a little for that of the turn in float32, which is
+        // below 0.006 for the largest patch.
+        let reach = points.iter().map(|p| (radius(p) + 0.51) as usize).max().unwrap_or(0);
         let mut points = points.to_vec();
         if wta_k == 2 {
             let of_pairs = |n| points.iter().skip(n).step_by(2).copied();
@@ -56,7 +57,7 @@ impl Pattern {
         places: &mut Places,
     ) -> Descriptor {
         let (pixels, stride) = (smoothed.pixels(), smoothed.stride() as i32);
-        // A level has fewer than 2^31 pixels.
+        // A level's places are below 2^31.
         let centre = smoothed.index(x, y) as i32;
         places.resize(self.x.len(), 0);
         let turn = sin_cos_degrees(angle);

@@ -22,7 +22,9 @@ pub trait FeatureExtractor: Send + Sync {
     ///
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape) for a mask of another size,
-    /// [`Error::EmptyLevel`](crate::Error::EmptyLevel) for an image too small for the pyramid.
+    /// [`Error::EmptyLevel`](crate::Error::EmptyLevel) for an image too small for the pyramid,
+    /// [`Error::HugeLevel`](crate::Error::HugeLevel) for one too large. An extractor that is not ours has errors
+    /// of its own.
     fn detect_with(
         &self,
         image: GrayView<'_>,
@@ -37,9 +39,10 @@ pub trait FeatureExtractor: Send + Sync {
     /// do not ascend, that of the octaves and the caller's within each: OpenCV's rules.
     ///
     /// # Errors
-    /// [`Error::KeyPoint`](crate::Error::KeyPoint) for an octave below 0 or above 1024, a position or angle that
-    /// is not finite, or, without an edge threshold, a position outside the image;
-    /// [`Error::EmptyLevel`](crate::Error::EmptyLevel) for an octave that the image is too small for.
+    /// [`Error::KeyPoint`](crate::Error::KeyPoint) for an octave below 0 or above 1024, or for a keypoint that is
+    /// not left out and whose angle is not finite, or, without an edge threshold, whose position is not finite
+    /// or farther outside the image than OpenCV's frame allows; [`Error::EmptyLevel`](crate::Error::EmptyLevel)
+    /// or [`Error::HugeLevel`](crate::Error::HugeLevel) for an octave that the image is too small or large for.
     fn compute_with(
         &self,
         image: GrayView<'_>,

@@ -51,7 +51,7 @@ pub use pyramid::MAX_LEVEL_PIXELS;
 
 /// The native extractor: checked parameters and the tables made from them.
 ///
-/// Cheap to clone, and shared between threads. Keypoints come in the order octave, y, x.
+/// Cheap to clone, and shared between threads. Keypoints are found in the order octave, y, x.
 ///
 /// # Examples
 /// ```
@@ -132,13 +132,11 @@ impl Orb {
         self.params().first_level() as usize
     }
 
-    /// The frame around each level for keypoints that may be anywhere on it.
-    ///
-    /// OpenCV's is one pixel less; a frame that nothing reads makes no difference.
+    /// The frame around each level for keypoints that may be anywhere on it: OpenCV's.
     fn frame(&self) -> usize {
         let half = f64::from(self.params().patch_size() / 2);
         let patch = (half * std::f64::consts::SQRT_2).ceil() as usize;
-        self.edge().max(patch).max(harris::REACH) + 2
+        self.edge().max(patch).max(harris::REACH) + 1
     }
 
     /// The border of each level for keypoints `edge_threshold` or more away from its edges.
@@ -184,8 +182,8 @@ impl Orb {
             if geometry.width <= 2 * edge || geometry.height <= 2 * edge {
                 break;
             }
-            let is_image = level == self.first_level();
-            let pixels: Framed<'_> = if is_image && border.frame == 0 {
+            let is_image = level == self.first_level() && border.frame == 0;
+            let pixels = if is_image && Framed::from(image).is_compact() {
                 image.into()
             } else {
                 scratch
@@ -258,8 +256,8 @@ impl Orb {
                 corner.response =
                     harris::response(kernels, level, corner.x as isize, corner.y as isize);
             }
+            select::retain_best(corners, self.tables.quotas[octave], |c| c.response, responses);
         }
-        select::retain_best(corners, self.tables.quotas[octave], |c| c.response, responses);
     }
 
     /// How many corners of a level are kept by their scores: twice the quota if Harris is to choose.
@@ -335,26 +333,30 @@ impl Orb {
         if let Some(index) = keypoints.iter().position(|k| k.octave as u32 > MAX_N_LEVELS) {
             return Err(Error::KeyPoint { index, reason: "its octave is above 1024" });
         }
-        let outside = |index| Error::KeyPoint { index, reason: "it lies outside the image" };
         let edge = self.edge() as f32;
-        // OpenCV's frame is one pixel less than ours, and what it samples beyond is not in its memory.
-        let beyond = (self.frame() - 1 - self.tables.pattern.reach()) as isize;
+        // What is sampled beyond the frame is not in OpenCV's memory.
+        let beyond = (self.frame() - self.tables.pattern.reach()) as isize;
         let mut accepted = Vec::with_capacity(keypoints.len());
         for (index, keypoint) in keypoints.iter().enumerate() {
             let inside = |v: f32, side: usize| {
                 let v = v.round_ties_even();
                 v >= edge && v < side as f32 - edge
             };
-            if !(inside(keypoint.x, image.width()) && inside(keypoint.y, image.height())) {
-                if edge > 0.0 {
-                    continue;
-                }
-                return Err(outside(index));
+            if edge > 0.0
+                && !(inside(keypoint.x, image.width()) && inside(keypoint.y, image.height()))
+            {
+                continue;
             }
-            // On a level larger than the image half a pixel outside can be many.
-            let (x, y) = self.geometry(image, keypoint.octave as usize)?.position(keypoint);
-            if x.min(y) < -beyond {
-                return Err(outside(index));
+            if !(keypoint.x.is_finite() && keypoint.y.is_finite()) {
+                return Err(Error::KeyPoint { index, reason: "its position is not finite" });
+            }
+            let geometry = self.geometry(image, keypoint.octave as usize)?;
+            let (x, y) = geometry.position(keypoint);
+            let framed = |v: isize, side: usize| v >= -beyond && v < side as isize + beyond;
+            if !(framed(x, geometry.width) && framed(y, geometry.height)) {
+                let reason =
+                    "it lies so far outside the image that OpenCV would read out of bounds";
+                return Err(Error::KeyPoint { index, reason });
             }
             if !keypoint.angle.is_finite() {
                 return Err(Error::KeyPoint { index, reason: "its angle is not finite" });
@@ -456,9 +458,9 @@ mod tests {
         let inverse: Vec<u8> = noise.iter().map(|v| !v).collect();
         let other = GrayView::new(&inverse, width, height).unwrap();
         let (mut used, mut found) = (OrbScratch::default(), 0);
-        // Levels with a frame (3), with all their pixels in use (22 for the larger patch), and with more and
+        // Levels with a frame (3), with all their pixels in use (21 for the larger patch), and with more and
         // more that nothing reads.
-        for edge in [45, 3, 22, 31] {
+        for edge in [45, 3, 21, 31] {
             for (patch, first_level) in [(31, 0), (31, 2), (5, 0)] {
                 let params = OrbParams::default().with_n_features(9000).with_fast_threshold(1);
                 let params = params.with_edge_threshold(edge).with_patch_size(patch);
@@ -478,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn a_keypoint_just_outside_an_enlarged_level_is_an_error() {
+    fn a_keypoint_outside_of_what_is_framed_is_an_error() {
         let image = GrayView::new(&[7; 16], 4, 4).unwrap();
         let params = OrbParams::default().with_edge_threshold(0).with_scale_factor(1.5);
         let at = |x, y| KeyPoint { x, y, size: 31.0, angle: 30.0, response: 1.0, octave: 0 };

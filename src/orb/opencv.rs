@@ -164,6 +164,9 @@ impl FeatureExtractor for OpenCvOrb {
         keypoints: &[KeyPoint],
         scratch: &mut OpenCvScratch,
     ) -> Result<Features> {
+        if image.is_empty() {
+            return Ok(Features::default());
+        }
         self.native.check_keypoints(image, keypoints)?;
         let orb = self.object(scratch)?;
         let mut compute = || -> opencv::Result<Features> {
@@ -175,9 +178,6 @@ impl FeatureExtractor for OpenCvOrb {
                 .collect::<opencv::Result<_>>()?;
             let mut descriptors = Mat::default();
             orb.compute(&to_mat(Some(image))?, &mut kept, &mut descriptors)?;
-            if image.is_empty() {
-                kept.clear();
-            }
             features(&kept, &descriptors)
         };
         compute().map_err(failed)

@@ -19,7 +19,8 @@ pub(super) struct Geometry {
 }
 
 impl Geometry {
-    /// The size of a level of that scale for an image; a level without a pixel is an error.
+    /// The size of a level of that scale for an image; a level without a pixel or with more than
+    /// [`MAX_LEVEL_PIXELS`] is an error.
     pub fn new(scale: f32, image: GrayView<'_>, level: usize) -> Result<Self> {
         let inverse_scale = 1.0 / scale;
         let side = |n: usize| (n as f32 * inverse_scale).round_ties_even() as usize;
@@ -28,6 +29,7 @@ impl Geometry {
             let (width, height) = (image.width() as u32, image.height() as u32);
             return Err(Error::EmptyLevel { width, height, level: level as u32 });
         }
+        check_pixels(width, height, image, level)?;
         Ok(Self { width, height, scale, inverse_scale })
     }
 
@@ -36,6 +38,15 @@ impl Geometry {
         let at = |v: f32| (v * self.inverse_scale).round_ties_even() as isize;
         (at(keypoint.x), at(keypoint.y))
     }
+}
+
+/// Refuses a level of more than [`MAX_LEVEL_PIXELS`].
+fn check_pixels(width: usize, height: usize, image: GrayView<'_>, level: usize) -> Result<()> {
+    if (width as u64).checked_mul(height as u64).is_some_and(|n| n <= MAX_LEVEL_PIXELS) {
+        return Ok(());
+    }
+    let (width, height) = (image.width() as u32, image.height() as u32);
+    Err(Error::HugeLevel { width, height, level: level as u32 })
 }
 
 /// Pixels of the input image per pixel of a level.
@@ -132,12 +143,8 @@ impl Pyramid {
         first_level: usize,
         Border { frame, unread }: Border,
     ) -> Result<&mut Plane> {
-        let side = |n: usize| n.saturating_add(2 * frame) as u64;
-        let pixels = side(geometry.width).checked_mul(side(geometry.height));
-        if pixels.is_none_or(|n| n > MAX_LEVEL_PIXELS) {
-            let (width, height) = (image.width() as u32, image.height() as u32);
-            return Err(Error::HugeLevel { width, height, level: level as u32 });
-        }
+        let side = |n: usize| n.saturating_add(2 * frame);
+        check_pixels(side(geometry.width), side(geometry.height), image, level)?;
         if self.resizers.len() <= level {
             self.resizers.resize_with(level + 1, Default::default);
         }
@@ -291,6 +298,11 @@ impl<'a> From<GrayView<'a>> for Framed<'a> {
 }
 
 impl<'a> Framed<'a> {
+    /// Whether the place of each pixel is below 2^31: that of a window of a large image need not be.
+    pub fn is_compact(&self) -> bool {
+        self.stride.checked_mul(self.height).is_some_and(|n| i32::try_from(n).is_ok())
+    }
+
     /// Where the pixel (x, y) lies in [`Framed::pixels`].
     #[inline]
     pub fn index(&self, x: isize, y: isize) -> usize {
