@@ -71,8 +71,9 @@ else
 fi
 
 say "features keep to themselves"
+tree=$(cargo tree --no-default-features --edges normal --prefix none)
 for crate in opencv turbojpeg clap parquet arrow aws-sdk-s3 tokio; do
-    if cargo tree --no-default-features --edges normal --prefix none | grep -q "^$crate v"; then
+    if grep -q "^$crate v" <<<"$tree"; then
         echo "$crate is built without its feature" && exit 1
     fi
 done

@@ -133,7 +133,7 @@ pub enum Error {
         /// What is missing.
         source: BoxError,
     },
-    /// A bucket or listing cannot be gone through to its end, so that nobody knows what is lost.
+    /// A folder, bucket or listing cannot be gone through to its end, so that nobody knows what is lost.
     #[error("cannot list {uri}: {source}")]
     List {
         /// The place, or the listing's file.
@@ -153,8 +153,8 @@ pub enum Error {
         /// The answer.
         source: BoxError,
     },
-    /// A file or folder cannot be listed or read.
-    #[error("cannot read {uri}")]
+    /// A file cannot be read, or the folder of a source cannot be opened.
+    #[error("cannot read {uri}: {source}")]
     Read {
         /// The path or key.
         uri: Box<str>,
@@ -207,6 +207,9 @@ pub enum Error {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// An extractor panicked.
+    #[error("the extractor panicked: {0}")]
+    Panic(Box<str>),
     /// OpenCV itself failed (the optional backend).
     #[error("opencv: {0}")]
     OpenCv(BoxError),
@@ -219,7 +222,7 @@ pub enum Error {
         source: Box<Error>,
     },
     /// The rows between the two passes cannot be kept.
-    #[error("cannot spool rows in {path}")]
+    #[error("cannot spool rows in {path}: {source}")]
     Spool {
         /// The folder of the temporary file.
         path: Box<str>,
@@ -294,7 +297,6 @@ impl Error {
         Self::Connect { source: source.into() }
     }
 
-    #[cfg(feature = "s3")]
     #[cold]
     pub(crate) fn list(uri: impl Into<Box<str>>, source: impl Into<BoxError>) -> Self {
         Self::List { uri: uri.into(), source: source.into() }
@@ -313,11 +315,9 @@ impl Error {
     #[must_use]
     pub fn stage(&self) -> Stage {
         match self {
-            Self::InvalidParam { .. }
-            | Self::Shape(_)
-            | Self::Connect { .. }
-            | Self::Interrupted => Stage::Params,
-            Self::NoInput { .. }
+            Self::InvalidParam { .. } | Self::Shape(_) | Self::Interrupted => Stage::Params,
+            Self::Connect { .. }
+            | Self::NoInput { .. }
             | Self::List { .. }
             | Self::Object { .. }
             | Self::Read { .. }
@@ -326,6 +326,7 @@ impl Error {
             Self::EmptyLevel { .. }
             | Self::HugeLevel { .. }
             | Self::KeyPoint { .. }
+            | Self::Panic(_)
             | Self::OpenCv(_)
             | Self::Extract { .. } => Stage::Orb,
             Self::Spool { .. } => Stage::Rows,
@@ -350,6 +351,7 @@ impl Error {
             Self::EmptyLevel { .. } => "empty_level",
             Self::HugeLevel { .. } => "huge_level",
             Self::KeyPoint { .. } => "bad_keypoint",
+            Self::Panic(_) => "panic",
             Self::OpenCv(_) => "opencv",
             Self::Extract { source, .. } => source.code(),
             Self::Spool { .. } => "spool",

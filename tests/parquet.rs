@@ -327,6 +327,82 @@ fn a_failed_append_undoes_itself() {
 }
 
 #[test]
+fn what_is_added_to_is_complete() {
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("out");
+    write(&out, mode(WriteMode::Error), &[batch(0..3, None)]).unwrap();
+    // As if a run had died while it added its files.
+    fs::remove_file(out.join("_SUCCESS")).unwrap();
+    let error = ParquetSink::create(&out, mode(WriteMode::Append)).unwrap_err();
+    assert!(error.to_line().contains("no _SUCCESS"), "{error}");
+    fs::write(out.join("_SUCCESS"), b"").unwrap();
+    write(&out, mode(WriteMode::Append), &[batch(3..5, None)]).unwrap();
+    assert_eq!(names(&out).len(), 3);
+}
+
+#[test]
+fn folders_made_on_the_way_go_with_a_sink_that_is_dropped() {
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("a/b/out");
+    for mode in [mode(WriteMode::Error), mode(WriteMode::Overwrite), mode(WriteMode::Append)] {
+        let mut sink = ParquetSink::create(&out, mode).unwrap();
+        sink.write(batch(0..3, None)).unwrap();
+        drop(sink);
+        assert!(names(root.path()).is_empty());
+    }
+    fs::create_dir(root.path().join("a")).unwrap();
+    drop(ParquetSink::create(&out, ParquetParams::default()).unwrap());
+    assert_eq!(names(root.path()), ["a"], "what was there stays");
+    assert!(names(&root.path().join("a")).is_empty());
+}
+
+#[test]
+fn a_failed_write_is_not_committed() {
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("out");
+    let mut sink =
+        ParquetSink::create(&out, ParquetParams::default().with_rows_per_file(2)).unwrap();
+    sink.write(batch(0..2, None)).unwrap();
+    // The next file cannot be made.
+    let hidden = root.path().join(&names(root.path())[0]);
+    let aside = root.path().join("aside");
+    fs::rename(&hidden, &aside).unwrap();
+    assert!(sink.write(batch(2..4, None)).is_err());
+    fs::rename(&aside, &hidden).unwrap();
+    sink.write(batch(4..6, None)).unwrap();
+    assert!(sink.finish().unwrap_err().to_line().contains("earlier"));
+    assert!(names(root.path()).is_empty());
+}
+
+#[test]
+fn notes_of_any_time_before_the_end_are_in_the_footer() {
+    let root = tempfile::tempdir().unwrap();
+    let mut sink = ParquetSink::create(root.path().join("out"), ParquetParams::default()).unwrap();
+    sink.annotate("early", "1");
+    sink.write(batch(0..3, None)).unwrap();
+    sink.annotate("late", "2");
+    sink.finish().unwrap();
+    let file = File::open(&parts(&root.path().join("out"))[0]).unwrap();
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+    let notes = reader.metadata().file_metadata().key_value_metadata().unwrap();
+    for key in ["orb_features.early", "orb_features.late", "orb_features.version"] {
+        assert_eq!(notes.iter().filter(|note| note.key == key).count(), 1, "{key}");
+    }
+}
+
+#[test]
+fn a_file_has_no_more_row_groups_than_can_be_numbered() {
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("out");
+    let params = ParquetParams::default().with_row_group_rows(1).with_rows_per_file(u64::MAX);
+    let mut sink = ParquetSink::create(&out, params).unwrap();
+    sink.set_parallelism(Parallelism::new(1));
+    sink.write(batch(0..i16::MAX as u32 + 2, None)).unwrap();
+    let report = sink.finish().unwrap();
+    assert_eq!((report.files, report.rows), (2, i16::MAX as u64 + 2));
+}
+
+#[test]
 fn files_do_not_depend_on_the_threads_that_encode() {
     let root = tempfile::tempdir().unwrap();
     let run = |threads| {

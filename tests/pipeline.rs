@@ -166,6 +166,83 @@ fn every_image_is_accounted_for_with_its_cause() {
     }
 }
 
+/// An extractor of a caller's that fails in its own ways on some images.
+#[derive(Clone)]
+struct Faulty(Orb);
+
+impl FeatureExtractor for Faulty {
+    type Scratch = OrbScratch;
+
+    fn describe(&self) -> String {
+        self.0.describe()
+    }
+
+    fn detect_with(
+        &self,
+        image: GrayView<'_>,
+        mask: Option<GrayView<'_>>,
+        scratch: &mut OrbScratch,
+    ) -> Result<Vec<KeyPoint>> {
+        self.0.detect_with(image, mask, scratch)
+    }
+
+    fn compute_with(
+        &self,
+        image: GrayView<'_>,
+        keypoints: &[KeyPoint],
+        scratch: &mut OrbScratch,
+    ) -> Result<Features> {
+        self.0.compute_with(image, keypoints, scratch)
+    }
+
+    fn detect_and_compute_with(
+        &self,
+        image: GrayView<'_>,
+        mask: Option<GrayView<'_>>,
+        scratch: &mut OrbScratch,
+    ) -> Result<Features> {
+        let mut features = self.0.detect_and_compute_with(image, mask, scratch)?;
+        match (image.width(), image.height()) {
+            (3, _) => panic!("three {} are too few", "columns"),
+            (_, 3) => features.keypoints.push(KeyPoint::default()),
+            _ => {}
+        }
+        Ok(features)
+    }
+}
+
+#[test]
+fn an_extractor_that_panics_or_miscounts_costs_one_image() {
+    let pgm =
+        |w: usize, h: usize| [format!("P5 {w} {h} 255\n").into_bytes(), vec![7; w * h]].concat();
+    let mut images = photos(8);
+    images.insert(2, ("t/panics.pgm".to_owned(), pgm(3, 9)));
+    images.insert(5, ("t/miscounts.pgm".to_owned(), pgm(9, 3)));
+    let keep = Keep::default();
+    let extractor = Faulty(orb());
+    let report = Pipeline::new(MemorySource::new(images.clone()), extractor.clone(), keep.clone())
+        .without_pca()
+        .with_on_error(OnError::Record)
+        .run()
+        .unwrap();
+    let causes = [("panic".to_owned(), 1), ("wrong_shape".to_owned(), 1)];
+    assert_eq!(report.failed, BTreeMap::from(causes));
+    let kept = keep.0.lock().unwrap();
+    let messages: Vec<_> = kept.failures.iter().map(|f| f.message.as_str()).collect();
+    assert!(messages[0].contains("t/panics.pgm") && messages[0].contains("three columns"));
+    assert!(messages[1].contains("t/miscounts.pgm") && messages[1].contains("1 keypoints"));
+    // All the others are there.
+    let others = keep.clone();
+    let whole = Keep::default();
+    drop(kept);
+    Pipeline::new(MemorySource::new(photos(8)), orb(), whole.clone()).without_pca().run().unwrap();
+    assert_eq!(others.0.lock().unwrap().rows, whole.0.lock().unwrap().rows);
+    // Stage by stage, too.
+    let rows = MemorySource::new(images).open().unwrap();
+    let rows = rows.orb_features(&extractor, &DecodeParams::default(), Parallelism::new(2));
+    assert_eq!(rows.explode().filter(Result::is_err).count(), 2);
+}
+
 #[test]
 fn by_default_the_first_failure_in_order_ends_the_job() {
     let (source, _) = troubled();

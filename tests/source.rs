@@ -208,6 +208,20 @@ fn links_are_followed_and_loops_and_dead_links_reported() {
     assert!(errors.iter().any(|e| e.contains("loop")), "{errors:?}");
 }
 
+#[test]
+fn a_folder_that_cannot_be_listed_ends_a_job() {
+    let root = root();
+    write(root.path(), "a/1.jpg", b"x");
+    write(root.path(), "b/1.jpg", b"x");
+    let mut images = FsSource::new(root.path()).open().unwrap();
+    assert!(images.next().unwrap().is_ok());
+    // Whatever was in it: it had been there when the root was listed.
+    fs::remove_dir_all(root.path().join("b")).unwrap();
+    let error = images.next().unwrap().unwrap_err();
+    assert!(matches!(error, Error::List { .. }) && !error.is_of_one_image(), "{error:?}");
+    assert!(error.to_line().contains(root.path().join("b").to_str().unwrap()), "{error}");
+}
+
 /// Root may read anything, so this is only shown to others.
 #[test]
 #[cfg(unix)]

@@ -305,4 +305,6 @@ fn public_types_can_cross_threads() {
     sent::<OrbScratch>();
     sent::<Decoder>();
     sent::<SpooledRows>();
+    sent::<Pipeline<FsSource, Orb, NullSink>>();
+    sent::<orb_features::stage::ParMap<Result<ImageObject>, Result<ImageFeatures>>>();
 }

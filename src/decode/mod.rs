@@ -85,6 +85,11 @@ impl Decoder {
         Self { params, jpeg: jpeg::JpegDecoder::default() }
     }
 
+    /// The parameters that it was made with.
+    pub fn params(&self) -> &DecodeParams {
+        &self.params
+    }
+
     /// Decodes one image.
     ///
     /// # Errors
@@ -95,7 +100,7 @@ impl Decoder {
         Ok(gray)
     }
 
-    /// Decodes one image into a buffer that is reused; on error its content is unspecified.
+    /// Decodes one image into a buffer, which JPEGs that need no turn reuse; on error its content is unspecified.
     ///
     /// # Errors
     /// As [`Decoder::decode`].

@@ -55,7 +55,7 @@ pub struct Progress {
     pub written: u64,
 }
 
-type Observer = Box<dyn FnMut(&Progress)>;
+type Observer = Box<dyn FnMut(&Progress) + Send>;
 
 /// The whole job: source, decode, ORB, rows, PCA, sink.
 ///
@@ -161,12 +161,13 @@ where
     }
 
     /// Calls `observer` after each image and each batch that is written, on the calling thread.
-    pub fn with_progress(mut self, observer: impl FnMut(&Progress) + 'static) -> Self {
+    pub fn with_progress(mut self, observer: impl FnMut(&Progress) + Send + 'static) -> Self {
         self.observer = Some(Box::new(observer));
         self
     }
 
-    /// Ends the job with [`Error::Interrupted`] soon after the flag is set; nothing is written.
+    /// Ends the job with [`Error::Interrupted`] at the next image or batch after the flag is set; nothing is
+    /// written. What waits for a server then is woken by `S3::interrupt`.
     pub fn with_stop(mut self, stop: Arc<AtomicBool>) -> Self {
         self.stop = Some(stop);
         self
@@ -306,7 +307,7 @@ impl<K: RowSink> Job<K> {
     /// Decides about an image: its features, nothing (it failed and is left out), or the job's end.
     fn admit(&mut self, image: Result<ImageFeatures>) -> Result<Option<ImageFeatures>> {
         self.check_stop()?;
-        let image = match image {
+        let image = match image.and_then(ImageFeatures::checked) {
             Ok(image) => {
                 self.without_features += u64::from(image.keypoints.is_empty());
                 self.progress.rows += image.keypoints.len() as u64;

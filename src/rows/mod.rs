@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ndarray::{Array2, ArrayView2};
 
 use crate::decode::ImageMeta;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::orb::{DESCRIPTOR_LEN, Descriptor, ImageFeatures, KeyPoint};
 use crate::pca::PcaModel;
 
@@ -64,7 +64,17 @@ impl RowBatch {
 }
 
 impl ImageFeatures {
-    /// The rows of this image, one for each descriptor.
+    /// Itself, if it has one descriptor for each keypoint.
+    pub(crate) fn checked(self) -> Result<Self> {
+        let (keypoints, descriptors) = (self.keypoints.len(), self.descriptors.len());
+        if keypoints == descriptors {
+            return Ok(self);
+        }
+        let what = Error::shape(format!("{keypoints} keypoints and {descriptors} descriptors"));
+        Err(Error::Extract { uri: self.meta.uri.as_str().into(), source: Box::new(what) })
+    }
+
+    /// The rows of this image, one for each keypoint that has a descriptor.
     #[must_use]
     pub fn into_rows(self) -> impl ExactSizeIterator<Item = DescriptorRow> + std::fmt::Debug {
         ImageRows { image: self, next: 0 }
@@ -102,6 +112,8 @@ impl Iterator for ImageRows {
 impl ExactSizeIterator for ImageRows {}
 
 /// The iterator of [`StageExt::explode`](crate::StageExt::explode).
+///
+/// An image that has not as many descriptors as keypoints is an [`Error::Extract`].
 #[must_use = "iterator adaptors are lazy and do nothing unless consumed"]
 #[derive(Debug)]
 pub struct Explode<I> {
@@ -124,7 +136,7 @@ impl<I: Iterator<Item = Result<ImageFeatures>>> Iterator for Explode<I> {
                 return Some(Ok(row));
             }
             self.current = None;
-            match self.images.next()? {
+            match self.images.next()?.and_then(ImageFeatures::checked) {
                 Ok(image) => self.current = Some(ImageRows { image, next: 0 }),
                 Err(error) => return Some(Err(error)),
             }

@@ -9,6 +9,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 
 use super::Failure;
+use super::parquet::DEFAULT_ROW_GROUP_ROWS;
 use super::part::{broken, open};
 use super::staging::ERRORS;
 use super::target::{Target, TargetFile};
@@ -37,18 +38,21 @@ impl FailureFile {
         Self { name, open: None, waiting: Vec::new(), count: 0 }
     }
 
-    pub fn push(&mut self, failure: &Failure, target: &Target, notes: &[KeyValue]) -> Result<()> {
+    pub fn push(&mut self, failure: &Failure, target: &Target) -> Result<()> {
         self.waiting.push(failure.clone());
         self.count += 1;
-        if self.waiting.len() < FAILURES_AT_A_TIME { Ok(()) } else { self.write(target, notes) }
+        if self.waiting.len() < FAILURES_AT_A_TIME { Ok(()) } else { self.write(target) }
     }
 
-    fn write(&mut self, target: &Target, notes: &[KeyValue]) -> Result<()> {
+    fn write(&mut self, target: &Target) -> Result<()> {
         let (uri, writer) = match &mut self.open {
             Some(open) => open,
             none => {
-                let properties = WriterProperties::default();
-                none.insert(open(target, &self.name, &schema(), &properties, notes)?)
+                // A row group is held in memory until it is full.
+                let rows = Some(DEFAULT_ROW_GROUP_ROWS);
+                let properties =
+                    WriterProperties::builder().set_max_row_group_row_count(rows).build();
+                none.insert(open(target, &self.name, &schema(), &properties)?)
             }
         };
         let text = |value: fn(&Failure) -> Option<&str>| -> ArrayRef {
@@ -68,12 +72,15 @@ impl FailureFile {
         Ok(())
     }
 
-    /// Completes the file, if there was any failure, and returns their number and its length.
+    /// Completes the file, with notes in its footer, if there was any failure, and returns their number and its length.
     pub fn close(mut self, target: &Target, notes: &[KeyValue]) -> Result<(u64, u64)> {
         if !self.waiting.is_empty() {
-            self.write(target, notes)?;
+            self.write(target)?;
         }
-        let Some((uri, writer)) = self.open else { return Ok((0, 0)) };
+        let Some((uri, mut writer)) = self.open else { return Ok((0, 0)) };
+        for note in notes {
+            writer.append_key_value_metadata(note.clone());
+        }
         let file = writer.into_inner().map_err(|e| broken(&uri, e))?;
         let bytes = file.close(self.count).map_err(|e| broken(&uri, e))?;
         Ok((self.count, bytes))

@@ -29,6 +29,9 @@ pub const DEFAULT_ROW_GROUP_ROWS: usize = 32_768;
 /// Default of [`ParquetParams::with_rows_per_file`]: some 300 MB.
 pub const DEFAULT_ROWS_PER_FILE: u64 = 2_097_152;
 
+/// Row groups are numbered with 16 bits, with a sign.
+const MAX_ROW_GROUPS: u64 = i16::MAX as u64;
+
 /// The compression of the columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -109,7 +112,7 @@ impl ParquetParams {
         self
     }
 
-    /// Sets the most rows of a file (default [`DEFAULT_ROWS_PER_FILE`]).
+    /// Sets the most rows of a file (default [`DEFAULT_ROWS_PER_FILE`]); it never has more than 32,767 row groups.
     pub fn with_rows_per_file(mut self, rows: u64) -> Self {
         self.rows_per_file = rows;
         self
@@ -132,7 +135,8 @@ impl ParquetParams {
 /// In S3, files are multipart uploads, which nobody sees before they are completed at the commit. While
 /// it lasts there is no `_SUCCESS`, and `_manifest.json` names the old result as the current one, until
 /// it names the new one. The old result's files are deleted after that. Whatever becomes of the process,
-/// the next run on the output finishes its commit, or clears its uploads away.
+/// the next run on the output finishes its commit, or clears its uploads away: at once if it ran on this
+/// machine, after two minutes if on another.
 ///
 /// The footer of each file holds the annotations, and the version of this crate.
 ///
@@ -144,6 +148,8 @@ pub struct ParquetSink {
     properties: WriterProperties,
     notes: Vec<KeyValue>,
     run_id: String,
+    /// Whether anything that it was given is missing from its files.
+    broken: bool,
     part: Option<Part>,
     failures: FailureFile,
     report: SinkReport,
@@ -181,7 +187,7 @@ impl ParquetSink {
     }
 
     fn on(
-        params: ParquetParams,
+        mut params: ParquetParams,
         target: impl FnOnce(WriteMode, &str) -> Result<Target>,
     ) -> Result<Self> {
         if params.row_group_rows == 0 {
@@ -190,6 +196,8 @@ impl ParquetSink {
         if params.rows_per_file == 0 {
             return Err(Error::param("rows_per_file", 0, "at least 1"));
         }
+        let most = (params.row_group_rows as u64).saturating_mul(MAX_ROW_GROUPS);
+        params.rows_per_file = params.rows_per_file.min(most);
         let properties = writer_properties(&params)?;
         let run_id = uuid::Uuid::new_v4().simple().to_string();
         let target = target(params.mode, &run_id)?;
@@ -198,6 +206,7 @@ impl ParquetSink {
             params,
             properties,
             notes: vec![KeyValue::new("orb_features.version".to_owned(), version)],
+            broken: false,
             part: None,
             failures: FailureFile::new(&run_id),
             run_id,
@@ -226,25 +235,7 @@ impl ParquetSink {
         }
     }
 
-    fn close_part(&mut self) -> Result<()> {
-        if let Some(part) = self.part.take() {
-            self.report.rows += part.rows();
-            self.report.bytes += part.close(&self.encoders)?;
-        }
-        Ok(())
-    }
-}
-
-impl RowSink for ParquetSink {
-    fn set_parallelism(&mut self, parallelism: Parallelism) {
-        self.encoders = Encoders::new(parallelism);
-    }
-
-    fn annotate(&mut self, key: &str, value: &str) {
-        self.notes.push(KeyValue::new(format!("orb_features.{key}"), value.to_owned()));
-    }
-
-    fn write(&mut self, batch: RowBatch) -> Result<()> {
+    fn add(&mut self, batch: RowBatch) -> Result<()> {
         let is_first = self.schema.is_none();
         let schema = self.check_columns(&batch)?;
         let end = batch.rows.len();
@@ -266,7 +257,6 @@ impl RowSink for ParquetSink {
                         &schema,
                         self.params.score_width,
                         &self.properties,
-                        &self.notes,
                     )?)
                 }
             };
@@ -283,11 +273,40 @@ impl RowSink for ParquetSink {
         }
     }
 
+    fn close_part(&mut self) -> Result<()> {
+        if let Some(part) = self.part.take() {
+            self.report.rows += part.rows();
+            self.report.bytes += part.close(&self.encoders, &self.notes)?;
+        }
+        Ok(())
+    }
+}
+
+impl RowSink for ParquetSink {
+    fn set_parallelism(&mut self, parallelism: Parallelism) {
+        self.encoders = Encoders::new(parallelism);
+    }
+
+    fn annotate(&mut self, key: &str, value: &str) {
+        self.notes.push(KeyValue::new(format!("orb_features.{key}"), value.to_owned()));
+    }
+
+    fn write(&mut self, batch: RowBatch) -> Result<()> {
+        let written = self.add(batch);
+        self.broken |= written.is_err();
+        written
+    }
+
     fn record(&mut self, failure: &Failure) -> Result<()> {
-        self.failures.push(failure, &self.target, &self.notes)
+        let recorded = self.failures.push(failure, &self.target);
+        self.broken |= recorded.is_err();
+        recorded
     }
 
     fn finish(mut self) -> Result<SinkReport> {
+        if self.broken {
+            return Err(Error::write_to(self.target.uri(""), "an earlier write failed"));
+        }
         if self.schema.is_none() {
             // No row at all: an empty file still shows readers the columns.
             self.write(RowBatch::default())?;

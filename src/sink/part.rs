@@ -95,9 +95,8 @@ impl Part {
         schema: &SchemaRef,
         score_width: ScoreWidth,
         properties: &WriterProperties,
-        notes: &[KeyValue],
     ) -> Result<Self> {
-        let (uri, writer) = open(target, name, schema, properties, notes)?;
+        let (uri, writer) = open(target, name, schema, properties)?;
         let (file, row_groups) = writer.into_serialized_writer().map_err(|e| broken(&uri, e))?;
         let row_group_rows = properties.max_row_group_row_count().unwrap_or(usize::MAX);
         Ok(Self {
@@ -175,30 +174,29 @@ impl Part {
         Ok(())
     }
 
-    /// Completes the file and returns its length.
-    pub fn close(mut self, encoders: &Encoders) -> Result<u64> {
+    /// Completes the file, with notes in its footer, and returns its length.
+    pub fn close(mut self, encoders: &Encoders, notes: &[KeyValue]) -> Result<u64> {
         if self.room < self.row_group_rows {
             self.end_row_group(encoders).map_err(|e| broken(&self.uri, e))?;
+        }
+        for note in notes {
+            self.file.append_key_value_metadata(note.clone());
         }
         let file = self.file.into_inner().map_err(|e| broken(&self.uri, e))?;
         file.close(self.rows).map_err(|e| broken(&self.uri, e))
     }
 }
 
-/// Begins a file of a target, with notes for its footer, and says where it will be found.
+/// Begins a file of a target, and says where it will be found.
 pub(super) fn open(
     target: &Target,
     name: &str,
     schema: &SchemaRef,
     properties: &WriterProperties,
-    notes: &[KeyValue],
 ) -> Result<(String, ArrowWriter<TargetFile>)> {
     let (file, uri) = (target.file(name)?, target.uri(name));
-    let mut writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties.clone()))
+    let writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties.clone()))
         .map_err(|e| broken(&uri, e))?;
-    for note in notes {
-        writer.append_key_value_metadata(note.clone());
-    }
     Ok((uri, writer))
 }
 

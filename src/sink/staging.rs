@@ -35,7 +35,8 @@ pub(super) struct Staging {
     target: PathBuf,
     folder: PathBuf,
     mode: WriteMode,
-    made_target: bool,
+    /// The folders that were made on the way to the hidden one, from the outermost on.
+    made: Vec<PathBuf>,
     committed: bool,
 }
 
@@ -62,9 +63,8 @@ impl Staging {
         if exists {
             check_content(&target, mode)?;
         }
-        let folder = if mode == WriteMode::Append {
-            fs::create_dir_all(&target).map_err(failed)?;
-            target.join(format!("_temporary-{run_id}"))
+        let (parent, name) = if mode == WriteMode::Append {
+            (target.as_path(), format!("_temporary-{run_id}").into())
         } else {
             let name = target.file_name().ok_or_else(|| {
                 failed(io::Error::new(io::ErrorKind::InvalidInput, "the path names no folder"))
@@ -72,13 +72,16 @@ impl Staging {
             let mut hidden = std::ffi::OsString::from(".");
             hidden.push(name);
             hidden.push(format!(".{run_id}.tmp"));
-            let parent = parent_of(&target);
-            fs::create_dir_all(parent).map_err(failed)?;
-            parent.join(hidden)
+            (parent_of(&target), hidden)
         };
-        fs::create_dir(&folder).map_err(|e| Error::write(&folder, e))?;
-        let made_target = mode == WriteMode::Append && !exists;
-        let staging = Self { given, target, folder, mode, made_target, committed: false };
+        let mut missing: Vec<_> = parent.ancestors().take_while(|p| !is_there(p)).collect();
+        missing.reverse();
+        let made = missing.into_iter().map(Path::to_owned).collect();
+        let folder = parent.join(name);
+        // From here on it is taken away again if anything fails.
+        let staging = Self { given, folder, mode, made, committed: false, target: target.clone() };
+        fs::create_dir_all(parent).map_err(failed)?;
+        fs::create_dir(&staging.folder).map_err(|e| Error::write(&staging.folder, e))?;
         if exists && mode != WriteMode::Append && is_other_device(&staging.target, &staging.folder)
         {
             let why =
@@ -105,15 +108,25 @@ impl Staging {
 
     /// Makes the files visible.
     pub fn commit(mut self) -> Result<()> {
+        let errors = self.folder.join(ERRORS);
         let mark = || -> io::Result<()> {
             File::create(self.folder.join(SUCCESS))?.sync_all()?;
+            if errors.exists() {
+                sync_folder(&errors)?;
+            }
             sync_folder(&self.folder)
         };
         mark().map_err(|e| Error::write(&self.folder, e))?;
         match self.mode {
-            WriteMode::Append => self.move_files()?,
+            WriteMode::Append => {
+                self.move_files()?;
+                self.committed = true;
+            }
             WriteMode::Error => match fs::rename(&self.folder, &self.target) {
-                Ok(()) => {}
+                Ok(()) => {
+                    self.committed = true;
+                    sync(parent_of(&self.target))?;
+                }
                 Err(e) if is_not_empty(&e) => {
                     // Another run was faster.
                     return Err(Error::OutputExists {
@@ -124,7 +137,6 @@ impl Staging {
             },
             WriteMode::Overwrite => self.replace()?,
         }
-        self.committed = true;
         Ok(())
     }
 
@@ -133,7 +145,10 @@ impl Staging {
         let target = self.target.clone();
         let failed = |e| failed_at(&target, e);
         match fs::rename(&self.folder, &self.target) {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                self.committed = true;
+                return sync(parent_of(&target));
+            }
             Err(e) if is_not_empty(&e) => {}
             Err(e) => return Err(failed(e)),
         }
@@ -160,8 +175,11 @@ impl Staging {
                 fs::rename(&old, &self.target).map_err(failed)?;
                 return Err(failed(e));
             }
+            self.committed = true;
             old
         };
+        // Before the old result is gone.
+        sync(parent_of(&target))?;
         // The result stands; what cannot be removed of the old one is litter, not a failure.
         let _ = fs::remove_dir_all(old);
         Ok(())
@@ -181,8 +199,13 @@ impl Staging {
         for name in names.iter().map(PathBuf::as_path).chain([Path::new(SUCCESS)]) {
             let to = self.target.join(name);
             let step = || -> io::Result<()> {
+                if name == Path::new(SUCCESS) {
+                    // Not before the files that it speaks for.
+                    sync_folder(&self.target)?;
+                }
                 fs::create_dir_all(parent_of(&to))?;
-                fs::rename(self.folder.join(name), &to)
+                fs::rename(self.folder.join(name), &to)?;
+                if parent_of(&to) == self.target { Ok(()) } else { sync_folder(parent_of(&to)) }
             };
             if let Err(error) = step() {
                 for path in moved {
@@ -198,7 +221,7 @@ impl Staging {
         // Only what is empty: everything has been moved.
         let _ = fs::remove_dir(self.folder.join(ERRORS));
         let _ = fs::remove_dir(&self.folder);
-        Ok(())
+        sync(&self.target)
     }
 
     /// The files to move, below the hidden folder, but for the mark of success.
@@ -227,9 +250,9 @@ impl Drop for Staging {
     fn drop(&mut self) {
         if !self.committed {
             let _ = fs::remove_dir_all(&self.folder);
-            if self.made_target {
+            for folder in self.made.iter().rev() {
                 // Fails, as it should, if someone else has put something there.
-                let _ = fs::remove_dir(&self.target);
+                let _ = fs::remove_dir(folder);
             }
         }
     }
@@ -238,6 +261,15 @@ impl Drop for Staging {
 /// Has the names in a folder outlive a loss of power, where folders can be synced.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+}
+
+/// Whether there is anything of that name; a path of no parts is the working folder.
+fn is_there(path: &Path) -> bool {
+    path.as_os_str().is_empty() || path.exists()
+}
+
+fn sync(folder: &Path) -> Result<()> {
+    sync_folder(folder).map_err(|e| failed_at(folder, e))
 }
 
 fn failed_at(path: &Path, error: io::Error) -> Error {
@@ -253,25 +285,32 @@ fn parent_of(path: &Path) -> &Path {
 
 /// Refuses a folder that the mode must not touch.
 fn check_content(target: &Path, mode: WriteMode) -> Result<()> {
-    if mode == WriteMode::Append {
-        return Ok(());
-    }
+    let refused = |why: String| Err(failed_at(target, io::Error::other(why)));
     for entry in fs::read_dir(target).map_err(|e| Error::write(target, e))? {
         let entry = entry.map_err(|e| Error::write(target, e))?;
         let name = entry.file_name();
         let is_folder = entry.file_type().map_err(|e| Error::write(target, e))?.is_dir();
-        if mode == WriteMode::Error {
-            return Err(Error::OutputExists { path: target.display().to_string().into() });
-        }
         let is_ours = match name.to_str() {
             Some(name) if is_folder => name == ERRORS || name.starts_with("_temporary"),
             Some(name) => is_file_of_a_result(name),
             None => false,
         };
-        if !is_ours {
-            let why =
-                format!("it holds {name:?}, which is not part of a result: it is not overwritten");
-            return Err(failed_at(target, io::Error::other(why)));
+        match mode {
+            WriteMode::Error => {
+                return Err(Error::OutputExists { path: target.display().to_string().into() });
+            }
+            WriteMode::Overwrite if !is_ours => {
+                return refused(format!(
+                    "it holds {name:?}, which is not part of a result: it is not overwritten"
+                ));
+            }
+            WriteMode::Append if is_ours && !is_folder && !target.join(SUCCESS).exists() => {
+                return refused(format!(
+                    "it holds {name:?} but no {SUCCESS}: a run that was to add to it has died, or is at it \
+                     now (remove what is not to stay, and make {SUCCESS}, to go on)"
+                ));
+            }
+            _ => {}
         }
     }
     Ok(())

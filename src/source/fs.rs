@@ -118,6 +118,12 @@ fn is_folder(entry: &DirEntry) -> bool {
     entry.file_type().is_dir() || (entry.path_is_symlink() && entry.path().is_dir())
 }
 
+/// Whether it is about a link that leads nowhere, or back to where it lies, and so about no folder.
+fn is_bad_link(error: &walkdir::Error) -> bool {
+    let leads_nowhere = |path: &Path| path.is_symlink() && !path.is_dir();
+    error.loop_ancestor().is_some() || error.path().is_some_and(leads_nowhere)
+}
+
 /// The name of the folder whose direct files have no other folder to be labelled by.
 fn folder_name(root: &Path, is_folder: bool) -> String {
     // The whole path, as the root may be `.` or `..`.
@@ -138,6 +144,9 @@ fn name_of(path: &Path) -> Result<&str> {
 }
 
 /// The stream of an [`FsSource`].
+///
+/// A file that cannot be read is an [`Error::Read`] item; a folder below the root that cannot be listed is an
+/// [`Error::List`], which ends a job, as nobody knows what was in it.
 pub struct FsImages {
     reader: Arc<Reader>,
     root: String,
@@ -166,8 +175,18 @@ impl FsImages {
     fn passes_over(&self, error: &walkdir::Error) -> bool {
         let Some(path) = error.path() else { return false };
         let relative = self.reader.relative(path);
-        let dead = error.io_error().is_some_and(|e| e.kind() == io::ErrorKind::NotFound);
-        is_hidden(relative.file_name().unwrap_or_default()) || (dead && !self.takes(relative))
+        let is_dead = error.loop_ancestor().is_none() && is_bad_link(error);
+        is_hidden(relative.file_name().unwrap_or_default()) || (is_dead && !self.takes(relative))
+    }
+
+    /// What it means that the walk cannot go on: one file less, or nobody knows how many.
+    fn lost(&self, error: walkdir::Error) -> Error {
+        let is_of_one = is_bad_link(&error);
+        let uri = error.path().map_or_else(|| self.root.clone(), |p| p.display().to_string());
+        let source = error
+            .into_io_error()
+            .unwrap_or_else(|| io::Error::other("a link leads back to a folder that holds it"));
+        if is_of_one { Error::read(uri, source) } else { Error::list(uri, source) }
     }
 
     /// The path of the next file to read.
@@ -189,12 +208,7 @@ impl FsImages {
                 Err(error) if self.passes_over(&error) => continue,
                 Err(error) => {
                     self.taken += 1;
-                    let uri =
-                        error.path().map_or_else(|| self.root.clone(), |p| p.display().to_string());
-                    let source = error.into_io_error().unwrap_or_else(|| {
-                        io::Error::other("a link leads back to a folder that holds it")
-                    });
-                    return Some(Err(Error::read(uri, source)));
+                    return Some(Err(self.lost(error)));
                 }
             };
             let hidden = entry.depth() > 0 && is_hidden(entry.file_name());

@@ -2,13 +2,14 @@
 
 mod parallel;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use parallel::{DEFAULT_WINDOW_PER_THREAD, ParMap, Parallelism};
 
 use crate::decode::{DecodeParams, DecodedImage, Decoder, GrayImage, meta_of};
-use crate::error::{Error, Result};
+use crate::error::{DecodeCause, Error, Result};
 use crate::orb::{FeatureExtractor, ImageFeatures};
 use crate::pca::{PcaModel, PcaParams};
 use crate::rows::{Batches, DescriptorRow, Explode, Project, RowBatch, Spool, SpooledRows};
@@ -73,8 +74,9 @@ pub trait StageExt: Iterator + Sized {
     /// Decodes each image and extracts its features: the parallel form of
     /// [`decode`](Self::decode) and [`extract`](Self::extract).
     ///
-    /// No more than `threads` encoded and decoded images are in memory at a time, and the features
-    /// of no more than a window of images.
+    /// No more than `threads` encoded and decoded images are in memory at a time (beside what the source reads
+    /// ahead), and the features of no more than a window of images. An image for which the decoder or the
+    /// extractor panics is an error like any other.
     fn orb_features<E>(
         self,
         extractor: &E,
@@ -167,18 +169,36 @@ impl<E: FeatureExtractor + Clone> Worker<E> {
         }
     }
 
+    /// The features of an image. Its decoder's or extractor's panic is its error, so that it does not cost the
+    /// other images.
     pub fn features(&mut self, object: &ImageObject) -> Result<ImageFeatures> {
         let start = Instant::now();
-        let decoded = self.decoder.decode_into(object, &mut self.gray);
+        let Self { decoder, gray, extractor, scratch, .. } = self;
+        let decoded = caught(|| decoder.decode_into(object, gray)).unwrap_or_else(|panic| {
+            *decoder = Decoder::new(decoder.params().clone());
+            let what = format!("the decoder panicked: {panic}");
+            Err(Error::decode(object.uri.as_str(), DecodeCause::Corrupt, what))
+        });
         let middle = Instant::now();
         self.times = [middle - start, Duration::ZERO];
         decoded?;
-        let features =
-            self.extractor.detect_and_compute_with(self.gray.view(), None, &mut self.scratch);
+        let extracted = caught(|| extractor.detect_and_compute_with(gray.view(), None, scratch));
+        let features = extracted.unwrap_or_else(|panic| {
+            *scratch = E::Scratch::default();
+            Err(Error::Panic(panic))
+        });
         self.times[1] = middle.elapsed();
         let features = features.map_err(|e| of_image(&object.uri, e))?;
         Ok(ImageFeatures::new(Arc::new(meta_of(object, &self.gray)), features))
     }
+}
+
+/// The result of some work, or what it panicked with. What it has changed is not to be used after that.
+fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Box<str>> {
+    std::panic::catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message").into()
+    })
 }
 
 fn of_image(uri: &str, error: Error) -> Error {
