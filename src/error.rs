@@ -153,7 +153,7 @@ pub enum Error {
         /// The answer.
         source: BoxError,
     },
-    /// A file cannot be read, or the folder of a source cannot be opened.
+    /// A file cannot be read.
     #[error("cannot read {uri}: {source}")]
     Read {
         /// The path or key.
@@ -404,7 +404,7 @@ impl Error {
         }
     }
 
-    /// The whole chain of causes on one line.
+    /// The whole chain of causes on one line, control characters escaped: names may have them.
     #[must_use]
     pub fn to_line(&self) -> String {
         let mut line = self.to_string();
@@ -418,7 +418,13 @@ impl Error {
             }
             cause = error.source();
         }
-        line
+        if !line.contains(char::is_control) {
+            return line;
+        }
+        let escaped = |c: char| {
+            if c.is_control() { c.escape_default().to_string() } else { c.to_string() }
+        };
+        line.chars().map(escaped).collect()
     }
 }
 
@@ -435,6 +441,8 @@ mod tests {
     fn a_line_names_object_and_cause_once() {
         let error = Error::read("a/b.jpg", io::Error::from(io::ErrorKind::PermissionDenied));
         assert_eq!(error.to_line(), "cannot read a/b.jpg: permission denied");
+        let error = Error::read("a\nb\u{1b}ü.jpg", io::Error::from(io::ErrorKind::NotFound));
+        assert_eq!(error.to_line(), "cannot read a\\nb\\u{1b}ü.jpg: entity not found");
         let error = Error::Extract {
             uri: "a/b.jpg".into(),
             source: Box::new(Error::EmptyLevel { width: 1, height: 1, level: 4 }),

@@ -250,7 +250,7 @@ fn bad_input_is_named() {
     let bench = Bench::new(1);
     bench.fails(&["--glob", "*.png"], &["in", "*.png", "6 files"]);
     fs::rename(bench.path("in"), bench.path("elsewhere")).unwrap();
-    bench.fails(&[], &["cannot read in", "No such file"]);
+    bench.fails(&[], &["cannot list in", "No such file"]);
     fs::create_dir(bench.path("in")).unwrap();
     bench.fails(&[], &["no image in in"]);
     bench.fails(&["--on-error", "skip"], &["no image in in"]);
@@ -389,4 +389,42 @@ fn an_interrupt_cleans_up() {
         assert!(String::from_utf8_lossy(&output.stderr).contains("interrupted"));
         assert_eq!(names(bench.root.path()), ["in"]);
     }
+}
+
+#[test]
+fn options_for_folders_are_refused_with_a_single_file() {
+    let bench = Bench::new(1);
+    for option in [&["--glob", "*"][..], &["--extensions", "jpg"], &["--one-level"]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_orb-features"))
+            .current_dir(bench.root.path())
+            .args(["extract", "in/apple/000.jpg", "out", "--no-pca"])
+            .args(option)
+            .output()
+            .unwrap();
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains(option[0]) && message.contains("is a file"), "{message}");
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_model_goes_through_a_link_and_a_lost_report_is_an_error() {
+    let bench = Bench::new(2);
+    fs::write(bench.path("model.json"), b"old").unwrap();
+    std::os::unix::fs::symlink("model.json", bench.path("link.json")).unwrap();
+    bench.ok(&["--save-model", "link.json"]);
+    assert!(bench.path("link.json").is_symlink());
+    PcaModel::load(bench.path("model.json")).unwrap();
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_orb-features"))
+        .current_dir(bench.root.path())
+        .args(["extract", "in", "out2", "--json"])
+        .stdout(full)
+        .output()
+        .unwrap();
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    assert!(message.contains("cannot write the report"), "{message}");
+    assert!(bench.path("out2/_SUCCESS").exists());
 }

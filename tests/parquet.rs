@@ -341,6 +341,50 @@ fn what_is_added_to_is_complete() {
 }
 
 #[test]
+fn only_what_a_job_leaves_is_overwritten() {
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("out");
+    let overwrite = || ParquetSink::create(&out, mode(WriteMode::Overwrite));
+    for (foreign, folder) in [
+        ("_errors/precious.txt", "_errors"),
+        ("_errors/mine/part-0.parquet", "_errors"),
+        ("_temporary_photos/1.jpg", "_temporary_photos"),
+        ("part-of-my-thesis.parquet.docx", "part-of-my-thesis.parquet.docx"),
+    ] {
+        write(&out, mode(WriteMode::Overwrite), &[batch(0..3, None)]).unwrap();
+        fs::create_dir_all(out.join(foreign).parent().unwrap()).unwrap();
+        fs::write(out.join(foreign), b"x").unwrap();
+        let error = overwrite().unwrap_err().to_line();
+        assert!(error.contains(folder) && error.contains("not overwritten"), "{error}");
+        assert!(out.join(foreign).exists());
+        fs::remove_dir_all(&out).unwrap();
+    }
+    for ours in
+        ["_errors/part-00000-1f.parquet", "part-00000-1f.c000.snappy.parquet", "_temporary/0/x"]
+    {
+        write(&out, mode(WriteMode::Overwrite), &[batch(0..3, None)]).unwrap();
+        fs::create_dir_all(out.join(ours).parent().unwrap()).unwrap();
+        fs::write(out.join(ours), b"x").unwrap();
+        overwrite().unwrap().finish().unwrap();
+        assert!(!out.join(ours).exists());
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_folder_that_is_there_keeps_its_permissions() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("out");
+    fs::create_dir(&out).unwrap();
+    fs::set_permissions(&out, fs::Permissions::from_mode(0o2770)).unwrap();
+    for mode in [mode(WriteMode::Error), mode(WriteMode::Overwrite)] {
+        write(&out, mode, &[batch(0..3, None)]).unwrap();
+        assert_eq!(fs::metadata(&out).unwrap().permissions().mode() & 0o7777, 0o2770);
+    }
+}
+
+#[test]
 fn folders_made_on_the_way_go_with_a_sink_that_is_dropped() {
     let root = tempfile::tempdir().unwrap();
     let out = root.path().join("a/b/out");

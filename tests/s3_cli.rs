@@ -310,17 +310,21 @@ fn an_outage_ends_the_job_whatever_the_policy() {
     let bench = Bench::new(60);
     let keys: Vec<String> = bench.memory.keys("lab", "in/");
     fs::write(bench.root.path().join("keys.txt"), keys.join("\n")).unwrap();
-    let is_down = AtomicBool::new(false);
-    bench.server.plan(move |asked| {
-        if asked.path.ends_with("0030.jpg") {
-            is_down.store(true, Ordering::SeqCst);
-        }
-        is_down.load(Ordering::SeqCst).then_some(Fault::ResetAfterEffect)
-    });
-    let args = ["s3://lab/in", "out", "--on-error", "skip", "--attempts", "2", "--no-pca"];
-    let args = [&args[..], &["--listing", "keys.txt"]].concat();
-    bench.fails(&args, 1, &["cannot connect to S3: the network fails"]);
-    assert!(!bench.root.path().join("out").exists());
+    // With one request at a time the outage comes at a HEAD, with many at a GET.
+    for in_flight in ["1", "64"] {
+        let is_down = AtomicBool::new(false);
+        bench.server.plan(move |asked| {
+            if asked.path.ends_with("0030.jpg") {
+                is_down.store(true, Ordering::SeqCst);
+            }
+            is_down.load(Ordering::SeqCst).then_some(Fault::ResetAfterEffect)
+        });
+        let args = ["s3://lab/in", "out", "--on-error", "skip", "--attempts", "2", "--no-pca"];
+        let more = ["--listing", "keys.txt", "--requests-in-flight", in_flight];
+        let args = [&args[..], &more].concat();
+        bench.fails(&args, 1, &["cannot connect to S3: the network fails"]);
+        assert!(!bench.root.path().join("out").exists());
+    }
 }
 
 /// Starts a run and gives the server a hand on it.

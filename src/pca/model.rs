@@ -1,5 +1,6 @@
 //! A fitted PCA.
 
+use std::io::Write as _;
 use std::path::Path;
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis};
@@ -212,27 +213,35 @@ impl PcaModel {
         Ok(())
     }
 
-    /// Writes it to a file, whole or not at all.
+    /// Writes it to a file, whole or not at all; into what is no file, such as a pipe, as it is.
     ///
     /// # Errors
     /// [`Error::Write`], naming the file.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        let mut name = std::ffi::OsString::from(".");
-        name.push(path.file_name().unwrap_or_default());
-        name.push(format!(".{}.tmp", std::process::id()));
-        let temporary = path.with_file_name(name);
         let write = || -> std::io::Result<()> {
             let mut json = serde_json::to_vec_pretty(self)?;
             json.push(b'\n');
-            std::fs::write(&temporary, json)?;
-            std::fs::rename(&temporary, path)
+            // The file itself and not a link to it is what gets replaced.
+            if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+                return std::fs::write(path, json);
+            }
+            let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+            let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let mut builder = tempfile::Builder::new();
+            #[cfg(unix)]
+            {
+                use std::os::unix::fs::PermissionsExt as _;
+                // As of any new file, less what the process masks.
+                builder.permissions(std::fs::Permissions::from_mode(0o666));
+            }
+            let mut file = builder.prefix(".").tempfile_in(folder.unwrap_or(Path::new(".")))?;
+            file.write_all(&json)?;
+            file.as_file().sync_all()?;
+            file.persist(&target)?;
+            Ok(())
         };
-        write().map_err(|e| {
-            // Whatever is left of it; the first error is the one to tell.
-            let _ = std::fs::remove_file(&temporary);
-            Error::write(path, e)
-        })
+        write().map_err(|e| Error::write(path, e))
     }
 
     /// Reads one that [`PcaModel::save`] wrote.

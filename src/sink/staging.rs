@@ -27,6 +27,9 @@ pub(super) const SUCCESS: &str = "_SUCCESS";
 /// The folder of recorded failures, which readers of the result pass over.
 pub(super) const ERRORS: &str = "_errors";
 
+/// The length of the hexadecimal number that a run is told by.
+const RUN_ID_LEN: usize = 32;
+
 /// A folder of files that are not visible yet.
 #[derive(Debug)]
 pub(super) struct Staging {
@@ -82,6 +85,9 @@ impl Staging {
         let staging = Self { given, folder, mode, made, committed: false, target: target.clone() };
         fs::create_dir_all(parent).map_err(failed)?;
         fs::create_dir(&staging.folder).map_err(|e| Error::write(&staging.folder, e))?;
+        if exists && mode != WriteMode::Append {
+            take_after(&staging.target, &staging.folder);
+        }
         if exists && mode != WriteMode::Append && is_other_device(&staging.target, &staging.folder)
         {
             let why =
@@ -291,7 +297,7 @@ fn check_content(target: &Path, mode: WriteMode) -> Result<()> {
         let name = entry.file_name();
         let is_folder = entry.file_type().map_err(|e| Error::write(target, e))?.is_dir();
         let is_ours = match name.to_str() {
-            Some(name) if is_folder => name == ERRORS || name.starts_with("_temporary"),
+            Some(name) if is_folder => is_folder_of_a_result(name, &entry.path()),
             Some(name) => is_file_of_a_result(name),
             None => false,
         };
@@ -318,11 +324,29 @@ fn check_content(target: &Path, mode: WriteMode) -> Result<()> {
 
 /// Whether a job of ours, or of Spark, leaves files of that name in a result.
 pub(super) fn is_file_of_a_result(name: &str) -> bool {
-    let part = |name: &str| name.starts_with("part-") && name.contains(".parquet");
+    let part = |name: &str| {
+        let rest = name.strip_prefix("part-").and_then(|name| name.strip_suffix(".parquet"));
+        rest.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
     let mark = |name: &str| [SUCCESS, "_metadata", "_common_metadata"].contains(&name);
     let checksum = name.strip_prefix('.').and_then(|name| name.strip_suffix(".crc"));
     let name = checksum.unwrap_or(name);
     part(name) || mark(name)
+}
+
+/// Whether a job leaves folders of that name in a result, and this one holds nothing else.
+fn is_folder_of_a_result(name: &str, path: &Path) -> bool {
+    let is_unfinished = name.strip_prefix("_temporary-").is_some_and(|run| run.len() == RUN_ID_LEN);
+    if name != ERRORS && !is_unfinished {
+        // Spark's, which nothing else is called.
+        return name == "_temporary";
+    }
+    let Ok(entries) = fs::read_dir(path) else { return false };
+    entries.flatten().all(|entry| match entry.file_name().to_str() {
+        Some(ERRORS) if is_unfinished => is_folder_of_a_result(ERRORS, &entry.path()),
+        Some(name) => is_file_of_a_result(name),
+        None => false,
+    })
 }
 
 fn is_not_empty(error: &io::Error) -> bool {
@@ -341,6 +365,18 @@ fn is_other_device(a: &Path, b: &Path) -> bool {
         let _ = (a, b);
         false
     }
+}
+
+/// Gives a folder the owner and the permissions of the one whose place it is to take, as far as we may.
+fn take_after(old: &Path, new: &Path) {
+    let Ok(metadata) = fs::metadata(old) else { return };
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{MetadataExt as _, chown};
+        let _ = chown(new, Some(metadata.uid()), Some(metadata.gid()));
+    }
+    // After the owner, whose change takes some away.
+    let _ = fs::set_permissions(new, metadata.permissions());
 }
 
 /// Exchanges two folders in one step; false where the system cannot.

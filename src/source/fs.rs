@@ -69,16 +69,16 @@ impl ImageSource for FsSource {
     /// A folder without a single file to take ends in an [`Error::NoInput`] item.
     ///
     /// # Errors
-    /// [`Error::Read`] if it is missing or closed to us, [`Error::InvalidParam`] for a bad glob,
+    /// [`Error::List`] if it is missing or closed to us, [`Error::InvalidParam`] for a bad glob,
     /// [`Error::NotUtf8`] for a path that no column can hold.
     fn open(self) -> Result<FsImages> {
         let root = name_of(&self.root)?.to_owned();
         let matcher = self.selection.compile()?;
         let is_folder =
-            std::fs::metadata(&self.root).map_err(|e| Error::read(root.as_str(), e))?.is_dir();
+            std::fs::metadata(&self.root).map_err(|e| Error::list(root.as_str(), e))?.is_dir();
         if is_folder {
             // Now rather than at the first image: a closed folder is the caller's error.
-            std::fs::read_dir(&self.root).map_err(|e| Error::read(root.as_str(), e))?;
+            std::fs::read_dir(&self.root).map_err(|e| Error::list(root.as_str(), e))?;
         }
         let walk = WalkDir::new(&self.root)
             .follow_links(true)

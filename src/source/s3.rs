@@ -430,7 +430,8 @@ async fn fetch(
         match s3.head(bucket, &object.key).await {
             Ok(Some(found)) => Listed { etag: object.etag.or(found.etag), ..found },
             Ok(None) => return Err(lost(&uri, Fault::new(Kind::Missing, "it does not exist"))),
-            Err(fault) => return Err(lost(&uri, fault)),
+            // An answer to HEAD has no body that would tell the reason.
+            Err(fault) => return Err(lost_or_outage(options, s3, &uri, fault).await),
         }
     };
     let size = object.size.unwrap_or_default();
@@ -443,13 +444,7 @@ async fn fetch(
     let got = match s3.get(bucket, &object).await {
         Ok(got) => got,
         Err(fault) if fault.kind == Kind::Network => {
-            // The object's bad luck, or the end of all? A job must not go on without a server.
-            return Err(match s3.list(bucket, &options.root.folder(), true, 1, None).await {
-                Err(outage) if outage.kind == Kind::Network => {
-                    Error::connect(format!("{outage}: {uri}"))
-                }
-                _ => lost(&uri, fault),
-            });
+            return Err(lost_or_outage(options, s3, &uri, fault).await);
         }
         Err(fault) => return Err(lost(&uri, fault)),
     };
@@ -461,6 +456,18 @@ async fn fetch(
         bytes: got.bytes,
     };
     Ok((image, permit))
+}
+
+/// What a failed request for an object means where it may be its bad luck, or the end of all: a job must not go
+/// on without a server.
+async fn lost_or_outage(options: &S3Source, s3: &S3, uri: &str, fault: Fault) -> Error {
+    let root = &options.root;
+    match s3.list(root.bucket(), &root.folder(), true, 1, None).await {
+        Err(outage) if matches!(outage.kind, Kind::Network | Kind::Account | Kind::Expired) => {
+            Error::connect(format!("{outage}: {uri}"))
+        }
+        _ => lost(uri, fault),
+    }
 }
 
 /// What a failed request for an object means.

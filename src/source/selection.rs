@@ -49,13 +49,14 @@ impl Selection {
         self
     }
 
-    /// Takes only what has one of these endings, in any case, and that the glob, if there is one,
+    /// Takes only what has one of these endings, in any case, spaces around them aside, and that the glob, if there is one,
     /// matches.
     pub fn with_extensions<E: Into<String>>(
         mut self,
         extensions: impl IntoIterator<Item = E>,
     ) -> Self {
-        self.extensions = Some(extensions.into_iter().map(Into::into).collect());
+        let trimmed = |extension: E| extension.into().trim().to_owned();
+        self.extensions = Some(extensions.into_iter().map(trimmed).collect());
         self
     }
 
