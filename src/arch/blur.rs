@@ -8,7 +8,7 @@
 use super::{Row, fill};
 
 /// The length of the kernel.
-pub(crate) const TAPS: usize = 7;
+pub(crate) const GAUSS_LEN: usize = 7;
 
 /// The kernel from its middle outwards.
 const GAUSS: [f32; 4] = [0.216_105_94, 0.190_712_82, 0.131_074_88, 0.070_159_32];
@@ -29,11 +29,11 @@ struct AlongX<'a, const FUSED: bool> {
 impl<const FUSED: bool> Row<f32> for AlongX<'_, FUSED> {
     #[inline(always)]
     fn block<const B: usize>(&self, start: usize) -> [f32; B] {
-        let source = &self.source[start..start + B + TAPS - 1];
+        let source = &self.source[start..start + B + GAUSS_LEN - 1];
         let mut sums = [0.0; B];
         for i in 0..B {
             let mut sum = GAUSS[3] * f32::from(source[i]);
-            for k in 1..TAPS {
+            for k in 1..GAUSS_LEN {
                 sum = multiply_add::<FUSED>(f32::from(source[i + k]), GAUSS[k.abs_diff(3)], sum);
             }
             sums[i] = sum;
@@ -45,7 +45,7 @@ impl<const FUSED: bool> Row<f32> for AlongX<'_, FUSED> {
 /// Writes pixels of one row from seven rows of sums, from column `start` on.
 #[inline(always)]
 pub(super) fn column<const B: usize>(
-    rows: &[&[f32]; TAPS],
+    rows: &[&[f32]; GAUSS_LEN],
     start: usize,
     fused: usize,
     out: &mut [u8],
@@ -57,7 +57,7 @@ pub(super) fn column<const B: usize>(
 }
 
 struct AlongY<'a, const FUSED: bool> {
-    rows: &'a [&'a [f32]; TAPS],
+    rows: &'a [&'a [f32]; GAUSS_LEN],
     from: usize,
 }
 

@@ -21,7 +21,7 @@ mod simd;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
-pub(crate) use blur::TAPS;
+pub(crate) use blur::GAUSS_LEN;
 pub(crate) use fast::{RADIUS, RingRows};
 pub(crate) use gram::{GRAM_ROWS, GRAM_SIDE, Sums};
 pub(crate) use patch::{HARRIS_RUN, HARRIS_SIDE, PATCH_RUN, PatchRow};
@@ -76,7 +76,7 @@ pub(crate) struct Kernels {
     /// [`blur::row`].
     pub blur_row: fn(source: &[u8], fused: usize, out: &mut [f32]),
     /// [`blur::column`].
-    pub blur_column: fn(rows: &[&[f32]; TAPS], start: usize, fused: usize, out: &mut [u8]),
+    pub blur_column: fn(rows: &[&[f32]; GAUSS_LEN], start: usize, fused: usize, out: &mut [u8]),
     /// [`brief::places`].
     pub brief_places:
         fn(x: &[f32], y: &[f32], turn: (f32, f32), centre: i32, stride: i32, out: &mut [u32]),

@@ -2,8 +2,8 @@
 #![allow(unsafe_code)]
 
 use super::{
-    GRAM_SIDE, Kernels, Loadings, PatchRow, RingRows, Simd, Sums, TAPS, Taps, blur, brief, fast,
-    gram, gray, patch, project, resize,
+    GAUSS_LEN, GRAM_SIDE, Kernels, Loadings, PatchRow, RingRows, Simd, Sums, Taps, blur, brief,
+    fast, gram, gray, patch, project, resize,
 };
 
 /// Compiles the kernels with features enabled, and makes their table.
@@ -43,7 +43,7 @@ macro_rules! kernels {
             harris = patch::harris, (pixels: &[u8], stride: usize) -> [i32; 3];
             moments = patch::moments, (pixels: &[u8], stride: usize, rows: &[PatchRow]) -> (i32, i32);
             blur_row = blur::row::<$narrow>, (source: &[u8], fused: usize, out: &mut [f32]);
-            blur_column = blur::column::<$narrow>, (rows: &[&[f32]; TAPS], start: usize, fused: usize, out: &mut [u8]);
+            blur_column = blur::column::<$narrow>, (rows: &[&[f32]; GAUSS_LEN], start: usize, fused: usize, out: &mut [u8]);
             brief_places = brief::places,
                 (x: &[f32], y: &[f32], turn: (f32, f32), centre: i32, stride: i32, out: &mut [u32]);
             gram = gram::avx2::gram, (rows: &[[u8; GRAM_SIDE]], sums: &mut Sums);

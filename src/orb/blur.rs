@@ -3,15 +3,15 @@
 use std::ops::Range;
 
 use super::pyramid::{Framed, Plane, reflect};
-use crate::arch::{Kernels, TAPS};
+use crate::arch::{GAUSS_LEN, Kernels};
 
 /// How far a smoothed pixel reads.
-pub(super) const REACH: usize = TAPS / 2;
+pub(super) const REACH: usize = GAUSS_LEN / 2;
 
 /// Rows of sums along x, reused in turn, and which columns are to be smoothed.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sums {
-    rows: [Vec<f32>; TAPS],
+    rows: [Vec<f32>; GAUSS_LEN],
     padded: Vec<u8>,
     /// Keypoints, top down.
     centres: Vec<(isize, isize)>,
@@ -113,7 +113,7 @@ pub(super) fn blur(
         cover.move_to(y, sorted, (reach, reach + beyond), width);
         for columns in &cover.runs {
             let first = columns.start as isize - beyond;
-            let len = columns.len() + TAPS - 1;
+            let len = columns.len() + GAUSS_LEN - 1;
             let source = if first >= 0 && columns.end + REACH <= width {
                 level.run(first, source_y, len)
             } else {
@@ -125,12 +125,12 @@ pub(super) fn blur(
             let fused = fused.0.saturating_sub(columns.start);
             (kernels.blur_row)(source, fused, &mut rows[next][columns.clone()]);
         }
-        next = if next + 1 == TAPS { 0 } else { next + 1 };
+        next = if next + 1 == GAUSS_LEN { 0 } else { next + 1 };
         let done = y - beyond;
         if done < top {
             continue;
         }
-        let mut window: [&[f32]; TAPS] = [&[]; TAPS];
+        let mut window: [&[f32]; GAUSS_LEN] = [&[]; GAUSS_LEN];
         let (newer, older) = rows.split_at(next);
         for (to, row) in window.iter_mut().zip(older.iter().chain(newer)) {
             *to = row;

@@ -46,6 +46,7 @@ pub enum ScoreType {
 /// multiply-adds or without), which changes a few descriptor bits per million pixels, and
 /// whether a mask is made binary before it is scaled down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum OpenCvBuild {
     /// The wheels of 4.13 to 5.0 on a CPU with AVX2 and FMA: today's `pip install opencv-python`.
     #[default]

@@ -159,7 +159,7 @@ impl Moments {
         self.sum.iter().map(|&s| s as f64 / self.count as f64).collect()
     }
 
-    /// The covariance matrix over n - 1, each element rounded once but for the division.
+    /// The covariance matrix over n - 1: the sums are exact, rounded only where they are divided.
     pub(super) fn covariance(&self) -> DMatrix<f64> {
         let n = i128::from(self.count);
         let scale = self.count as f64 * (self.count as f64 - 1.0);

@@ -14,6 +14,7 @@ pub const DEFAULT_SEED: u64 = 0;
 /// How many power iterations the randomized solver takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum PowerIterations {
     /// As many as the components need to settle, 1000 at most: on moments they cost no pass over
     /// the data.
@@ -26,6 +27,7 @@ pub enum PowerIterations {
 /// How the components are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Solver {
     /// A random range finder with power iterations, run on the covariance matrix.
     ///

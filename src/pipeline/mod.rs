@@ -24,6 +24,7 @@ pub use report::{ModelSummary, RunReport, Seconds};
 /// What to do about an image that cannot be read, decoded or processed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum OnError {
     /// End the job with its error; nothing is written.
     #[default]
@@ -44,6 +45,7 @@ enum Projection {
 
 /// How far a job has come, for whoever shows it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Progress {
     /// Images that are done, failures included.
     pub images: u64,

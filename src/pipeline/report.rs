@@ -13,6 +13,7 @@ pub(super) const FIRST_FAILURES: usize = 10;
 
 /// What a job did.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct RunReport {
     /// The version of this crate.
     pub version: String,
@@ -51,6 +52,7 @@ pub struct RunReport {
 /// All but `total` are sums over the threads, so they can exceed it, and include the time a thread
 /// had to wait for a core.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Seconds {
     /// From start to commit, by the clock.
     pub total: f64,
@@ -70,6 +72,7 @@ pub struct Seconds {
 
 /// A PCA in short.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ModelSummary {
     /// The number of components.
     pub n_components: usize,

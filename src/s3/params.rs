@@ -17,6 +17,7 @@ pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whether the bucket goes into the host name or the path of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Addressing {
     /// In the path if an endpoint is set that is not Amazon's, otherwise in the host name.
     #[default]

@@ -35,6 +35,7 @@ const MAX_ROW_GROUPS: u64 = i16::MAX as u64;
 /// The compression of the columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Codec {
     /// None.
     Uncompressed,

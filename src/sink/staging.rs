@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 /// What to do when the output folder exists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum WriteMode {
     /// Refuse, unless it is empty.
     #[default]

@@ -13,6 +13,7 @@ use crate::error::Error;
 /// `%` and `+` stay.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
+#[non_exhaustive]
 pub enum LabelRule {
     /// The name of the folder that holds the image.
     #[default]

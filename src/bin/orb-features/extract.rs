@@ -1,0 +1,343 @@
+//! The command `extract`.
+
+use std::io::IsTerminal as _;
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
+use indicatif::{ProgressBar, ProgressStyle};
+use orb_features::Simd;
+use orb_features::prelude::*;
+
+use crate::choices::{Backend, Center, Exif, Gray, ModeName, OnErrorName, SolverName};
+use crate::failed::Failed;
+use crate::orb::{Compat, OrbArgs};
+use crate::place::{Place, looks_like_s3};
+use crate::s3::S3Args;
+use crate::stop::Stop;
+
+#[derive(Args)]
+pub struct Extract {
+    /// Folder of images (or one image), or s3://bucket/prefix.
+    #[arg(value_name = "IN", value_parser = OsStringValueParser::new().try_map(Place::parse))]
+    input: Place,
+    /// Folder for the Parquet files, or s3://bucket/prefix.
+    #[arg(value_name = "OUT", value_parser = OsStringValueParser::new().try_map(Place::parse))]
+    output: Place,
+
+    /// Take only files whose path below IN matches, such as '**/*.jpg'.
+    #[arg(long, value_name = "P")]
+    glob: Option<String>,
+    /// Take only files with one of these endings, such as jpg,png.
+    #[arg(long, value_name = "E,..", value_delimiter = ',')]
+    extensions: Option<Vec<String>>,
+    /// Take only files of at least so many bytes.
+    #[arg(long, value_name = "N")]
+    min_bytes: Option<u64>,
+    /// Take only files of at most so many bytes.
+    #[arg(long, value_name = "N")]
+    max_bytes: Option<u64>,
+    /// Leave out what lies in folders below IN.
+    #[arg(long)]
+    one_level: bool,
+    /// Where labels come from: parent, none, segment:N or hive:KEY.
+    #[arg(long, default_value = "parent")]
+    label: LabelRule,
+
+    /// Who extracts: this crate, or OpenCV (if built with it).
+    #[arg(long, value_enum, default_value_t = Backend::Native)]
+    backend: Backend,
+    /// The OpenCV build to equal, by its first version [default: 4.13].
+    #[arg(long, value_enum, value_name = "BUILD")]
+    compat: Option<Compat>,
+    /// Grey as cv2.imread(path) then BGR2GRAY, or as IMREAD_GRAYSCALE.
+    #[arg(long, value_enum, default_value_t = Gray::Bgr)]
+    gray: Gray,
+    /// Turn images upright as their EXIF data say, or leave them as they are stored.
+    #[arg(long, value_enum, default_value_t = Exif::Apply)]
+    exif: Exif,
+
+    /// Number of principal components, 1 to 32 [default: 20].
+    #[arg(long, value_name = "K", conflicts_with_all = ["no_pca", "model"])]
+    pca: Option<usize>,
+    /// Write no principal components.
+    #[arg(long, conflicts_with_all = ["solver", "seed", "center", "save_model", "model"])]
+    no_pca: bool,
+    /// How the components are found [default: randomized].
+    #[arg(long, value_enum, conflicts_with = "model")]
+    solver: Option<SolverName>,
+    /// Seed of the randomized solver [default: 0].
+    #[arg(long, value_name = "N", conflicts_with = "model")]
+    seed: Option<u64>,
+    /// Take the mean off before projecting (scikit-learn), or not (Spark) [default: mean].
+    #[arg(long, value_enum)]
+    center: Option<Center>,
+    /// Write the fitted model to a JSON file.
+    #[arg(long, value_name = "FILE", conflicts_with = "model")]
+    save_model: Option<PathBuf>,
+    /// Project onto the model of this JSON file instead of fitting one.
+    #[arg(long, value_name = "FILE")]
+    model: Option<PathBuf>,
+
+    /// What to do about an image that fails: end the job, leave it out, or record it in OUT/_errors.
+    #[arg(long, value_enum, default_value_t = OnErrorName::Fail)]
+    on_error: OnErrorName,
+    /// What to do if OUT exists: refuse, replace an older result, or add files.
+    #[arg(long, value_enum, default_value_t = ModeName::Error)]
+    mode: ModeName,
+    /// Most rows of one file.
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_ROWS_PER_FILE,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    rows_per_file: u64,
+    /// Number of threads, at most 1024 [default: one for each core].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// Instruction set of the kernels: auto, scalar, avx2 or avx512; it changes no result.
+    #[arg(long, value_name = "SET", default_value = "auto")]
+    simd: Simd,
+    /// Print the report as one JSON object on standard output.
+    #[arg(long)]
+    pub json: bool,
+
+    // Last: their headings hold for all that follows them.
+    #[command(flatten)]
+    s3: S3Args,
+    #[command(flatten)]
+    orb: OrbArgs,
+}
+
+impl Extract {
+    pub fn run(&self) -> Result<RunReport, Failed> {
+        Simd::set(self.simd)?;
+        let params = self.orb.params(self.compat.unwrap_or(Compat::V413).into());
+        match self.backend {
+            Backend::Native => self.run_with(params.build()?),
+            Backend::Opencv if self.compat.is_some() => Err(Failed::usage(
+                "--compat is for --backend native: OpenCV is the build that it is",
+            )),
+            #[cfg(feature = "opencv")]
+            Backend::Opencv => self.run_with(OpenCvOrb::new(params)?),
+            #[cfg(not(feature = "opencv"))]
+            Backend::Opencv => Err(Failed::usage(
+                "--backend opencv: this program was built without the feature `opencv`",
+            )),
+        }
+    }
+
+    fn run_with<E: FeatureExtractor + Clone + 'static>(
+        &self,
+        extractor: E,
+    ) -> Result<RunReport, Failed> {
+        self.s3.check(&self.input, &self.output)?;
+        self.check_selection()?;
+        let projection = self.projection()?;
+        // Before there is anything to clean up.
+        let stop = Stop::on_interrupt();
+        let needs_s3 = [&self.input, &self.output].iter().any(|p| matches!(p, Place::S3(_)));
+        let s3 = if needs_s3 {
+            let s3 = self.s3.connect().map_err(|error| self.failed(error))?;
+            stop.also(&s3);
+            Some(s3)
+        } else {
+            None
+        };
+        // Looks at IN before OUT is touched.
+        let images = self.images(s3.as_ref()).map_err(|error| self.failed(error))?;
+        let parquet = ParquetParams::default()
+            .with_rows_per_file(self.rows_per_file)
+            .with_mode(self.mode.into());
+        let sink = match (&self.output, &s3) {
+            (Place::Folder(path), _) => ParquetSink::create(path, parquet),
+            (Place::S3(location), Some(s3)) => {
+                ParquetSink::create_in_s3(s3, location.to_string(), parquet)
+            }
+            (Place::S3(_), None) => unreachable!("a place in S3 has a connection"),
+        };
+        let sink = sink.map_err(|error| self.failed(error))?;
+        let decode = DecodeParams::default()
+            .with_gray_mode(self.gray.into())
+            .with_exif_orientation(self.exif.into());
+        let bar = progress_bar();
+        let shown = bar.clone();
+        let mut pipeline = Pipeline::new(images, extractor, sink)
+            .with_decode(decode)
+            .with_on_error(self.on_error.into())
+            .with_stop(stop.flag)
+            .with_progress(move |progress| {
+                if shown.is_hidden() {
+                    return;
+                }
+                let Progress { images, rows, written, failed, .. } = progress;
+                shown.set_position(*images);
+                let rate = shown.per_sec();
+                shown.set_message(format!(
+                    "{rate:.0} a second: {rows} rows found, {written} written, {failed} failed"
+                ));
+            });
+        if let Some(threads) = self.threads {
+            pipeline = pipeline.with_parallelism(Parallelism::new(threads.into()));
+        }
+        let pipeline = match projection {
+            Projection::None => pipeline.without_pca(),
+            Projection::Fit(params) => pipeline.with_pca(params),
+            Projection::Model(model) => pipeline.with_model(*model),
+        };
+        let report = pipeline.run();
+        bar.finish_and_clear();
+        report.map_err(|error| self.failed(error))
+    }
+
+    /// Refuses options that have no part in reading a single file.
+    fn check_selection(&self) -> Result<(), Failed> {
+        let Place::Folder(path) = &self.input else { return Ok(()) };
+        let given = [
+            ("--glob", self.glob.is_some()),
+            ("--extensions", self.extensions.is_some()),
+            ("--min-bytes", self.min_bytes.is_some()),
+            ("--max-bytes", self.max_bytes.is_some()),
+            ("--one-level", self.one_level),
+        ];
+        match given.into_iter().find(|(_, is_given)| *is_given) {
+            Some((name, _)) if path.is_file() => {
+                let file = path.display();
+                Err(Failed::usage(&format!("{name} is for folders: {file} is a file")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Opens IN.
+    fn images(&self, s3: Option<&S3>) -> Result<ListedImages> {
+        let mut selection = Selection::default()
+            .with_sizes((
+                self.min_bytes.map_or(Bound::Unbounded, Bound::Included),
+                self.max_bytes.map_or(Bound::Unbounded, Bound::Included),
+            ))
+            .with_label(self.label.clone())
+            .with_recursive(!self.one_level);
+        if let Some(glob) = &self.glob {
+            selection = selection.with_glob(glob);
+        }
+        if let Some(extensions) = &self.extensions {
+            selection = selection.with_extensions(extensions);
+        }
+        match (&self.input, s3) {
+            (Place::S3(location), Some(s3)) => {
+                let mut source = S3Source::new(s3, location.to_string())?.with_selection(selection);
+                if let Some(requests) = self.s3.requests_in_flight {
+                    source = source.with_requests_in_flight(requests as usize);
+                }
+                if let Some(bytes) = self.s3.bytes_in_flight {
+                    source = source.with_bytes_in_flight(bytes);
+                }
+                if let Some(file) = &self.s3.listing {
+                    source = source.with_listing(file);
+                }
+                source.list()
+            }
+            (Place::Folder(path), _) => FsSource::new(path).with_selection(selection).list(),
+            (Place::S3(_), None) => unreachable!("a place in S3 has a connection"),
+        }
+    }
+
+    /// Adds to what ended the job how to go on, where there is a way.
+    fn failed(&self, error: Error) -> Failed {
+        let hint = match error {
+            _ if error.is_of_one_image() && self.on_error == OnErrorName::Fail => {
+                "\nhint: --on-error skip or record goes on without such images"
+            }
+            Error::Connect { .. } if !self.s3.no_sign_request => {
+                "\nhint: credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile \
+                 (--profile) or a role; --no-sign-request reads a public bucket"
+            }
+            Error::Fit(_) => "\nhint: --no-pca writes the rows as they are",
+            _ => "",
+        };
+        let Failed { message, status } = error.into();
+        Failed { message: message + hint, status }
+    }
+
+    /// Writes the model once the result stands.
+    pub fn save_model(&self, report: &RunReport) -> Result<(), Failed> {
+        let (Some(path), Some(model)) = (&self.save_model, &report.pca_model) else {
+            return Ok(());
+        };
+        model.save(path).map_err(|error| {
+            let Failed { message, status } = error.into();
+            let out = &self.output;
+            Failed { message: format!("{message} (the result in {out} is complete)"), status }
+        })
+    }
+
+    fn projection(&self) -> Result<Projection, Failed> {
+        let centering = self.center.map(Centering::from);
+        if self.no_pca {
+            return Ok(Projection::None);
+        }
+        for (name, path) in [("--model", &self.model), ("--save-model", &self.save_model)] {
+            if let Some(path) = path.as_ref().and_then(|p| p.to_str()).filter(|p| looks_like_s3(p))
+            {
+                return Err(Failed::usage(&format!("{name} {path}: the model is a local file")));
+            }
+        }
+        if let Some(path) = &self.model {
+            let model = PcaModel::load(path)?;
+            if model.dimensions() != DESCRIPTOR_LEN {
+                let (file, d) = (path.display(), model.dimensions());
+                let why = format!("--model {file}: it is for rows of {d} elements, not of 32");
+                return Err(Failed::usage(&why));
+            }
+            let centering = centering.unwrap_or(model.centering());
+            return Ok(Projection::Model(Box::new(model.with_centering(centering))));
+        }
+        if let Some(path) = &self.save_model {
+            // Now rather than after a long job.
+            let folder =
+                path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let file = path.display();
+            if !folder.is_dir() {
+                let why = format!("--save-model {file}: there is no folder {}", folder.display());
+                return Err(Failed::usage(&why));
+            }
+            if path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+                return Err(Failed::usage(&format!("--save-model {file}: this is a folder")));
+            }
+        }
+        let seed = self.seed.unwrap_or(DEFAULT_SEED);
+        let solver = match self.solver {
+            None | Some(SolverName::Randomized) => Solver::seeded(seed),
+            Some(SolverName::Auto) => Solver::Auto { seed },
+            Some(SolverName::Covariance) if self.seed.is_some() => {
+                return Err(Failed::usage("--seed has no part in --solver covariance"));
+            }
+            Some(SolverName::Covariance) => Solver::Covariance,
+        };
+        let params = PcaParams::new(self.pca.unwrap_or(DEFAULT_N_COMPONENTS))
+            .with_solver(solver)
+            .with_centering(centering.unwrap_or_default());
+        params.check(DESCRIPTOR_LEN)?;
+        Ok(Projection::Fit(params))
+    }
+}
+
+enum Projection {
+    None,
+    Fit(PcaParams),
+    Model(Box<PcaModel>),
+}
+
+/// A bar on a terminal, nothing elsewhere.
+fn progress_bar() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new_spinner();
+    let template = "{spinner} {elapsed_precise} {human_pos} images, {msg}";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}

@@ -1,0 +1,70 @@
+//! The command line: a thin shell over the library.
+
+mod choices;
+mod extract;
+mod failed;
+mod orb;
+mod place;
+mod s3;
+mod stop;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::extract::Extract;
+use crate::failed::Failed;
+
+/// Photos in folders or S3 to ORB features, PCA and Parquet.
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Extract the ORB features of all images of a folder or S3 prefix, project them onto principal
+    /// components, and write one row for each descriptor to Parquet.
+    Extract(Box<Extract>),
+}
+
+/// Has glibc give large buffers back to the system when they are freed.
+///
+/// Its own limit rises with every such buffer that is freed, and the memory of all that came before
+/// stays: 80 MB instead of 50 after 50,000 photos.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[expect(unsafe_code, reason = "the only way to set it from inside")]
+fn return_large_buffers() {
+    // SAFETY: sets a number, before there is any other thread.
+    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 256 << 10) };
+}
+
+fn main() -> ExitCode {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    return_large_buffers();
+    let Command::Extract(extract) = Cli::parse().command;
+    match extract.run() {
+        Ok(report) => {
+            let text = if extract.json {
+                serde_json::to_string(&report).unwrap_or_else(|e| format!("{{\"error\":\"{e}\"}}"))
+            } else {
+                report.to_string()
+            };
+            let shown = writeln!(std::io::stdout(), "{text}");
+            let saved = extract.save_model(&report);
+            match (saved, shown) {
+                (Err(failed), _) => failed.exit(),
+                // A reader that has gone needs no report.
+                (Ok(()), Err(e)) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+                    let message = format!("cannot write the report: {e} (the result is complete)");
+                    Failed { message, status: 1 }.exit()
+                }
+                _ => ExitCode::SUCCESS,
+            }
+        }
+        Err(failed) => failed.exit(),
+    }
+}

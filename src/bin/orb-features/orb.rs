@@ -1,0 +1,90 @@
+//! The options of the extractor.
+
+use clap::{Args, ValueEnum};
+use orb_features::prelude::*;
+
+/// The parameters of cv2.ORB_create, under its names.
+#[derive(Args)]
+#[command(next_help_heading = "ORB")]
+pub struct OrbArgs {
+    /// Quota of keypoints per image.
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_N_FEATURES,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_N_FEATURES)))]
+    pub n_features: u32,
+    /// Size ratio of neighbouring pyramid levels, above 1.
+    #[arg(long, value_name = "F", default_value_t = DEFAULT_SCALE_FACTOR, allow_negative_numbers = true)]
+    pub scale_factor: f32,
+    /// Number of pyramid levels.
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_N_LEVELS)]
+    pub n_levels: u32,
+    /// Margin without keypoints, in pixels.
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_EDGE_THRESHOLD)]
+    pub edge_threshold: u32,
+    /// Pyramid level that is the image itself.
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_FIRST_LEVEL)]
+    pub first_level: u32,
+    /// Points compared for each element of the descriptor: 2, 3 or 4.
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_WTA_K)]
+    pub wta_k: u32,
+    /// What ranks the corners.
+    #[arg(long, value_enum, default_value_t = Score::Harris)]
+    pub score_type: Score,
+    /// Side of the described patch, in pixels.
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_PATCH_SIZE)]
+    pub patch_size: u32,
+    /// Contrast that makes a FAST corner, 0 to 255.
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_FAST_THRESHOLD)]
+    pub fast_threshold: u8,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Compat {
+    /// 4.13 to 5.0, CPU with AVX2 and FMA.
+    #[value(name = "4.13")]
+    V413,
+    /// 4.6 to 4.12, CPU with AVX2 and FMA.
+    #[value(name = "4.6")]
+    V46,
+    /// 4.13 to 5.0, other CPUs.
+    #[value(name = "4.13-nofma")]
+    V413NoFma,
+    /// 4.6 to 4.12, other CPUs.
+    #[value(name = "4.6-nofma")]
+    V46NoFma,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Score {
+    Harris,
+    Fast,
+}
+
+impl OrbArgs {
+    pub fn params(&self, compat: OpenCvBuild) -> OrbParams {
+        OrbParams::default()
+            .with_n_features(self.n_features)
+            .with_scale_factor(self.scale_factor)
+            .with_n_levels(self.n_levels)
+            .with_edge_threshold(self.edge_threshold)
+            .with_first_level(self.first_level)
+            .with_wta_k(self.wta_k)
+            .with_score_type(match self.score_type {
+                Score::Harris => ScoreType::Harris,
+                Score::Fast => ScoreType::Fast,
+            })
+            .with_patch_size(self.patch_size)
+            .with_fast_threshold(self.fast_threshold)
+            .with_compat(compat)
+    }
+}
+
+impl From<Compat> for OpenCvBuild {
+    fn from(compat: Compat) -> Self {
+        match compat {
+            Compat::V413 => Self::Cv413,
+            Compat::V46 => Self::Cv46,
+            Compat::V413NoFma => Self::Cv413NoFma,
+            Compat::V46NoFma => Self::Cv46NoFma,
+        }
+    }
+}

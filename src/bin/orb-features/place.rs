@@ -1,0 +1,37 @@
+//! Where images come from and results go.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use orb_features::prelude::*;
+
+/// A folder, or a place in S3.
+#[derive(Clone)]
+pub enum Place {
+    Folder(PathBuf),
+    S3(S3Location),
+}
+
+impl Place {
+    pub fn parse(text: OsString) -> Result<Self> {
+        match text.to_str() {
+            Some(text) if looks_like_s3(text) => text.parse().map(Self::S3),
+            _ => Ok(Self::Folder(text.into())),
+        }
+    }
+}
+
+/// Whether a text means S3, or was to mean it: `s3:/x` is no folder that anybody wants.
+pub fn looks_like_s3(text: &str) -> bool {
+    let scheme = text.split_once(":/").map(|(scheme, _)| scheme.to_lowercase());
+    scheme.is_some_and(|scheme| ["s3", "s3a", "s3n"].contains(&scheme.as_str()))
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Folder(path) => path.display().fmt(f),
+            Self::S3(location) => location.fmt(f),
+        }
+    }
+}

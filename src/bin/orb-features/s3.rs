@@ -1,0 +1,124 @@
+//! The options of S3.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use orb_features::prelude::*;
+
+use crate::failed::Failed;
+use crate::place::Place;
+
+/// How S3 is reached, and what is asked of it. What is not given comes from where every AWS tool has
+/// it: environment, ~/.aws, roles.
+#[derive(Args)]
+#[command(next_help_heading = "S3")]
+pub struct S3Args {
+    /// Server to use instead of AWS, such as http://localhost:9000 [default: AWS_ENDPOINT_URL_S3].
+    #[arg(long, value_name = "URL")]
+    pub endpoint_url: Option<String>,
+    /// Region of the buckets, such as eu-central-1 [default: AWS_REGION].
+    #[arg(long, value_name = "R")]
+    pub region: Option<String>,
+    /// Profile of ~/.aws to use [default: AWS_PROFILE].
+    #[arg(long, value_name = "P")]
+    pub profile: Option<String>,
+    /// Do not sign requests, as public buckets allow.
+    #[arg(long)]
+    pub no_sign_request: bool,
+    /// Where the bucket goes: host name (AWS) or path (most other servers) [default: auto].
+    #[arg(long, value_enum)]
+    pub addressing: Option<AddressingName>,
+    /// How often a request is tried [default: 16].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub attempts: Option<u32>,
+    /// Longest wait for a connection, in seconds [default: 5].
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u32).range(1..))]
+    pub connect_timeout: Option<u32>,
+    /// Longest wait without progress, in seconds [default: 30].
+    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u32).range(1..))]
+    pub timeout: Option<u32>,
+    /// Objects of IN to fetch at a time [default: 64].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub requests_in_flight: Option<u32>,
+    /// Bytes of IN to hold at most while they are fetched or wait [default: 67108864].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub bytes_in_flight: Option<u64>,
+    /// Take the keys of IN from an S3 Inventory (manifest.json, .csv.gz, .parquet) or from lines.
+    #[arg(long, value_name = "FILE")]
+    pub listing: Option<PathBuf>,
+    /// Read from a server whose ETags look like MD5s and are none.
+    #[arg(long)]
+    pub opaque_etags: bool,
+    /// Write to a server that ignores conditions on writes; see to it that no other run does so.
+    #[arg(long)]
+    pub no_conditional_writes: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum AddressingName {
+    Auto,
+    Path,
+    Virtual,
+}
+
+impl S3Args {
+    /// Refuses what would have no effect.
+    pub fn check(&self, input: &Place, output: &Place) -> Result<(), Failed> {
+        let (from_s3, to_s3) = (matches!(input, Place::S3(_)), matches!(output, Place::S3(_)));
+        let either = from_s3 || to_s3;
+        for (is_given, name, has_part, what) in [
+            (self.endpoint_url.is_some(), "--endpoint-url", either, "IN or OUT"),
+            (self.region.is_some(), "--region", either, "IN or OUT"),
+            (self.profile.is_some(), "--profile", either, "IN or OUT"),
+            (self.no_sign_request, "--no-sign-request", either, "IN or OUT"),
+            (self.addressing.is_some(), "--addressing", either, "IN or OUT"),
+            (self.attempts.is_some(), "--attempts", either, "IN or OUT"),
+            (self.connect_timeout.is_some(), "--connect-timeout", either, "IN or OUT"),
+            (self.timeout.is_some(), "--timeout", either, "IN or OUT"),
+            (self.requests_in_flight.is_some(), "--requests-in-flight", from_s3, "IN"),
+            (self.bytes_in_flight.is_some(), "--bytes-in-flight", from_s3, "IN"),
+            (self.listing.is_some(), "--listing", from_s3, "IN"),
+            (self.opaque_etags, "--opaque-etags", from_s3, "IN"),
+            (self.no_conditional_writes, "--no-conditional-writes", to_s3, "OUT"),
+        ] {
+            if is_given && !has_part {
+                return Err(Failed::usage(&format!("{name} is for s3:// as {what}")));
+            }
+        }
+        Ok(())
+    }
+
+    pub fn connect(&self) -> Result<S3> {
+        let mut params = S3Params::default()
+            .with_anonymous(self.no_sign_request)
+            .with_md5_etags(!self.opaque_etags)
+            .with_conditional_writes(!self.no_conditional_writes);
+        if let Some(url) = &self.endpoint_url {
+            params = params.with_endpoint_url(url);
+        }
+        if let Some(region) = &self.region {
+            params = params.with_region(region);
+        }
+        if let Some(profile) = &self.profile {
+            params = params.with_profile(profile);
+        }
+        if let Some(addressing) = self.addressing {
+            params = params.with_addressing(match addressing {
+                AddressingName::Auto => Addressing::Auto,
+                AddressingName::Path => Addressing::Path,
+                AddressingName::Virtual => Addressing::Virtual,
+            });
+        }
+        if let Some(attempts) = self.attempts {
+            params = params.with_attempts(attempts);
+        }
+        if let Some(seconds) = self.connect_timeout {
+            params = params.with_connect_timeout(Duration::from_secs(seconds.into()));
+        }
+        if let Some(seconds) = self.timeout {
+            params = params.with_timeout(Duration::from_secs(seconds.into()));
+        }
+        params.connect()
+    }
+}

@@ -1,0 +1,60 @@
+//! What Ctrl-C does.
+
+use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use orb_features::prelude::*;
+
+/// What Ctrl-C and SIGTERM set; the second one ends the process at once.
+pub struct Stop {
+    pub flag: Arc<AtomicBool>,
+    s3: Arc<OnceLock<S3>>,
+}
+
+impl Stop {
+    pub fn on_interrupt() -> Self {
+        let stop = Self { flag: Arc::default(), s3: Arc::default() };
+        let (flag, s3) = (Arc::clone(&stop.flag), Arc::clone(&stop.s3));
+        let handler = move || {
+            if flag.swap(true, Ordering::Relaxed) {
+                std::process::exit(130);
+            }
+            if let Some(s3) = s3.get() {
+                s3.interrupt();
+            }
+        };
+        let set = keeping_nohup(|| ctrlc::set_handler(handler));
+        if let Err(error) = set {
+            let _ = writeln!(std::io::stderr(), "warning: Ctrl-C will not clean up: {error}");
+        }
+        stop
+    }
+
+    /// Has a connection stop waiting, too.
+    pub fn also(&self, s3: &S3) {
+        let _ = self.s3.set(s3.clone());
+        if self.flag.load(Ordering::Relaxed) {
+            s3.interrupt();
+        }
+    }
+}
+
+/// Sets handlers, but leaves that of the terminal's end alone if it is ignored, as by `nohup`.
+#[cfg(unix)]
+#[expect(unsafe_code, reason = "the standard library knows nothing of signals")]
+fn keeping_nohup<T>(set: impl FnOnce() -> T) -> T {
+    // SAFETY: these set and name what is done at a signal, and nothing that the process runs.
+    let before = unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+    let result = set();
+    if before == libc::SIG_IGN {
+        // SAFETY: as above.
+        unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+    }
+    result
+}
+
+#[cfg(not(unix))]
+fn keeping_nohup<T>(set: impl FnOnce() -> T) -> T {
+    set()
+}
