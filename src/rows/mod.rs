@@ -52,7 +52,7 @@ impl RowBatch {
     /// Projects the descriptors onto a model's components.
     ///
     /// # Errors
-    /// [`Error::Model`](crate::Error::Model) if the model is not for vectors of 32 elements.
+    /// [`Error::Model`] if the model is not for vectors of 32 elements.
     pub fn project(mut self, model: &PcaModel) -> Result<Self> {
         let descriptors = descriptors(&self.rows);
         // The buffer has just that many elements.

@@ -87,7 +87,7 @@ impl Staging {
         fs::create_dir_all(parent).map_err(failed)?;
         fs::create_dir(&staging.folder).map_err(|e| Error::write(&staging.folder, e))?;
         if exists && mode != WriteMode::Append {
-            take_after(&staging.target, &staging.folder);
+            take_after(&staging.target, &staging.folder, 0o700);
         }
         if exists && mode != WriteMode::Append && is_other_device(&staging.target, &staging.folder)
         {
@@ -124,6 +124,9 @@ impl Staging {
             sync_folder(&self.folder)
         };
         mark().map_err(|e| Error::write(&self.folder, e))?;
+        if self.mode != WriteMode::Append {
+            take_after(&self.target, &self.folder, 0);
+        }
         match self.mode {
             WriteMode::Append => {
                 self.move_files()?;
@@ -368,16 +371,18 @@ fn is_other_device(a: &Path, b: &Path) -> bool {
     }
 }
 
-/// Gives a folder the owner and the permissions of the one whose place it is to take, as far as we may.
-fn take_after(old: &Path, new: &Path) {
-    let Ok(metadata) = fs::metadata(old) else { return };
+/// Gives a folder the owner and the permissions of the one whose place it is to take, if there is one, as far as
+/// we may, and these permissions beside them.
+fn take_after(old: &Path, new: &Path, beside: u32) {
     #[cfg(unix)]
-    {
-        use std::os::unix::fs::{MetadataExt as _, chown};
+    if let Ok(metadata) = fs::metadata(old) {
+        use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
         let _ = chown(new, Some(metadata.uid()), Some(metadata.gid()));
+        // After the owner, whose change takes some away.
+        let _ = fs::set_permissions(new, fs::Permissions::from_mode(metadata.mode() | beside));
     }
-    // After the owner, whose change takes some away.
-    let _ = fs::set_permissions(new, metadata.permissions());
+    #[cfg(not(unix))]
+    let _ = (old, new, beside);
 }
 
 /// Exchanges two folders in one step; false where the system cannot.
