@@ -263,15 +263,23 @@ fn work_may_use_rayon_itself() {
 }
 
 #[test]
-fn the_source_is_gone_after_the_drop_and_any_window_is_good() {
-    let held = Arc::new(());
-    let keep = Arc::clone(&held);
-    let source = std::iter::repeat_with(move || Arc::clone(&keep));
+fn source_and_work_are_gone_after_the_end_and_the_drop_and_any_window_is_good() {
     let parallelism = Parallelism::new(3).with_window(usize::MAX);
-    let mut stream = source.take(1000).par_map(parallelism, || (), |(), item| item);
-    drop(stream.next());
-    drop(stream);
-    assert_eq!(Arc::strong_count(&held), 1);
+    for taken in [0, 1, 1000] {
+        for _ in 0..50 {
+            let held = Arc::new(());
+            let [source, scratch, work] = [(); 3].map(|()| Arc::clone(&held));
+            let mut stream =
+                std::iter::repeat_with(move || Arc::clone(&source)).take(1000).par_map(
+                    parallelism,
+                    move || Arc::clone(&scratch),
+                    move |_, item| (Arc::clone(&work), item),
+                );
+            assert_eq!(stream.by_ref().take(taken).count(), taken);
+            drop(stream);
+            assert_eq!(Arc::strong_count(&held), 1, "{taken}");
+        }
+    }
 }
 
 #[test]

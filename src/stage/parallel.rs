@@ -82,6 +82,8 @@ type Outcome<R> = Result<R, Box<dyn Any + Send>>;
 
 struct Shared<T, R> {
     source: Mutex<Source<T>>,
+    /// Here rather than in the threads' closure, which lives on for a moment when they have signed off.
+    start: Mutex<Option<Start<T, R>>>,
     book: Mutex<Book<R>>,
     /// Signals the consumer: the next result is there, the source has ended, a thread has left.
     progress: Condvar,
@@ -145,7 +147,7 @@ impl<T: Send + 'static, R: Send + 'static> ParMap<T, R> {
         Self { state: State::Waiting { items: Box::new(items), start, parallelism }, size_hint }
     }
 
-    fn begin(items: Items<T>, start: &Start<T, R>, parallelism: Parallelism) -> State<T, R> {
+    fn begin(items: Items<T>, start: Start<T, R>, parallelism: Parallelism) -> State<T, R> {
         // A machine that refuses threads still gets the work done.
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(parallelism.threads())
@@ -159,6 +161,7 @@ impl<T: Send + 'static, R: Send + 'static> ParMap<T, R> {
         };
         let shared = Arc::new(Shared {
             source: Mutex::new(Source { items: Some(items), taken: 0 }),
+            start: Mutex::new(Some(start)),
             book: Mutex::new(Book {
                 results: VecDeque::new(),
                 emitted: 0,
@@ -172,12 +175,12 @@ impl<T: Send + 'static, R: Send + 'static> ParMap<T, R> {
             room: Condvar::new(),
             window: parallelism.window(),
         });
-        let (book, start) = (Arc::clone(&shared), Arc::clone(start));
+        let book = Arc::clone(&shared);
         // One job that stays on each thread: a job that could be stolen might be started by a
         // thread that waits inside its own work, and then wait for that work itself.
         pool.spawn_broadcast(move |_| {
             let _leave = Leave(&book);
-            book.run(&start);
+            book.run();
         });
         State::Threads { shared }
     }
@@ -195,7 +198,8 @@ impl<T, R> Drop for Leave<'_, T, R> {
 
 impl<T, R> Shared<T, R> {
     /// What each thread does.
-    fn run(&self, start: &Start<T, R>) {
+    fn run(&self) {
+        let Some(start) = lock(&self.start).clone() else { return };
         let mut work = None;
         while let Some((number, item)) = self.take() {
             let outcome = item.and_then(|item| {
@@ -276,7 +280,7 @@ impl<T: Send + 'static, R: Send + 'static> Iterator for ParMap<T, R> {
             && let State::Waiting { items, start, parallelism } =
                 std::mem::replace(&mut self.state, State::Done)
         {
-            self.state = Self::begin(items, &start, parallelism);
+            self.state = Self::begin(items, start, parallelism);
         }
         let next = match &mut self.state {
             State::Inline { items, work } => items.next().map(work),
@@ -306,7 +310,7 @@ impl<T: Send + 'static, R: Send + 'static> Iterator for ParMap<T, R> {
 impl<T: Send + 'static, R: Send + 'static> std::iter::FusedIterator for ParMap<T, R> {}
 
 impl<T, R> ParMap<T, R> {
-    /// Ends the threads, waits until none touches source or work any more, and drops the source.
+    /// Ends the threads, waits until none touches source or work any more, and drops both.
     fn stop(&mut self) {
         if let State::Threads { shared } = std::mem::replace(&mut self.state, State::Done) {
             let mut book = lock(&shared.book);
@@ -318,8 +322,8 @@ impl<T, R> ParMap<T, R> {
             let left = std::mem::take(&mut book.results);
             drop(book);
             drop(left);
-            let items = lock(&shared.source).items.take();
-            drop(items);
+            let (items, start) = (lock(&shared.source).items.take(), lock(&shared.start).take());
+            drop((items, start));
         }
     }
 }
