@@ -382,6 +382,7 @@ fn a_folder_that_is_there_keeps_its_permissions() {
     for mode in [mode(WriteMode::Error), mode(WriteMode::Overwrite)] {
         write(&out, mode, &[batch(0..3, None)]).unwrap();
         assert_eq!(fs::metadata(&out).unwrap().permissions().mode() & 0o7777, 0o2570);
+        assert_eq!(names(root.path()), ["out"], "the old result is gone");
     }
 }
 

@@ -199,6 +199,7 @@ fn links_are_followed_and_loops_and_dead_links_reported() {
     symlink(root.path().join("real"), root.path().join("alias")).unwrap();
     symlink(root.path().join("gone.jpg"), root.path().join("dead.jpg")).unwrap();
     symlink(root.path(), root.path().join("real/loop")).unwrap();
+    symlink("itself.jpg", root.path().join("itself.jpg")).unwrap();
     let items: Vec<_> = FsSource::new(root.path()).open().unwrap().collect();
     let good: Vec<_> = items.iter().flatten().map(|o| o.uri.rsplit_once('/').unwrap().0).collect();
     assert_eq!(good.len(), 2, "{items:?}");
@@ -206,6 +207,9 @@ fn links_are_followed_and_loops_and_dead_links_reported() {
         items.iter().filter_map(|o| o.as_ref().err()).map(Error::to_line).collect();
     assert!(errors.iter().any(|e| e.contains("dead.jpg")), "{errors:?}");
     assert!(errors.iter().any(|e| e.contains("loop")), "{errors:?}");
+    assert!(errors.iter().any(|e| e.contains("itself.jpg")), "{errors:?}");
+    let of_one = |e: &&Error| e.is_of_one_image();
+    assert_eq!(items.iter().filter_map(|o| o.as_ref().err()).filter(of_one).count(), 4);
 }
 
 #[test]

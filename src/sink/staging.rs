@@ -191,6 +191,7 @@ impl Staging {
         // Before the old result is gone.
         sync(parent_of(&target))?;
         // The result stands; what cannot be removed of the old one is litter, not a failure.
+        take_after(&old, &old, 0o700);
         let _ = fs::remove_dir_all(old);
         Ok(())
     }
@@ -217,6 +218,7 @@ impl Staging {
                 fs::rename(self.folder.join(name), &to)?;
                 if parent_of(&to) == self.target { Ok(()) } else { sync_folder(parent_of(&to)) }
             };
+            moved.push(to.clone());
             if let Err(error) = step() {
                 for path in moved {
                     let _ = fs::remove_file(path);
@@ -226,7 +228,6 @@ impl Staging {
                 }
                 return Err(Error::write(&to, error));
             }
-            moved.push(to);
         }
         // Only what is empty: everything has been moved.
         let _ = fs::remove_dir(self.folder.join(ERRORS));
@@ -259,6 +260,8 @@ impl Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         if !self.committed {
+            // It may have got permissions that do not allow it.
+            take_after(&self.folder, &self.folder, 0o700);
             let _ = fs::remove_dir_all(&self.folder);
             for folder in self.made.iter().rev() {
                 // Fails, as it should, if someone else has put something there.
@@ -278,8 +281,12 @@ fn is_there(path: &Path) -> bool {
     path.as_os_str().is_empty() || path.exists()
 }
 
+/// The same for a folder that is not ours, which need not let us open it.
 fn sync(folder: &Path) -> Result<()> {
-    sync_folder(folder).map_err(|e| failed_at(folder, e))
+    match sync_folder(folder) {
+        Err(e) if e.kind() != io::ErrorKind::PermissionDenied => Err(failed_at(folder, e)),
+        _ => Ok(()),
+    }
 }
 
 fn failed_at(path: &Path, error: io::Error) -> Error {
@@ -377,7 +384,9 @@ fn take_after(old: &Path, new: &Path, beside: u32) {
     #[cfg(unix)]
     if let Ok(metadata) = fs::metadata(old) {
         use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
-        let _ = chown(new, Some(metadata.uid()), Some(metadata.gid()));
+        // One by one: the group may be ours to give when the owner is not.
+        let _ = chown(new, None, Some(metadata.gid()));
+        let _ = chown(new, Some(metadata.uid()), None);
         // After the owner, whose change takes some away.
         let _ = fs::set_permissions(new, fs::Permissions::from_mode(metadata.mode() | beside));
     }

@@ -120,8 +120,15 @@ fn is_folder(entry: &DirEntry) -> bool {
 
 /// Whether it is about a link that leads nowhere, or back to where it lies, and so about no folder.
 fn is_bad_link(error: &walkdir::Error) -> bool {
-    let leads_nowhere = |path: &Path| path.is_symlink() && !path.is_dir();
-    error.loop_ancestor().is_some() || error.path().is_some_and(leads_nowhere)
+    // Of a link that leads to itself; its kind has no stable name.
+    const ELOOP: i32 = if cfg!(any(target_os = "linux", target_os = "android")) { 40 } else { 62 };
+    // Whatever else hinders us from following it: it may be a folder.
+    let leads_nowhere = |e: &io::Error| {
+        matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+            || e.raw_os_error() == Some(ELOOP)
+    };
+    let is_link = error.path().is_some_and(|path| path.is_symlink() && !path.is_dir());
+    error.loop_ancestor().is_some() || (is_link && error.io_error().is_some_and(leads_nowhere))
 }
 
 /// The name of the folder whose direct files have no other folder to be labelled by.

@@ -43,18 +43,18 @@ impl Stop {
 /// Sets handlers, but leaves that of the terminal's end alone if it is ignored, as by `nohup`.
 #[cfg(unix)]
 #[expect(unsafe_code, reason = "the standard library knows nothing of signals")]
-fn keeping_nohup<T>(set: impl FnOnce() -> T) -> T {
+fn keeping_nohup<E>(set: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
     // SAFETY: these set and name what is done at a signal, and nothing that the process runs.
     let before = unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
     let result = set();
-    if before == libc::SIG_IGN {
+    if before == libc::SIG_IGN || result.is_err() {
         // SAFETY: as above.
-        unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+        unsafe { libc::signal(libc::SIGHUP, before) };
     }
     result
 }
 
 #[cfg(not(unix))]
-fn keeping_nohup<T>(set: impl FnOnce() -> T) -> T {
+fn keeping_nohup<E>(set: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
     set()
 }
