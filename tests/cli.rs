@@ -31,14 +31,16 @@ impl Bench {
         self.root.path().join(name)
     }
 
+    /// `extract` and these arguments, below the root.
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_orb-features"));
+        command.current_dir(self.root.path()).arg("extract").args(args);
+        command
+    }
+
     /// Runs `extract IN OUT` and more, below the root.
     fn extract(&self, args: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_orb-features"))
-            .current_dir(self.root.path())
-            .args(["extract", "in", "out"])
-            .args(args)
-            .output()
-            .unwrap()
+        self.command(&[&["in", "out"], args].concat()).output().unwrap()
     }
 
     fn ok(&self, args: &[&str]) -> String {
@@ -362,19 +364,9 @@ fn an_interrupt_cleans_up() {
     let bench = Bench::new(60);
     for signal in ["-INT", "-TERM"] {
         // Slow enough to be interrupted: thousands of features on enlarged images.
-        let child = Command::new(env!("CARGO_BIN_EXE_orb-features"))
-            .current_dir(bench.root.path())
-            .args([
-                "extract",
-                "in",
-                "out",
-                "--n-features",
-                "5000",
-                "--first-level",
-                "12",
-                "--edge-threshold",
-                "5",
-            ])
+        let slow = ["--n-features", "5000", "--first-level", "12", "--edge-threshold", "5"];
+        let child = bench
+            .command(&[&["in", "out"], &slow[..]].concat())
             .stderr(std::process::Stdio::piped())
             .spawn()
             .unwrap();
@@ -395,12 +387,8 @@ fn an_interrupt_cleans_up() {
 fn options_for_folders_are_refused_with_a_single_file() {
     let bench = Bench::new(1);
     for option in [&["--glob", "*"][..], &["--extensions", "jpg"], &["--one-level"]] {
-        let output = Command::new(env!("CARGO_BIN_EXE_orb-features"))
-            .current_dir(bench.root.path())
-            .args(["extract", "in/apple/000.jpg", "out", "--no-pca"])
-            .args(option)
-            .output()
-            .unwrap();
+        let args = [&["in/apple/000.jpg", "out", "--no-pca"], option].concat();
+        let output = bench.command(&args).output().unwrap();
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(2), "{message}");
         assert!(message.contains(option[0]) && message.contains("is a file"), "{message}");
@@ -417,12 +405,7 @@ fn a_model_goes_through_a_link_and_a_lost_report_is_an_error() {
     assert!(bench.path("link.json").is_symlink());
     PcaModel::load(bench.path("model.json")).unwrap();
     let full = File::options().write(true).open("/dev/full").unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_orb-features"))
-        .current_dir(bench.root.path())
-        .args(["extract", "in", "out2", "--json"])
-        .stdout(full)
-        .output()
-        .unwrap();
+    let output = bench.command(&["in", "out2", "--json"]).stdout(full).output().unwrap();
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{message}");
     assert!(message.contains("cannot write the report"), "{message}");

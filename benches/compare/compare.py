@@ -236,7 +236,7 @@ def main():
 
             # The short one before and after, as its half a second says little on a shared machine.
             before, large, after = [run(few) for _ in range(5)], run(most), [run(few) for _ in range(5)]
-            short = [statistics.median(run[k] for run in before + after) for k in (0, 1)]
+            short = [statistics.median(one[k] for one in before + after) for k in (0, 1)]
             for count, (seconds, memory) in ((few, short), (most, large)):
                 row = f"| whole job, {count:,} images, 2 threads | {seconds / count * 1e6:.1f} us each, {memory:.0f} MiB | | |"
                 ROWS.append(row)

@@ -182,9 +182,10 @@ impl Orb {
             if geometry.width <= 2 * edge || geometry.height <= 2 * edge {
                 break;
             }
-            let is_image = level == self.first_level() && border.frame == 0;
-            let pixels = if is_image && Framed::from(image).is_compact() {
-                image.into()
+            let as_it_is = Framed::from(image);
+            let needs_none = level == self.first_level() && border.frame == 0;
+            let pixels = if needs_none && as_it_is.is_compact() {
+                as_it_is
             } else {
                 scratch
                     .image

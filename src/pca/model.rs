@@ -226,8 +226,7 @@ impl PcaModel {
             if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
                 return std::fs::write(path, json);
             }
-            let target = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-            let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let target = path.canonicalize().or_else(|_| std::path::absolute(path))?;
             let mut builder = tempfile::Builder::new();
             #[cfg(unix)]
             {
@@ -235,7 +234,7 @@ impl PcaModel {
                 // As of any new file, less what the process masks.
                 builder.permissions(std::fs::Permissions::from_mode(0o666));
             }
-            let mut file = builder.prefix(".").tempfile_in(folder.unwrap_or(Path::new(".")))?;
+            let mut file = builder.prefix(".").tempfile_in(target.parent().unwrap_or(&target))?;
             file.write_all(&json)?;
             file.as_file().sync_all()?;
             file.persist(&target)?;

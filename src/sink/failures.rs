@@ -72,7 +72,8 @@ impl FailureFile {
         Ok(())
     }
 
-    /// Completes the file, with notes in its footer, if there was any failure, and returns their number and its length.
+    /// Completes the file, with notes in its footer, if there was any failure, and returns their
+    /// number and its length.
     pub fn close(mut self, target: &Target, notes: &[KeyValue]) -> Result<(u64, u64)> {
         if !self.waiting.is_empty() {
             self.write(target)?;

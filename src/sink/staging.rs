@@ -87,7 +87,8 @@ impl Staging {
         fs::create_dir_all(parent).map_err(failed)?;
         fs::create_dir(&staging.folder).map_err(|e| Error::write(&staging.folder, e))?;
         if exists && mode != WriteMode::Append {
-            take_after(&staging.target, &staging.folder, 0o700);
+            take_after(&staging.target, &staging.folder);
+            make_writable(&staging.folder);
         }
         if exists && mode != WriteMode::Append && is_other_device(&staging.target, &staging.folder)
         {
@@ -125,7 +126,7 @@ impl Staging {
         };
         mark().map_err(|e| Error::write(&self.folder, e))?;
         if self.mode != WriteMode::Append {
-            take_after(&self.target, &self.folder, 0);
+            take_after(&self.target, &self.folder);
         }
         match self.mode {
             WriteMode::Append => {
@@ -191,7 +192,7 @@ impl Staging {
         // Before the old result is gone.
         sync(parent_of(&target))?;
         // The result stands; what cannot be removed of the old one is litter, not a failure.
-        take_after(&old, &old, 0o700);
+        make_writable(&old);
         let _ = fs::remove_dir_all(old);
         Ok(())
     }
@@ -260,8 +261,8 @@ impl Staging {
 impl Drop for Staging {
     fn drop(&mut self) {
         if !self.committed {
-            // It may have got permissions that do not allow it.
-            take_after(&self.folder, &self.folder, 0o700);
+            // It may have been given the permissions of an old result.
+            make_writable(&self.folder);
             let _ = fs::remove_dir_all(&self.folder);
             for folder in self.made.iter().rev() {
                 // Fails, as it should, if someone else has put something there.
@@ -276,17 +277,17 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
-/// Whether there is anything of that name; a path of no parts is the working folder.
-fn is_there(path: &Path) -> bool {
-    path.as_os_str().is_empty() || path.exists()
-}
-
 /// The same for a folder that is not ours, which need not let us open it.
 fn sync(folder: &Path) -> Result<()> {
     match sync_folder(folder) {
         Err(e) if e.kind() != io::ErrorKind::PermissionDenied => Err(failed_at(folder, e)),
         _ => Ok(()),
     }
+}
+
+/// Whether there is anything of that name; a path of no parts is the working folder.
+fn is_there(path: &Path) -> bool {
+    path.as_os_str().is_empty() || path.exists()
 }
 
 fn failed_at(path: &Path, error: io::Error) -> Error {
@@ -379,19 +380,31 @@ fn is_other_device(a: &Path, b: &Path) -> bool {
 }
 
 /// Gives a folder the owner and the permissions of the one whose place it is to take, if there is one, as far as
-/// we may, and these permissions beside them.
-fn take_after(old: &Path, new: &Path, beside: u32) {
+/// we may.
+fn take_after(old: &Path, new: &Path) {
     #[cfg(unix)]
     if let Ok(metadata) = fs::metadata(old) {
-        use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+        use std::os::unix::fs::{MetadataExt as _, chown};
         // One by one: the group may be ours to give when the owner is not.
         let _ = chown(new, None, Some(metadata.gid()));
         let _ = chown(new, Some(metadata.uid()), None);
         // After the owner, whose change takes some away.
-        let _ = fs::set_permissions(new, fs::Permissions::from_mode(metadata.mode() | beside));
+        let _ = fs::set_permissions(new, metadata.permissions());
     }
     #[cfg(not(unix))]
-    let _ = (old, new, beside);
+    let _ = (old, new);
+}
+
+/// Lets the owner of a folder write to it, as filling and removing it take.
+fn make_writable(folder: &Path) {
+    #[cfg(unix)]
+    if let Ok(metadata) = fs::metadata(folder) {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = metadata.permissions().mode() | 0o700;
+        let _ = fs::set_permissions(folder, fs::Permissions::from_mode(mode));
+    }
+    #[cfg(not(unix))]
+    let _ = folder;
 }
 
 /// Exchanges two folders in one step; false where the system cannot.

@@ -118,8 +118,8 @@ fn is_folder(entry: &DirEntry) -> bool {
     entry.file_type().is_dir() || (entry.path_is_symlink() && entry.path().is_dir())
 }
 
-/// Whether it is about a link that leads nowhere, or back to where it lies, and so about no folder.
-fn is_bad_link(error: &walkdir::Error) -> bool {
+/// Whether it is about a link that leads nowhere, and so about no folder.
+fn is_dead_link(error: &walkdir::Error) -> bool {
     // Of a link that leads to itself; its kind has no stable name.
     const ELOOP: i32 = if cfg!(any(target_os = "linux", target_os = "android")) { 40 } else { 62 };
     // Whatever else hinders us from following it: it may be a folder.
@@ -128,7 +128,7 @@ fn is_bad_link(error: &walkdir::Error) -> bool {
             || e.raw_os_error() == Some(ELOOP)
     };
     let is_link = error.path().is_some_and(|path| path.is_symlink() && !path.is_dir());
-    error.loop_ancestor().is_some() || (is_link && error.io_error().is_some_and(leads_nowhere))
+    is_link && error.io_error().is_some_and(leads_nowhere)
 }
 
 /// The name of the folder whose direct files have no other folder to be labelled by.
@@ -182,13 +182,13 @@ impl FsImages {
     fn passes_over(&self, error: &walkdir::Error) -> bool {
         let Some(path) = error.path() else { return false };
         let relative = self.reader.relative(path);
-        let is_dead = error.loop_ancestor().is_none() && is_bad_link(error);
-        is_hidden(relative.file_name().unwrap_or_default()) || (is_dead && !self.takes(relative))
+        is_hidden(relative.file_name().unwrap_or_default())
+            || (is_dead_link(error) && !self.takes(relative))
     }
 
     /// What it means that the walk cannot go on: one file less, or nobody knows how many.
     fn lost(&self, error: walkdir::Error) -> Error {
-        let is_of_one = is_bad_link(&error);
+        let is_of_one = error.loop_ancestor().is_some() || is_dead_link(&error);
         let uri = error.path().map_or_else(|| self.root.clone(), |p| p.display().to_string());
         let source = error
             .into_io_error()

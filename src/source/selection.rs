@@ -49,8 +49,8 @@ impl Selection {
         self
     }
 
-    /// Takes only what has one of these endings, in any case, spaces around them aside, and that the glob, if there is one,
-    /// matches.
+    /// Takes only what has one of these endings, in any case, spaces around them aside, and that the
+    /// glob, if there is one, matches.
     pub fn with_extensions<E: Into<String>>(
         mut self,
         extensions: impl IntoIterator<Item = E>,
