@@ -66,7 +66,7 @@ pub struct Seconds {
     pub fit: f64,
     /// Projecting rows.
     pub project: f64,
-    /// Encoding, writing and committing files.
+    /// Handing rows to the sink, waiting for it, and committing; not what it encodes meanwhile on other threads.
     pub write: f64,
 }
 

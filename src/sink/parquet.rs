@@ -141,7 +141,7 @@ impl ParquetParams {
 ///
 /// The footer of each file holds the annotations, and the version of this crate.
 ///
-/// The columns of a row group are encoded side by side, on as many threads as
+/// The columns of a row group are encoded side by side while the caller goes on, on as many threads as
 /// [`RowSink::set_parallelism`] says (default: one for each core); the files do not depend on it.
 #[derive(Debug)]
 pub struct ParquetSink {

@@ -1,12 +1,17 @@
-//! One Parquet file of rows, whose columns are encoded side by side.
+//! One Parquet file of rows, whose columns are encoded side by side, while the next rows are gathered.
 
 use std::io;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, OnceLock};
+use std::thread;
 
 use arrow::datatypes::SchemaRef;
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_writer::{ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
+use parquet::arrow::arrow_writer::{
+    ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves,
+};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
@@ -36,12 +41,12 @@ impl Encoders {
         Self { threads: parallelism.threads(), pool: OnceLock::new() }
     }
 
-    /// Does the work on each column, on several threads if there are.
-    fn for_each<T: Send, R: Send>(
+    /// Has the work done on each column, on several threads if there are, while the caller goes on.
+    fn start<T: Send + 'static, R: Send + 'static>(
         &self,
         columns: Vec<T>,
-        work: impl Fn(usize, T) -> Result<R, ParquetError> + Send + Sync,
-    ) -> Result<Vec<R>, ParquetError> {
+        work: impl Fn(usize, T) -> Result<R, ParquetError> + Send + Sync + 'static,
+    ) -> UnderWay<Vec<R>> {
         let pool = self.pool.get_or_init(|| {
             // A machine that refuses threads still gets the work done.
             let pool = ThreadPoolBuilder::new()
@@ -51,17 +56,52 @@ impl Encoders {
         });
         let columns = columns.into_iter().enumerate();
         let Some(pool) = pool else {
-            return columns.map(|(place, column)| work(place, column)).collect();
+            return UnderWay::Done(columns.map(|(place, column)| work(place, column)).collect());
         };
-        // Handed out one at a time, the last first: the scores, which take as long as all the others, then
-        // the descriptors.
-        let mut done: Vec<_> = pool.install(|| {
-            let columns = columns.rev().par_bridge();
-            columns.map(|(place, column)| (place, work(place, column))).collect()
+        let (sender, receiver) = mpsc::sync_channel(1);
+        pool.spawn(move || {
+            // Handed out one at a time, the last first: the scores, which take as long as all the others,
+            // then the descriptors.
+            let all = AssertUnwindSafe(|| {
+                let columns = columns.rev().par_bridge();
+                columns.map(|(place, column)| (place, work(place, column))).collect()
+            });
+            let done = catch_unwind(all).map(|mut done: Vec<_>| {
+                done.sort_unstable_by_key(|(place, _)| *place);
+                done.into_iter().map(|(_, result)| result).collect()
+            });
+            // Nobody waits for it any more if the file has been given up.
+            let _ = sender.send(done);
         });
-        done.sort_unstable_by_key(|(place, _)| *place);
-        done.into_iter().map(|(_, result)| result).collect()
+        UnderWay::Elsewhere(receiver)
     }
+}
+
+/// Work that may still go on in other threads.
+enum UnderWay<R> {
+    Done(Result<R, ParquetError>),
+    Elsewhere(Receiver<thread::Result<Result<R, ParquetError>>>),
+}
+
+impl<R> UnderWay<R> {
+    /// Waits for its end; a panic in it goes on here.
+    fn wait(self) -> Result<R, ParquetError> {
+        match self {
+            Self::Done(result) => result,
+            Self::Elsewhere(receiver) => {
+                let outcome = receiver.recv().expect("whoever works on it says how it ended");
+                outcome.unwrap_or_else(|panic| resume_unwind(panic))
+            }
+        }
+    }
+}
+
+/// The columns of the last row group, each with one leaf, and what is done to them.
+enum RowGroup {
+    /// They take up rows, and will take more.
+    Open(UnderWay<Vec<ArrowColumnWriter>>),
+    /// They take up the last of their rows.
+    Complete(UnderWay<Vec<ArrowColumnChunk>>),
 }
 
 /// One open file.
@@ -72,8 +112,8 @@ pub(super) struct Part {
     schema: SchemaRef,
     score_width: ScoreWidth,
     rows: u64,
-    /// The columns of the open row group, each with one leaf.
-    columns: Vec<ArrowColumnWriter>,
+    /// The row group of the rows before those that are waiting, unless it is in the file.
+    row_group: Option<RowGroup>,
     row_group_rows: usize,
     /// The rows that the open row group has room for.
     room: usize,
@@ -106,7 +146,7 @@ impl Part {
             schema: Arc::clone(schema),
             score_width,
             rows: 0,
-            columns: Vec::new(),
+            row_group: None,
             row_group_rows,
             room: row_group_rows,
             waiting: Vec::new(),
@@ -133,52 +173,66 @@ impl Part {
             self.waiting_rows += rows;
             self.room -= rows;
             range.start += rows;
-            if self.room == 0 {
-                self.end_row_group(encoders).map_err(|e| broken(&self.uri, e))?;
-            } else if self.waiting_rows >= ROWS_AT_A_TIME {
+            if self.room == 0 || self.waiting_rows >= ROWS_AT_A_TIME {
                 self.encode(encoders).map_err(|e| broken(&self.uri, e))?;
             }
         }
         Ok(())
     }
 
-    /// Converts and encodes the rows that are waiting.
+    /// Has the rows that are waiting converted and encoded; the row group is complete if it has no room left.
     fn encode(&mut self, encoders: &Encoders) -> Result<(), ParquetError> {
-        if self.columns.is_empty() {
+        let mut columns = self.settle()?;
+        if columns.is_empty() {
             let index = self.file.flushed_row_groups().len();
-            self.columns = self.row_groups.create_column_writers(index)?;
+            columns = self.row_groups.create_column_writers(index)?;
         }
         let waiting = std::mem::take(&mut self.waiting);
         self.waiting_rows = 0;
-        let (fields, width) = (self.schema.fields(), self.score_width);
-        encoders.for_each(self.columns.iter_mut().collect(), |place, writer| {
+        let (schema, width) = (Arc::clone(&self.schema), self.score_width);
+        let take_up = move |place: usize, mut writer: ArrowColumnWriter| {
             for (batch, range) in &waiting {
                 let values = column(batch, range.clone(), place, width)?;
-                for leaf in compute_leaves(&fields[place], &values)? {
+                for leaf in compute_leaves(&schema.fields()[place], &values)? {
                     writer.write(&leaf)?;
                 }
             }
-            Ok(())
-        })?;
+            Ok(writer)
+        };
+        self.row_group = Some(if self.room > 0 {
+            RowGroup::Open(encoders.start(columns, take_up))
+        } else {
+            self.room = self.row_group_rows;
+            let complete = move |place, writer| take_up(place, writer)?.close();
+            RowGroup::Complete(encoders.start(columns, complete))
+        });
         Ok(())
     }
 
-    fn end_row_group(&mut self, encoders: &Encoders) -> Result<(), ParquetError> {
-        self.encode(encoders)?;
-        let columns = std::mem::take(&mut self.columns);
-        let chunks = encoders.for_each(columns, |_, column| column.close())?;
-        self.room = self.row_group_rows;
-        let mut row_group = self.file.next_row_group()?;
-        chunks.into_iter().try_for_each(|chunk| chunk.append_to_row_group(&mut row_group))?;
-        row_group.close()?;
-        Ok(())
+    /// Waits for the last row group: its columns if it is open; if it is complete, it goes into the file.
+    fn settle(&mut self) -> Result<Vec<ArrowColumnWriter>, ParquetError> {
+        match self.row_group.take() {
+            None => {}
+            Some(RowGroup::Open(columns)) => return columns.wait(),
+            Some(RowGroup::Complete(chunks)) => {
+                let chunks = chunks.wait()?;
+                let mut row_group = self.file.next_row_group()?;
+                chunks
+                    .into_iter()
+                    .try_for_each(|chunk| chunk.append_to_row_group(&mut row_group))?;
+                row_group.close()?;
+            }
+        }
+        Ok(Vec::new())
     }
 
     /// Completes the file, with notes in its footer, and returns its length.
     pub fn close(mut self, encoders: &Encoders, notes: &[KeyValue]) -> Result<u64> {
         if self.room < self.row_group_rows {
-            self.end_row_group(encoders).map_err(|e| broken(&self.uri, e))?;
+            self.room = 0;
+            self.encode(encoders).map_err(|e| broken(&self.uri, e))?;
         }
+        self.settle().map_err(|e| broken(&self.uri, e))?;
         for note in notes {
             self.file.append_key_value_metadata(note.clone());
         }
@@ -212,4 +266,49 @@ pub(super) fn broken(uri: &str, error: impl Into<BoxError>) -> Error {
         cause = at.source();
     }
     Error::write_to(uri, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_come_back_in_their_order() {
+        for threads in [1, 3] {
+            let encoders = Encoders::new(Parallelism::new(threads));
+            let done = encoders.start(vec!["a", "b", "c", "d"], |place, name| Ok((place, name)));
+            assert_eq!(done.wait().unwrap(), [(0, "a"), (1, "b"), (2, "c"), (3, "d")]);
+        }
+    }
+
+    #[test]
+    fn the_caller_goes_on_while_columns_are_encoded() {
+        let (go, gate) = mpsc::channel();
+        let gate = std::sync::Mutex::new(gate);
+        let work = move |_, ()| {
+            gate.lock().unwrap().recv().expect("the caller has gone on");
+            Ok(())
+        };
+        let under_way = Encoders::new(Parallelism::new(2)).start(vec![(), ()], work);
+        for _ in 0..2 {
+            go.send(()).unwrap();
+        }
+        assert_eq!(under_way.wait().unwrap(), [(), ()]);
+    }
+
+    #[test]
+    fn an_error_or_a_panic_is_the_callers() {
+        for threads in [1, 3] {
+            let encoders = Encoders::new(Parallelism::new(threads));
+            let fail = |place, ()| {
+                if place == 1 { Err(ParquetError::General("no".to_owned())) } else { Ok(()) }
+            };
+            let error = encoders.start(vec![(), (), ()], fail).wait().unwrap_err();
+            assert!(error.to_string().contains("no"), "{error}");
+        }
+        let encoders = Encoders::new(Parallelism::new(2));
+        let panics = encoders.start(vec![()], |_, ()| -> Result<(), _> { panic!("on purpose") });
+        let panic = catch_unwind(AssertUnwindSafe(|| panics.wait())).unwrap_err();
+        assert_eq!(panic.downcast_ref(), Some(&"on purpose"));
+    }
 }
