@@ -1,4 +1,4 @@
-//! Writing 2^17 projected rows to Parquet, on one thread.
+//! Writing 2^17 projected rows to Parquet.
 
 #[path = "../tests/support/mod.rs"]
 mod support;

@@ -49,7 +49,7 @@ pub struct RunReport {
 
 /// Seconds by stage.
 ///
-/// All but `total` are sums over the threads, so they can exceed it, and include the time a thread
+/// All but `total` and `write` are sums over the threads, so they can exceed it, and include the time a thread
 /// had to wait for a core.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -66,7 +66,7 @@ pub struct Seconds {
     pub fit: f64,
     /// Projecting rows.
     pub project: f64,
-    /// Handing rows to the sink, waiting for it, and committing; not what it encodes meanwhile on other threads.
+    /// Handing rows to the sink, waiting for it, and committing; not what it does meanwhile on other threads.
     pub write: f64,
 }
 

@@ -44,8 +44,7 @@ pub trait RowSink {
     /// Writes a batch.
     ///
     /// # Errors
-    /// [`Error::Write`], naming the file; the result is not committed then. It may be about an earlier batch
-    /// that was still being worked on.
+    /// [`Error::Write`], naming the file; the result is not committed then. It may be about an earlier batch.
     fn write(&mut self, batch: RowBatch) -> Result<()>;
 
     /// Records an image that failed.

@@ -293,8 +293,10 @@ impl RowSink for ParquetSink {
     }
 
     fn write(&mut self, batch: RowBatch) -> Result<()> {
+        // A panic, which is the caller's to catch, leaves it broken.
+        let was_broken = std::mem::replace(&mut self.broken, true);
         let written = self.add(batch);
-        self.broken |= written.is_err();
+        self.broken = was_broken || written.is_err();
         written
     }
 

@@ -16,7 +16,6 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
-use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::schema::{ScoreWidth, column};
@@ -46,7 +45,7 @@ impl Encoders {
         &self,
         columns: Vec<T>,
         work: impl Fn(usize, T) -> Result<R, ParquetError> + Send + Sync + 'static,
-    ) -> UnderWay<Vec<R>> {
+    ) -> UnderWay<R> {
         let pool = self.pool.get_or_init(|| {
             // A machine that refuses threads still gets the work done.
             let pool = ThreadPoolBuilder::new()
@@ -54,54 +53,45 @@ impl Encoders {
                 .thread_name(|i| format!("orb-parquet-{i}"));
             if self.threads > 1 { pool.build().ok() } else { None }
         });
-        let columns = columns.into_iter().enumerate();
-        let Some(pool) = pool else {
-            return UnderWay::Done(columns.map(|(place, column)| work(place, column)).collect());
-        };
-        let (sender, receiver) = mpsc::sync_channel(1);
-        pool.spawn(move || {
-            // Handed out one at a time, the last first: the scores, which take as long as all the others,
-            // then the descriptors.
-            let all = AssertUnwindSafe(|| {
-                let columns = columns.rev().par_bridge();
-                columns.map(|(place, column)| (place, work(place, column))).collect()
-            });
-            let done = catch_unwind(all).map(|mut done: Vec<_>| {
-                done.sort_unstable_by_key(|(place, _)| *place);
-                done.into_iter().map(|(_, result)| result).collect()
-            });
-            // Nobody waits for it any more if the file has been given up.
-            let _ = sender.send(done);
-        });
-        UnderWay::Elsewhere(receiver)
+        let (sender, results) = mpsc::channel();
+        let work = Arc::new(work);
+        // The last first: the scores, which take as long as all the others, then the descriptors.
+        for (place, column) in columns.into_iter().enumerate().rev() {
+            let (work, sender) = (Arc::clone(&work), sender.clone());
+            let job = move || {
+                let outcome = catch_unwind(AssertUnwindSafe(|| work(place, column)));
+                // Nobody waits for it any more if the file has been given up.
+                let _ = sender.send((place, outcome));
+            };
+            match pool {
+                Some(pool) => pool.spawn(job),
+                None => job(),
+            }
+        }
+        UnderWay { results }
     }
 }
 
-/// Work that may still go on in other threads.
-enum UnderWay<R> {
-    Done(Result<R, ParquetError>),
-    Elsewhere(Receiver<thread::Result<Result<R, ParquetError>>>),
+/// What is done to columns, maybe still, and in other threads.
+struct UnderWay<R> {
+    results: Receiver<(usize, thread::Result<Result<R, ParquetError>>)>,
 }
 
 impl<R> UnderWay<R> {
-    /// Waits for its end; a panic in it goes on here.
-    fn wait(self) -> Result<R, ParquetError> {
-        match self {
-            Self::Done(result) => result,
-            Self::Elsewhere(receiver) => {
-                let outcome = receiver.recv().expect("whoever works on it says how it ended");
-                outcome.unwrap_or_else(|panic| resume_unwind(panic))
-            }
-        }
+    /// Waits for all columns, in their order; a panic goes on here.
+    fn wait(self) -> Result<Vec<R>, ParquetError> {
+        let mut results: Vec<_> = self.results.into_iter().collect();
+        results.sort_unstable_by_key(|(place, _)| *place);
+        results.into_iter().map(|(_, r)| r.unwrap_or_else(|panic| resume_unwind(panic))).collect()
     }
 }
 
 /// The columns of the last row group, each with one leaf, and what is done to them.
 enum RowGroup {
     /// They take up rows, and will take more.
-    Open(UnderWay<Vec<ArrowColumnWriter>>),
+    Open(UnderWay<ArrowColumnWriter>),
     /// They take up the last of their rows.
-    Complete(UnderWay<Vec<ArrowColumnChunk>>),
+    Complete(UnderWay<ArrowColumnChunk>),
 }
 
 /// One open file.
@@ -270,6 +260,8 @@ pub(super) fn broken(uri: &str, error: impl Into<BoxError>) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -286,7 +278,7 @@ mod tests {
         let (go, gate) = mpsc::channel();
         let gate = std::sync::Mutex::new(gate);
         let work = move |_, ()| {
-            gate.lock().unwrap().recv().expect("the caller has gone on");
+            gate.lock().unwrap().recv_timeout(Duration::from_secs(10)).expect("the caller goes on");
             Ok(())
         };
         let under_way = Encoders::new(Parallelism::new(2)).start(vec![(), ()], work);
@@ -305,10 +297,11 @@ mod tests {
             };
             let error = encoders.start(vec![(), (), ()], fail).wait().unwrap_err();
             assert!(error.to_string().contains("no"), "{error}");
+
+            let fail = |_, ()| -> Result<(), _> { panic!("on purpose") };
+            let panics = AssertUnwindSafe(|| encoders.start(vec![()], fail).wait());
+            let panic = catch_unwind(panics).unwrap_err();
+            assert_eq!(panic.downcast_ref(), Some(&"on purpose"));
         }
-        let encoders = Encoders::new(Parallelism::new(2));
-        let panics = encoders.start(vec![()], |_, ()| -> Result<(), _> { panic!("on purpose") });
-        let panic = catch_unwind(AssertUnwindSafe(|| panics.wait())).unwrap_err();
-        assert_eq!(panic.downcast_ref(), Some(&"on purpose"));
     }
 }
