@@ -130,9 +130,11 @@ fn randomized(
 /// reorder them by what the CPU offers, and a model's bits would depend on it.
 fn multiply(a: &DMatrix<f64>, b: &DMatrix<f64>) -> DMatrix<f64> {
     let mut product = DMatrix::zeros(a.nrows(), b.ncols());
-    for (mut out, b) in product.column_iter_mut().zip(b.column_iter()) {
-        for (a, &factor) in a.column_iter().zip(b.iter()) {
-            for (out, &a) in out.iter_mut().zip(a.iter()) {
+    // Columns as slices: nalgebra's views of them are not vectorized.
+    let columns = product.as_mut_slice().chunks_exact_mut(a.nrows());
+    for (out, b) in columns.zip(b.as_slice().chunks_exact(b.nrows())) {
+        for (a, &factor) in a.as_slice().chunks_exact(a.nrows()).zip(b) {
+            for (out, &a) in out.iter_mut().zip(a) {
                 *out += a * factor;
             }
         }

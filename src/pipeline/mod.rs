@@ -83,7 +83,7 @@ pub struct Pipeline<S, E, K> {
     projection: Projection,
     spool: Spool,
     on_error: OnError,
-    parallelism: Parallelism,
+    parallelism: Option<Parallelism>,
     observer: Option<Observer>,
     stop: Option<Arc<AtomicBool>>,
 }
@@ -114,7 +114,7 @@ where
             projection: Projection::Fit(PcaParams::default()),
             spool: Spool::default(),
             on_error: OnError::default(),
-            parallelism: Parallelism::default(),
+            parallelism: None,
             observer: None,
             stop: None,
         }
@@ -158,7 +158,7 @@ where
 
     /// Sets the number of threads (default: one for each core); the result does not depend on it.
     pub fn with_parallelism(mut self, parallelism: Parallelism) -> Self {
-        self.parallelism = parallelism;
+        self.parallelism = Some(parallelism);
         self
     }
 
@@ -188,7 +188,8 @@ where
         }
         let start = Instant::now();
         let times = Arc::new(Times::default());
-        let Self { source, extractor, sink, decode, projection, spool, parallelism, .. } = self;
+        let parallelism = self.parallelism.unwrap_or_default();
+        let Self { source, extractor, sink, decode, projection, spool, .. } = self;
         let mut job = Job {
             sink,
             on_error: self.on_error,

@@ -213,7 +213,7 @@ impl ParquetSink {
             run_id,
             report: SinkReport { path: Some(target.uri("")), ..SinkReport::default() },
             schema: None,
-            encoders: Encoders::new(Parallelism::default()),
+            encoders: Encoders::default(),
             target,
         })
     }

@@ -29,15 +29,15 @@ use crate::stage::Parallelism;
 const ROWS_AT_A_TIME: usize = 8192;
 
 /// The threads that encode columns, once there are any to encode.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Encoders {
-    threads: usize,
+    parallelism: Option<Parallelism>,
     pool: OnceLock<Option<ThreadPool>>,
 }
 
 impl Encoders {
     pub fn new(parallelism: Parallelism) -> Self {
-        Self { threads: parallelism.threads(), pool: OnceLock::new() }
+        Self { parallelism: Some(parallelism), pool: OnceLock::new() }
     }
 
     /// Has the work done on each column, on several threads if there are, while the caller goes on.
@@ -47,11 +47,12 @@ impl Encoders {
         work: impl Fn(usize, T) -> Result<R, ParquetError> + Send + Sync + 'static,
     ) -> UnderWay<R> {
         let pool = self.pool.get_or_init(|| {
-            // A machine that refuses threads still gets the work done.
+            let threads = self.parallelism.unwrap_or_default().threads();
             let pool = ThreadPoolBuilder::new()
-                .num_threads(self.threads)
+                .num_threads(threads)
                 .thread_name(|i| format!("orb-parquet-{i}"));
-            if self.threads > 1 { pool.build().ok() } else { None }
+            // A machine that refuses threads still gets the work done.
+            if threads > 1 { pool.build().ok() } else { None }
         });
         let (sender, results) = mpsc::channel();
         let work = Arc::new(work);
@@ -88,6 +89,8 @@ impl<R> UnderWay<R> {
 
 /// The columns of the last row group, each with one leaf, and what is done to them.
 enum RowGroup {
+    /// Nothing yet.
+    New(Vec<ArrowColumnWriter>),
     /// They take up rows, and will take more.
     Open(UnderWay<ArrowColumnWriter>),
     /// They take up the last of their rows.
@@ -129,6 +132,8 @@ impl Part {
         let (uri, writer) = open(target, name, schema, properties)?;
         let (file, row_groups) = writer.into_serialized_writer().map_err(|e| broken(&uri, e))?;
         let row_group_rows = properties.max_row_group_row_count().unwrap_or(usize::MAX);
+        // Now, while the first rows are still gathered: it takes half a millisecond.
+        let columns = row_groups.create_column_writers(0).map_err(|e| broken(&uri, e))?;
         Ok(Self {
             uri,
             file,
@@ -136,7 +141,7 @@ impl Part {
             schema: Arc::clone(schema),
             score_width,
             rows: 0,
-            row_group: None,
+            row_group: Some(RowGroup::New(columns)),
             row_group_rows,
             room: row_group_rows,
             waiting: Vec::new(),
@@ -203,6 +208,7 @@ impl Part {
     fn settle(&mut self) -> Result<Vec<ArrowColumnWriter>, ParquetError> {
         match self.row_group.take() {
             None => {}
+            Some(RowGroup::New(columns)) => return Ok(columns),
             Some(RowGroup::Open(columns)) => return columns.wait(),
             Some(RowGroup::Complete(chunks)) => {
                 let chunks = chunks.wait()?;
