@@ -451,11 +451,18 @@ fn a_file_has_no_more_row_groups_than_can_be_numbered() {
 
 #[test]
 fn files_do_not_depend_on_the_threads_that_encode() {
+    // Row groups that are complete before their rows are many, and row groups of many.
+    files_of_row_groups(9000, 17_000, &[&[9000, 8000], &[9000, 8000], &[9000, 3461]]);
+    files_of_row_groups(20_000, 33_000, &[&[20_000, 13_000], &[13_461]]);
+}
+
+fn files_of_row_groups(row_group_rows: usize, rows_per_file: u64, want_rows: &[&[i64]]) {
     let root = tempfile::tempdir().unwrap();
     let run = |threads| {
         let out = root.path().join(format!("{threads}"));
-        let params =
-            ParquetParams::default().with_row_group_rows(20_000).with_rows_per_file(33_000);
+        let params = ParquetParams::default()
+            .with_row_group_rows(row_group_rows)
+            .with_rows_per_file(rows_per_file);
         let mut sink = ParquetSink::create(&out, params).unwrap();
         sink.set_parallelism(Parallelism::new(threads));
         let mut start = 0;
@@ -469,15 +476,17 @@ fn files_do_not_depend_on_the_threads_that_encode() {
         files
     };
     let want = run(1);
+    assert_eq!(want.len(), want_rows.len());
     for threads in [2, 7] {
         assert!(run(threads) == want, "{threads}");
     }
     // And hold every row once, in order.
-    let (mut rows, mut row_groups) = (0..46_461, Vec::new());
-    for path in parts(&root.path().join("1")) {
-        let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(&path).unwrap()).unwrap();
-        row_groups.extend(reader.metadata().row_groups().iter().map(RowGroupMetaData::num_rows));
-        let file = read(&path);
+    let mut rows = 0..46_461;
+    for (path, want_rows) in parts(&root.path().join("1")).iter().zip(want_rows) {
+        let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap();
+        let row_groups = reader.metadata().row_groups().iter().map(RowGroupMetaData::num_rows);
+        assert!(row_groups.eq(want_rows.iter().copied()));
+        let file = read(path);
         let y = file["y"].as_primitive::<Float32Type>().values();
         let scores = file["pca"].as_fixed_size_list().values();
         let scores = scores.as_primitive::<Float32Type>().values();
@@ -486,7 +495,6 @@ fn files_do_not_depend_on_the_threads_that_encode() {
         }
     }
     assert_eq!(rows.next(), None);
-    assert_eq!(row_groups, [20_000, 13_000, 13_461]);
 }
 
 #[test]

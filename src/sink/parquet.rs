@@ -236,6 +236,14 @@ impl ParquetSink {
         }
     }
 
+    /// Takes what it is given; an error, or a panic that the caller catches, leaves it broken.
+    fn take(&mut self, add: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let was_broken = std::mem::replace(&mut self.broken, true);
+        let taken = add(self);
+        self.broken = was_broken || taken.is_err();
+        taken
+    }
+
     fn add(&mut self, batch: RowBatch) -> Result<()> {
         let is_first = self.schema.is_none();
         let schema = self.check_columns(&batch)?;
@@ -293,17 +301,11 @@ impl RowSink for ParquetSink {
     }
 
     fn write(&mut self, batch: RowBatch) -> Result<()> {
-        // A panic, which is the caller's to catch, leaves it broken.
-        let was_broken = std::mem::replace(&mut self.broken, true);
-        let written = self.add(batch);
-        self.broken = was_broken || written.is_err();
-        written
+        self.take(|sink| sink.add(batch))
     }
 
     fn record(&mut self, failure: &Failure) -> Result<()> {
-        let recorded = self.failures.push(failure, &self.target);
-        self.broken |= recorded.is_err();
-        recorded
+        self.take(|sink| sink.failures.push(failure, &sink.target))
     }
 
     fn finish(mut self) -> Result<SinkReport> {

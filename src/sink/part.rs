@@ -16,7 +16,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use rayon::ThreadPool;
 
 use super::schema::{ScoreWidth, column};
 use super::target::{Target, TargetFile};
@@ -46,14 +46,8 @@ impl Encoders {
         columns: Vec<T>,
         work: impl Fn(usize, T) -> Result<R, ParquetError> + Send + Sync + 'static,
     ) -> UnderWay<R> {
-        let pool = self.pool.get_or_init(|| {
-            let threads = self.parallelism.unwrap_or_default().threads();
-            let pool = ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .thread_name(|i| format!("orb-parquet-{i}"));
-            // A machine that refuses threads still gets the work done.
-            if threads > 1 { pool.build().ok() } else { None }
-        });
+        let pool =
+            self.pool.get_or_init(|| self.parallelism.unwrap_or_default().pool("orb-parquet"));
         let (sender, results) = mpsc::channel();
         let work = Arc::new(work);
         // The last first: the scores, which take as long as all the others, then the descriptors.

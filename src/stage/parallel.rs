@@ -47,6 +47,16 @@ impl Parallelism {
         self.threads
     }
 
+    /// The threads, each of this name and its number; none where the work is to be done on the caller's.
+    pub(crate) fn pool(self, name: &'static str) -> Option<rayon::ThreadPool> {
+        if self.threads == 1 {
+            return None;
+        }
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads);
+        // A machine that refuses threads still gets the work done.
+        pool.thread_name(move |i| format!("{name}-{i}")).build().ok()
+    }
+
     /// The number of items that may be in work or waiting.
     #[must_use]
     pub fn window(&self) -> usize {
@@ -148,15 +158,7 @@ impl<T: Send + 'static, R: Send + 'static> ParMap<T, R> {
     }
 
     fn begin(items: Items<T>, start: Start<T, R>, parallelism: Parallelism) -> State<T, R> {
-        // A machine that refuses threads still gets the work done.
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(parallelism.threads())
-            .thread_name(|i| format!("orb-features-{i}"));
-        let pool = match parallelism.threads() {
-            1 => None,
-            _ => pool.build().ok(),
-        };
-        let Some(pool) = pool else {
+        let Some(pool) = parallelism.pool("orb-features") else {
             return State::Inline { items, work: start() };
         };
         let shared = Arc::new(Shared {
