@@ -9,26 +9,9 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use orb_features::Simd;
-use orb_features::orb::opencv_version;
+use orb_features::orb::{opencv_build, opencv_version};
 use orb_features::prelude::*;
 use support::{KINDS, draw, draw_mask, hash, simd_levels};
-
-/// The build that the linked library is.
-fn linked_build() -> OpenCvBuild {
-    let version = opencv_version();
-    let mut parts = version.split('.').map(|p| p.parse::<u32>().unwrap());
-    let version = (parts.next().unwrap(), parts.next().unwrap());
-    #[cfg(target_arch = "x86_64")]
-    let fused = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-    #[cfg(not(target_arch = "x86_64"))]
-    let fused = true;
-    match (version < (4, 13), fused) {
-        (true, true) => OpenCvBuild::Cv46,
-        (true, false) => OpenCvBuild::Cv46NoFma,
-        (false, true) => OpenCvBuild::Cv413,
-        (false, false) => OpenCvBuild::Cv413NoFma,
-    }
-}
 
 /// Compares call by call and counts.
 #[derive(Default)]
@@ -54,7 +37,7 @@ impl Parity {
         image: GrayView<'_>,
         mask: Option<GrayView<'_>>,
     ) {
-        let params = params.clone().with_compat(linked_build());
+        let params = params.clone().with_compat(opencv_build());
         self.choose_simd();
         let (native, oracle) =
             (params.clone().build().unwrap(), OpenCvOrb::new(params.clone()).unwrap());
@@ -79,7 +62,7 @@ impl Parity {
         image: GrayView<'_>,
         keypoints: &[KeyPoint],
     ) {
-        let params = params.clone().with_compat(linked_build());
+        let params = params.clone().with_compat(opencv_build());
         self.choose_simd();
         let want = OpenCvOrb::new(params.clone()).unwrap().compute(image, keypoints);
         let got = params.clone().build().unwrap().compute_with(image, keypoints, &mut self.ours);

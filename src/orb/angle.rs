@@ -1,5 +1,4 @@
-//! The orientation of a keypoint: intensity centroid, arc tangent, and the sine and cosine that
-//! turn its sampling pattern.
+//! The orientation of a keypoint: the intensity centroid of its patch, and the arc tangent.
 
 use super::pyramid::Framed;
 use crate::arch::{Kernels, PATCH_RUN, PatchRow};
@@ -124,110 +123,6 @@ fn atan2_degrees(y: f32, x: f32) -> f32 {
     angle
 }
 
-/// Sine and cosine of an angle in degrees, as OpenCV gets them: float32, through glibc.
-pub(super) fn sin_cos_degrees(angle: f32) -> (f32, f32) {
-    const RADIANS: f32 = (std::f64::consts::PI / 180.0) as f32;
-    sin_cos(angle * RADIANS)
-}
-
-/// Sine and cosine of a finite angle in radians, with the bits of glibc 2.28 and later: they are
-/// not always the correctly rounded ones, and one bit can move a sample to another pixel.
-///
-/// # Source
-/// `sinf` and `cosf` of Arm's optimized-routines (MIT), which glibc uses.
-fn sin_cos(angle: f32) -> (f32, f32) {
-    const SIN: [f64; 3] =
-        [-0.166_666_549_437_010_84, 0.008_332_178_146_138_854, -0.000_195_172_989_813_857_25];
-    const COS: [f64; 4] = [
-        -0.499_999_997_251_082_24,
-        0.041_666_623_324_344_516,
-        -0.001_388_676_379_437_604,
-        0.000_024_390_450_703_564_542,
-    ];
-    let bits = angle.to_bits() & 0x7fff_ffff;
-    let negative = angle.is_sign_negative();
-    let (x, quadrant) = if bits < 0x3980_0000 {
-        // Below 2^-12.
-        return (angle, 1.0);
-    } else if bits < 0x3f49_0fdb {
-        // Below pi / 4.
-        (f64::from(angle), 0)
-    } else if bits < 0x42f0_0000 {
-        // Below 120.
-        reduce(f64::from(angle))
-    } else {
-        // Of the magnitude; sine is odd and cosine even.
-        let (x, quadrant) = reduce_large(bits);
-        let (sin, cos) = polynomials(x, quadrant, SIN, COS);
-        return (if negative { -sin } else { sin }, cos);
-    };
-    polynomials(x, quadrant, SIN, COS)
-}
-
-fn polynomials(x: f64, quadrant: i32, s: [f64; 3], c: [f64; 4]) -> (f32, f32) {
-    let z = x * x;
-    let x3 = x * z;
-    let sin = (x + x3 * s[0]) + (x3 * z) * (s[1] + z * s[2]);
-    let z2 = z * z;
-    let cos = ((1.0 + z * c[0]) + z2 * c[1]) + (z2 * z) * (c[2] + z * c[3]);
-    let (sin, cos) = match quadrant & 3 {
-        0 => (sin, cos),
-        1 => (cos, -sin),
-        2 => (-sin, -cos),
-        _ => (-cos, sin),
-    };
-    (sin as f32, cos as f32)
-}
-
-/// Takes whole quarter turns off `x`; returns the rest and how many they were.
-fn reduce(x: f64) -> (f64, i32) {
-    /// 2 / pi, times 2^24.
-    const QUARTERS: f64 = 10_680_707.430_881_744;
-    let quadrant = ((x * QUARTERS) as i32 + 0x80_0000) >> 24;
-    (x - f64::from(quadrant) * std::f64::consts::FRAC_PI_2, quadrant)
-}
-
-/// The same for 120 and above, by long multiplication with the bits of 4 / pi.
-fn reduce_large(bits: u32) -> (f64, i32) {
-    const FOUR_OVER_PI: [u32; 24] = [
-        0xa2,
-        0xa2f9,
-        0xa2_f983,
-        0xa2f9_836e,
-        0xf983_6e4e,
-        0x836e_4e44,
-        0x6e4e_4415,
-        0x4e44_1529,
-        0x4415_29fc,
-        0x1529_fc27,
-        0x29fc_2757,
-        0xfc27_57d1,
-        0x2757_d1f5,
-        0x57d1_f534,
-        0xd1f5_34dd,
-        0xf534_ddc0,
-        0x34dd_c0db,
-        0xddc0_db62,
-        0xc0db_6295,
-        0xdb62_9599,
-        0x6295_993c,
-        0x9599_3c43,
-        0x993c_4390,
-        0x3c43_9041,
-    ];
-    /// pi / 2^63.
-    const UNIT: f64 = 3.406_121_580_086_554_5e-19;
-    let at = ((bits >> 26) & 15) as usize;
-    let mantissa = ((bits & 0xff_ffff) | 0x80_0000) << ((bits >> 23) & 7);
-    let high = u64::from(mantissa.wrapping_mul(FOUR_OVER_PI[at]));
-    let middle = u64::from(mantissa) * u64::from(FOUR_OVER_PI[at + 4]);
-    let low = u64::from(mantissa) * u64::from(FOUR_OVER_PI[at + 8]);
-    let fraction = ((low >> 32) | (high << 32)).wrapping_add(middle);
-    let quadrant = fraction.wrapping_add(1 << 61) >> 62;
-    let rest = fraction.wrapping_sub(quadrant << 62) as i64;
-    (rest as f64 * UNIT, quadrant as i32)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,27 +140,5 @@ mod tests {
         assert_eq!(atan2_degrees(5.0, 0.0), 90.0);
         assert_eq!(atan2_degrees(0.0, -5.0), 180.0);
         assert_eq!(atan2_degrees(-5.0, 0.0), 270.0);
-    }
-
-    /// On glibc, the standard library's sine is the function that OpenCV calls.
-    #[test]
-    #[cfg(all(target_os = "linux", target_env = "gnu", target_arch = "x86_64"))]
-    fn sine_and_cosine_have_glibcs_bits() {
-        let mut checked = 0;
-        let mut check = |v: f32| {
-            let (s, c) = sin_cos(v);
-            assert_eq!(s.to_bits(), v.sin().to_bits(), "sin {v:e}");
-            assert_eq!(c.to_bits(), v.cos().to_bits(), "cos {v:e}");
-            checked += 1;
-        };
-        for bits in (0_u32..0x7f80_0000).step_by(2_053) {
-            check(f32::from_bits(bits));
-            check(-f32::from_bits(bits));
-        }
-        // The angles that occur: all of them have degrees in [0, 360].
-        for bits in (0x3c00_0000_u32..0x40c9_0fdb).step_by(61) {
-            check(f32::from_bits(bits));
-        }
-        assert!(checked > 2_000_000);
     }
 }

@@ -1,17 +1,18 @@
 //! The descriptor: comparisons of smoothed pixels at the points of the turned pattern.
 
-use super::angle::sin_cos_degrees;
 use super::keypoint::{DESCRIPTOR_LEN, Descriptor};
 use super::pyramid::Framed;
+use super::trig::Trig;
 use crate::arch::Kernels;
 
 /// The sampling points, and how far from the keypoint they reach when turned.
 #[derive(Debug)]
 pub(super) struct Pattern {
-    /// Of pairs first all that come first, then all that come second; larger tuples one by one.
+    /// `wta_k` 2: the first points of all pairs, then all second points. Otherwise tuple by tuple.
     x: Vec<f32>,
     y: Vec<f32>,
     wta_k: u32,
+    trig: Trig,
     reach: usize,
 }
 
@@ -24,7 +25,7 @@ const PAIRS: usize = BITS * DESCRIPTOR_LEN;
 pub(super) type Places = Vec<u32>;
 
 impl Pattern {
-    pub fn new(points: &[(i32, i32)], wta_k: u32) -> Self {
+    pub fn new(points: &[(i32, i32)], wta_k: u32, trig: Trig) -> Self {
         let radius = |&(x, y): &(i32, i32)| f64::from(x).hypot(f64::from(y));
         // Half a pixel for the rounding to whole pixels, and a little for that of the turn in float32, which is
         // below 0.006 for the largest patch.
@@ -38,6 +39,7 @@ impl Pattern {
             x: points.iter().map(|p| p.0 as f32).collect(),
             y: points.iter().map(|p| p.1 as f32).collect(),
             wta_k,
+            trig,
             reach,
         }
     }
@@ -60,7 +62,7 @@ impl Pattern {
         // A level's places are below 2^31.
         let centre = smoothed.index(x, y) as i32;
         places.resize(self.x.len(), 0);
-        let turn = sin_cos_degrees(angle);
+        let turn = self.trig.sin_cos(angle);
         (kernels.brief_places)(&self.x, &self.y, turn, centre, stride, places);
         let value = |place: u32| pixels[place as usize];
         match self.wta_k {
@@ -121,5 +123,41 @@ mod tests {
         let bits = darker(&places, |place| values[place as usize]);
         assert_eq!((bits[0], bits[1], bits[31]), (1, 2, 128));
         assert_eq!(bits.iter().map(|b| b.count_ones()).sum::<u32>(), 3);
+    }
+
+    /// Angles in degrees at which the two kinds of sine put a sample of the pattern elsewhere.
+    fn telling_angles(points: &[(i32, i32)], angles: impl Iterator<Item = f32>) -> Vec<f32> {
+        let [rounded, glibc] =
+            [Trig::Rounded, Trig::Glibc].map(|trig| Pattern::new(points, 2, trig));
+        let kernels = Kernels::current();
+        let places = |pattern: &Pattern, turn| {
+            let mut places = vec![0; pattern.x.len()];
+            (kernels.brief_places)(&pattern.x, &pattern.y, turn, 1 << 20, 1 << 10, &mut places);
+            places
+        };
+        let tells = |angle: &f32| {
+            let turns = [rounded.trig.sin_cos(*angle), glibc.trig.sin_cos(*angle)];
+            turns[0] != turns[1] && places(&rounded, turns[0]) != places(&glibc, turns[1])
+        };
+        angles.filter(tells).collect()
+    }
+
+    #[test]
+    fn each_kind_of_sine_has_its_own_samples() {
+        let points = super::super::pattern::points(&super::super::OrbParams::default());
+        let known = [46.68834, 128.295, 193.4988, 285.760_44];
+        assert_eq!(telling_angles(&points, known.into_iter()), known);
+        assert!(telling_angles(&points, [0.0, 45.0, 123.4].into_iter()).is_empty());
+    }
+
+    #[test]
+    #[ignore = "prints the angles of tests/fixtures/make_golden.py: a minute with --release"]
+    fn angles_that_tell_the_kinds_of_sine_apart() {
+        for patch_size in [31, 15, 25, 48] {
+            let params = super::super::OrbParams::default().with_patch_size(patch_size);
+            let angles = (0..6_000_000).map(|i| i as f32 * 6e-5);
+            let found = telling_angles(&super::super::pattern::points(&params), angles);
+            println!("    {patch_size}: {found:?},");
+        }
     }
 }

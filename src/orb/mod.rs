@@ -2,7 +2,7 @@
 //!
 //! [`OrbParams`] are checked by [`OrbParams::build`], which gives an [`Orb`]; its methods are those
 //! of [`FeatureExtractor`]. The files follow the steps of the algorithm: `params`, `pyramid`, `fast`,
-//! `harris`, `select`, `angle`, `blur`, `brief` with its `pattern`.
+//! `harris`, `select`, `angle`, `blur`, `brief` with its `pattern` and `trig`.
 //!
 //! Work that cannot matter is left out: levels too small for a keypoint are not made, FAST runs
 //! on the pixels that can hold one, nothing is framed unless something reads beyond the level, only
@@ -26,6 +26,7 @@ mod params;
 mod pattern;
 mod pyramid;
 mod select;
+mod trig;
 
 use std::sync::Arc;
 
@@ -41,7 +42,7 @@ use crate::error::{Error, Result};
 pub use extractor::FeatureExtractor;
 pub use keypoint::{DESCRIPTOR_LEN, Descriptor, Features, ImageFeatures, KeyPoint};
 #[cfg(feature = "opencv")]
-pub use opencv::{OpenCvOrb, OpenCvScratch, opencv_version};
+pub use opencv::{OpenCvOrb, OpenCvScratch, opencv_build, opencv_version};
 pub use params::{
     DEFAULT_EDGE_THRESHOLD, DEFAULT_FAST_THRESHOLD, DEFAULT_FIRST_LEVEL, DEFAULT_N_FEATURES,
     DEFAULT_N_LEVELS, DEFAULT_PATCH_SIZE, DEFAULT_SCALE_FACTOR, DEFAULT_WTA_K, MAX_N_FEATURES,
@@ -106,7 +107,11 @@ impl Orb {
             quotas: select::quotas(&params),
             scales: (0..params.n_levels() as usize).map(|n| scale_of(&params, n)).collect(),
             patch: Patch::new(params.patch_size()),
-            pattern: Pattern::new(&pattern::points(&params), params.wta_k()),
+            pattern: Pattern::new(
+                &pattern::points(&params),
+                params.wta_k(),
+                params.compat().trig(),
+            ),
             kernels: Kernels::current(),
             params,
         };

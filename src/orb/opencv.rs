@@ -4,14 +4,16 @@ use opencv::core::{KeyPoint as CvKeyPoint, Mat, Ptr, Vector};
 use opencv::features2d::{ORB, ORB_ScoreType};
 use opencv::prelude::*;
 
-use super::{DESCRIPTOR_LEN, FeatureExtractor, Features, KeyPoint, Orb, OrbParams, ScoreType};
+use super::{
+    DESCRIPTOR_LEN, FeatureExtractor, Features, KeyPoint, OpenCvBuild, Orb, OrbParams, ScoreType,
+};
 use crate::decode::GrayView;
 use crate::error::{Error, Result};
 
 /// OpenCV's ORB, of the library that this crate is linked with.
 ///
-/// [`OrbParams::compat`] has no effect on it: it computes as its own build does. Results come in our
-/// order (octave, y, x). It runs on the calling thread only: parallelism is the caller's.
+/// [`OrbParams::compat`] has no effect on it: it computes as its own build does, and its parameters name that
+/// one ([`opencv_build`]). Results come in our order (octave, y, x). It runs on the calling thread only: parallelism is the caller's.
 #[derive(Clone, Debug)]
 pub struct OpenCvOrb {
     /// What refuses the keypoints for which OpenCV reads out of bounds.
@@ -36,13 +38,34 @@ pub fn opencv_version() -> String {
     opencv::core::get_version_string().unwrap_or_default()
 }
 
+/// The build that the OpenCV library in use is, taken for a distribution's: wheels have no library to link.
+///
+/// Distributions' builds of 4.13 and later have no name of their own; they count as the wheels of 4.13, whose
+/// sine may differ.
+#[must_use]
+pub fn opencv_build() -> OpenCvBuild {
+    let version = opencv_version();
+    let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or_default());
+    let version = (parts.next(), parts.next());
+    #[cfg(target_arch = "x86_64")]
+    let is_fused = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+    #[cfg(not(target_arch = "x86_64"))]
+    let is_fused = true;
+    match (version < (Some(4), Some(13)), is_fused) {
+        (true, true) => OpenCvBuild::Debian46,
+        (true, false) => OpenCvBuild::Debian46NoFma,
+        (false, true) => OpenCvBuild::PyPi413,
+        (false, false) => OpenCvBuild::PyPi413NoFma,
+    }
+}
+
 impl OpenCvOrb {
     /// Checks the parameters.
     ///
     /// # Errors
     /// [`Error::InvalidParam`], as for the native extractor.
     pub fn new(params: OrbParams) -> Result<Self> {
-        Ok(Self { native: params.build()? })
+        Ok(Self { native: params.with_compat(opencv_build()).build()? })
     }
 
     /// The parameters that it was made from.

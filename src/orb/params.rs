@@ -1,8 +1,12 @@
 //! The parameters of `cv::ORB`, under its names.
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 use super::Orb;
+use super::trig::Trig;
 use crate::error::{Error, Result};
 
 /// Default of [`OrbParams::n_features`] (OpenCV's own is 500).
@@ -40,41 +44,64 @@ pub enum ScoreType {
     Fast,
 }
 
-/// The OpenCV build whose results to equal.
+/// The OpenCV build whose results to equal: who packaged it, and its version.
 ///
-/// Builds differ in two places: how the smoothing before the descriptors rounds (with fused
-/// multiply-adds or without), which changes a few descriptor bits per million pixels, and
-/// whether a mask is made binary before it is scaled down.
+/// Builds differ in three places: how the smoothing before the descriptors rounds (with fused
+/// multiply-adds or without), which changes a few descriptor bits per million pixels; whether a mask
+/// is made binary before it is scaled down; and the sine and cosine that turn the sampling pattern,
+/// which change one descriptor in ten million.
+///
+/// | name | packager | versions | smoothing | mask | sine, cosine |
+/// |---|---|---|---|---|---|
+/// | `pypi-4.13` | wheels on PyPI | 4.13 to 5.0 | fused, by column | binary | float64, rounded |
+/// | `pypi-4.6` | wheels on PyPI | 4.6 to 4.12 | fused | as given | float64, rounded |
+/// | `debian-4.6` | Debian 12 | 4.6 | fused | as given | glibc's float32 |
+/// | each with `-nofma` | | on a CPU without AVX2 or FMA | not fused | | |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum OpenCvBuild {
     /// The wheels of 4.13 to 5.0 on a CPU with AVX2 and FMA: today's `pip install opencv-python`.
     #[default]
-    #[serde(rename = "4.13")]
-    Cv413,
-    /// The wheels of 4.6 to 4.12, and Debian's 4.6, on a CPU with AVX2 and FMA.
-    #[serde(rename = "4.6")]
-    Cv46,
-    /// 4.13 to 5.0 where there is no AVX2.
-    #[serde(rename = "4.13-nofma")]
-    Cv413NoFma,
-    /// 4.6 to 4.12 where there is no AVX2.
-    #[serde(rename = "4.6-nofma")]
-    Cv46NoFma,
+    #[serde(rename = "pypi-4.13")]
+    PyPi413,
+    /// The wheels of 4.6 to 4.12 on a CPU with AVX2 and FMA.
+    #[serde(rename = "pypi-4.6")]
+    PyPi46,
+    /// Debian's package of 4.6 on a CPU with AVX2 and FMA.
+    #[serde(rename = "debian-4.6")]
+    Debian46,
+    /// The wheels of 4.13 to 5.0 where there is no AVX2.
+    #[serde(rename = "pypi-4.13-nofma")]
+    PyPi413NoFma,
+    /// The wheels of 4.6 to 4.12 where there is no AVX2.
+    #[serde(rename = "pypi-4.6-nofma")]
+    PyPi46NoFma,
+    /// Debian's package of 4.6 where there is no AVX2.
+    #[serde(rename = "debian-4.6-nofma")]
+    Debian46NoFma,
 }
 
 impl OpenCvBuild {
     /// Every build, for lists and tests.
-    pub const ALL: [Self; 4] = [Self::Cv413, Self::Cv46, Self::Cv413NoFma, Self::Cv46NoFma];
+    pub const ALL: [Self; 6] = [
+        Self::PyPi413,
+        Self::PyPi46,
+        Self::Debian46,
+        Self::PyPi413NoFma,
+        Self::PyPi46NoFma,
+        Self::Debian46NoFma,
+    ];
 
-    /// The name used on the command line: the first version of the family, then `-nofma`.
+    /// The name used on the command line and in files: packager, first version, then `-nofma`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::Cv413 => "4.13",
-            Self::Cv46 => "4.6",
-            Self::Cv413NoFma => "4.13-nofma",
-            Self::Cv46NoFma => "4.6-nofma",
+            Self::PyPi413 => "pypi-4.13",
+            Self::PyPi46 => "pypi-4.6",
+            Self::Debian46 => "debian-4.6",
+            Self::PyPi413NoFma => "pypi-4.13-nofma",
+            Self::PyPi46NoFma => "pypi-4.6-nofma",
+            Self::Debian46NoFma => "debian-4.6-nofma",
         }
     }
 
@@ -82,15 +109,41 @@ impl OpenCvBuild {
     /// fused multiply-adds: in the pass along rows, and in the pass along columns.
     pub(super) fn fused_columns(self, width: usize) -> (usize, usize) {
         match self {
-            Self::Cv413 => (width / 32 * 32, width / 4 * 4),
-            Self::Cv46 => (width, width),
-            Self::Cv413NoFma | Self::Cv46NoFma => (0, 0),
+            Self::PyPi413 => (width / 32 * 32, width / 4 * 4),
+            Self::PyPi46 | Self::Debian46 => (width, width),
+            Self::PyPi413NoFma | Self::PyPi46NoFma | Self::Debian46NoFma => (0, 0),
         }
     }
 
     /// Whether every mask value but 0 counts as 255 before the mask is scaled.
     pub(super) fn binarises_mask(self) -> bool {
-        matches!(self, Self::Cv413 | Self::Cv413NoFma)
+        matches!(self, Self::PyPi413 | Self::PyPi413NoFma)
+    }
+
+    /// The sine and cosine that turn the sampling pattern.
+    pub(super) fn trig(self) -> Trig {
+        match self {
+            Self::Debian46 | Self::Debian46NoFma => Trig::Glibc,
+            _ => Trig::Rounded,
+        }
+    }
+}
+
+impl fmt::Display for OpenCvBuild {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for OpenCvBuild {
+    type Err = Error;
+
+    /// Takes a name as [`OpenCvBuild::as_str`] gives it.
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|build| build.as_str() == name).ok_or_else(|| {
+            let names = Self::ALL.map(Self::as_str).join(", ");
+            Error::param("compat", name, format!("one of {names}"))
+        })
     }
 }
 
@@ -107,7 +160,7 @@ impl OpenCvBuild {
 /// | `score_type` | Harris | Harris, FAST | |
 /// | `patch_size` | 31 | 2 to 32768 px | 31 has OpenCV's learned pattern, others a random one |
 /// | `fast_threshold` | 20 | 0 to 255 | grey levels; beyond, OpenCV uses two thresholds at once |
-/// | `compat` | 4.13 | [`OpenCvBuild`] | the OpenCV build to equal, bit for bit |
+/// | `compat` | `pypi-4.13` | [`OpenCvBuild`] | the OpenCV build to equal, bit for bit |
 ///
 /// Every parameter is supported; what OpenCV's newest builds refuse is refused, for every build.
 ///
@@ -204,7 +257,7 @@ impl OrbParams {
             "Sets the contrast that makes a FAST corner, in grey levels (default [`DEFAULT_FAST_THRESHOLD`]).",
             "The contrast that makes a FAST corner, in grey levels.";
         compat, with_compat: OpenCvBuild,
-            "Sets the OpenCV build to equal (default [`OpenCvBuild::Cv413`]).",
+            "Sets the OpenCV build to equal (default [`OpenCvBuild::PyPi413`]).",
             "The OpenCV build to equal.";
     }
 

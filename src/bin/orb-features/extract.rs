@@ -13,7 +13,7 @@ use orb_features::prelude::*;
 
 use crate::choices::{Backend, Center, Exif, Gray, ModeName, OnErrorName, SolverName};
 use crate::failed::Failed;
-use crate::orb::{Compat, OrbArgs};
+use crate::orb::OrbArgs;
 use crate::place::{Place, looks_like_s3};
 use crate::s3::S3Args;
 use crate::stop::Stop;
@@ -49,9 +49,10 @@ pub struct Extract {
     /// Who extracts: this crate, or OpenCV (if built with it).
     #[arg(long, value_enum, default_value_t = Backend::Native)]
     backend: Backend,
-    /// The OpenCV build to equal, by its first version [default: 4.13].
-    #[arg(long, value_enum, value_name = "BUILD")]
-    compat: Option<Compat>,
+    /// The OpenCV build to equal: pypi-4.13 (wheels of 4.13 to 5.0), pypi-4.6 (wheels of 4.6 to 4.12) or
+    /// debian-4.6; with -nofma, what it computes on a CPU without AVX2 [default: pypi-4.13].
+    #[arg(long, value_name = "BUILD")]
+    compat: Option<OpenCvBuild>,
     /// Grey as cv2.imread(path) then BGR2GRAY, or as IMREAD_GRAYSCALE.
     #[arg(long, value_enum, default_value_t = Gray::Bgr)]
     gray: Gray,
@@ -111,7 +112,7 @@ pub struct Extract {
 impl Extract {
     pub fn run(&self) -> Result<RunReport, Failed> {
         Simd::set(self.simd)?;
-        let params = self.orb.params(self.compat.unwrap_or(Compat::V413).into());
+        let params = self.orb.params(self.compat.unwrap_or_default());
         match self.backend {
             Backend::Native => self.run_with(params.build()?),
             Backend::Opencv if self.compat.is_some() => Err(Failed::usage(

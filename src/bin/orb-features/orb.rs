@@ -38,22 +38,6 @@ pub struct OrbArgs {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum Compat {
-    /// 4.13 to 5.0, CPU with AVX2 and FMA.
-    #[value(name = "4.13")]
-    V413,
-    /// 4.6 to 4.12, CPU with AVX2 and FMA.
-    #[value(name = "4.6")]
-    V46,
-    /// 4.13 to 5.0, other CPUs.
-    #[value(name = "4.13-nofma")]
-    V413NoFma,
-    /// 4.6 to 4.12, other CPUs.
-    #[value(name = "4.6-nofma")]
-    V46NoFma,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Score {
     Harris,
     Fast,
@@ -75,16 +59,5 @@ impl OrbArgs {
             .with_patch_size(self.patch_size)
             .with_fast_threshold(self.fast_threshold)
             .with_compat(compat)
-    }
-}
-
-impl From<Compat> for OpenCvBuild {
-    fn from(compat: Compat) -> Self {
-        match compat {
-            Compat::V413 => Self::Cv413,
-            Compat::V46 => Self::Cv46,
-            Compat::V413NoFma => Self::Cv413NoFma,
-            Compat::V46NoFma => Self::Cv46NoFma,
-        }
     }
 }
