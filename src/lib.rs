@@ -51,13 +51,13 @@
 //!
 //! | feature | default | brings |
 //! |---|---|---|
+//! | `jpeg` | yes | JPEGs, with the pixels of `cv::imread`: libjpeg-turbo's decoder, built with a C compiler, and with vector instructions where nasm is; needs `panic = "unwind"` |
 //! | `parquet` | yes | the Parquet sink, through arrow and parquet |
 //! | `s3` | yes | S3 as source and as sink (with `parquet`), through the AWS SDK |
 //! | `cli` | no | the program `orb-features` |
-//! | `turbojpeg` | no | JPEGs through libjpeg-turbo, with the pixels of `cv::imread`; built from source with cmake and nasm, or the system's (version 3) with `TURBOJPEG_SOURCE=pkg-config` in the environment of the build |
 //! | `opencv` | no | OpenCV's own ORB behind [`FeatureExtractor`](orb::FeatureExtractor), and the parity tests |
 //!
-//! Without default features there are ORB, rows and PCA, in pure Rust.
+//! Without default features there are ORB, rows and PCA, in pure Rust, and every image format but JPEG.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

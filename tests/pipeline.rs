@@ -1,4 +1,5 @@
 //! The whole job: the same for any threads, nothing lost, policies, reports.
+#![cfg(feature = "jpeg")]
 
 #[path = "../examples/samples/mod.rs"]
 mod samples;

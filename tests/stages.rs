@@ -1,4 +1,5 @@
 //! The stages one by one: lazy, in order, errors in place, bounded, the same for any threads.
+#![cfg(feature = "jpeg")]
 
 #[path = "../examples/samples/mod.rs"]
 mod samples;

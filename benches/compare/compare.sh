@@ -8,7 +8,7 @@
 # --spark   also the job in Spark (needs Java; some minutes)
 # --large   also 10^4 and 10^6 images: time for each and peak memory (some minutes, 10^6 links on disk)
 #
-# Needs Rust, cmake, nasm and python3 with venv, and installs the newest OpenCV and the others from PyPI.
+# Needs Rust, a C compiler, nasm and python3 with venv, and installs the newest OpenCV and the others from PyPI.
 # With libopencv-dev and libclang-dev, the system's OpenCV is compared, too.
 set -euo pipefail
 photos=$(realpath "${1:?usage: $0 PHOTOS [--spark] [--large]}")
@@ -24,17 +24,15 @@ $venv/bin/pip install --quiet --disable-pip-version-check "${packages[@]}"
 # The path of what the last line but one of cargo's messages says was built.
 built() { sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1; }
 say() { echo "$*" >&2; }
-say "building the program and the two sides"
-cargo build --quiet --release --features cli,turbojpeg --bin orb-features
+say "building the program and our side"
+cargo build --quiet --release --features cli --bin orb-features
 export OURS=$PWD/target/release/orb-features
 build=(cargo build --quiet --release --message-format json --bench compare)
-PURE=$("${build[@]}" --no-default-features | built)
-cp "$PURE" target/compare-pure
-SIDE=$("${build[@]}" --no-default-features --features turbojpeg | built)
-cp "$SIDE" target/compare-turbojpeg
-export PURE=$PWD/target/compare-pure SIDE=$PWD/target/compare-turbojpeg
+SIDE=$("${build[@]}" --no-default-features --features jpeg | built)
+cp "$SIDE" target/compare-side
+export SIDE=$PWD/target/compare-side
 if command -v clang >/dev/null && pkg-config --exists opencv4 2>/dev/null; then
-    LINKED=$("${build[@]}" --no-default-features --features turbojpeg,opencv | built)
+    LINKED=$("${build[@]}" --no-default-features --features jpeg,opencv | built)
     cp "$LINKED" target/compare-opencv
     export LINKED=$PWD/target/compare-opencv
     LINKED_VERSION=$(pkg-config --modversion opencv4)

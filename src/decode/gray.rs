@@ -2,6 +2,7 @@
 
 use ndarray::{ArrayView2, ArrayView3};
 
+use super::{Failure, check_memory};
 use crate::arch::Kernels;
 use crate::error::{Error, Result};
 
@@ -26,6 +27,11 @@ impl ColorOrder {
             Self::Bgr | Self::Rgb => 3,
             Self::Bgra | Self::Rgba => 4,
         }
+    }
+
+    /// Converts pixels to grey, as [`gray_of`] does.
+    pub(super) fn to_gray(self, pixels: &[u8], out: &mut [u8]) {
+        (Kernels::current().gray)(pixels, self.channels(), self.weights(), out);
     }
 
     /// The weights of the first three channels in grey.
@@ -220,9 +226,7 @@ impl GrayImage {
                 pixels.len()
             )));
         }
-        let mut gray = Self::default();
-        gray.refill_from_color(pixels, width, height, order, channels as u8);
-        Ok(gray)
+        Ok(Self::of_color(pixels, width, height, order, channels as u8))
     }
 
     /// Copies an array of shape (height, width), whatever its strides.
@@ -284,32 +288,35 @@ impl GrayImage {
         &self.pixels
     }
 
-    /// Makes the buffer `width * height` bytes long and lets `fill` write it.
-    pub(crate) fn refill<E>(
+    /// Becomes an image of zeros, whatever it was before, and lets `fill` write it.
+    pub(super) fn refill(
         &mut self,
         width: usize,
         height: usize,
         channels: u8,
-        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
-        self.pixels.resize(width * height, 0);
+        fill: impl FnOnce(&mut [u8]) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let len = width * height;
+        self.pixels.clear();
+        if self.pixels.capacity() < len {
+            check_memory(len)?;
+        }
+        self.pixels.resize(len, 0);
         (self.width, self.height, self.channels) = (width, height, channels);
         fill(&mut self.pixels)
     }
 
-    /// Becomes the grey version of a colour buffer that has `width * height` pixels.
-    pub(crate) fn refill_from_color(
-        &mut self,
+    /// The grey version of a colour buffer that has `width * height` pixels.
+    fn of_color(
         pixels: &[u8],
         width: usize,
         height: usize,
         order: ColorOrder,
         channels: u8,
-    ) {
-        let Ok(()) = self.refill::<std::convert::Infallible>(width, height, channels, |out| {
-            (Kernels::current().gray)(pixels, order.channels(), order.weights(), out);
-            Ok(())
-        });
+    ) -> Self {
+        let mut gray = vec![0; width * height];
+        order.to_gray(pixels, &mut gray);
+        Self { pixels: gray, width, height, channels }
     }
 
     /// Turns or mirrors it.
@@ -327,9 +334,7 @@ impl GrayImage {
 impl From<&image::RgbImage> for GrayImage {
     fn from(image: &image::RgbImage) -> Self {
         let (width, height) = (image.width() as usize, image.height() as usize);
-        let mut gray = Self::default();
-        gray.refill_from_color(image.as_raw(), width, height, ColorOrder::Rgb, 3);
-        gray
+        Self::of_color(image.as_raw(), width, height, ColorOrder::Rgb, 3)
     }
 }
 

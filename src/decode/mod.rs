@@ -1,13 +1,11 @@
 //! Bytes to grey pixels.
 //!
-//! JPEGs are decoded by `zune-jpeg` (pure Rust) or, with the crate's feature `turbojpeg`, by
-//! libjpeg-turbo with the pixels of `cv::imread`; the two differ by a grey level on some pixels.
-//! Every other format goes through the `image` crate: PNG, BMP, GIF (its first frame), TIFF, WebP
-//! and PNM.
+//! JPEGs are decoded by libjpeg-turbo's decoder, as `mozjpeg-sys` builds it, with the pixels of `cv::imread`
+//! (feature `jpeg`). Every other format goes through the `image` crate: PNG, BMP, GIF (its first frame), TIFF,
+//! WebP and PNM.
 
 mod gray;
-#[cfg_attr(feature = "turbojpeg", path = "jpeg_turbo.rs")]
-#[cfg_attr(not(feature = "turbojpeg"), path = "jpeg_zune.rs")]
+#[cfg_attr(not(feature = "jpeg"), path = "no_jpeg.rs")]
 mod jpeg;
 mod orientation;
 mod params;
@@ -23,8 +21,15 @@ use crate::source::ImageObject;
 pub use gray::{ColorOrder, GrayImage, GrayView, gray_of};
 pub use params::{DEFAULT_MAX_ALLOC, DEFAULT_MAX_SIDE, DecodeParams, ExifOrientation, GrayMode};
 
-/// The JPEG decoder that this build uses: `zune-jpeg` or `libjpeg-turbo`.
+/// The JPEG decoder that this build uses: `libjpeg-turbo`, or `none` without the feature `jpeg`.
 pub const JPEG_DECODER: &str = jpeg::NAME;
+
+/// Whether the JPEG decoder is built with vector instructions: on x86 that needs nasm at build time. The pixels
+/// are the same, but without them decoding takes up to twice the time.
+#[must_use]
+pub fn jpeg_is_vectorized() -> bool {
+    jpeg::is_vectorized()
+}
 
 /// What is known of an image once it is decoded; shared by all of its features and rows.
 #[derive(Clone, Debug, PartialEq)]
@@ -150,21 +155,30 @@ pub(crate) fn meta_of(object: &ImageObject, gray: &GrayImage) -> ImageMeta {
     }
 }
 
-/// Refuses an image beyond the limits, before anything is allocated for it.
+/// Refuses an image beyond the limits, before anything is allocated for it: `bytes` are what its decoding is known
+/// to take. Returns how many are left.
 fn check_limits(
     params: &DecodeParams,
     width: usize,
     height: usize,
-    bytes_per_pixel: usize,
-) -> Result<(), Failure> {
-    let bytes = (width as u64).saturating_mul(height as u64).saturating_mul(bytes_per_pixel as u64);
+    bytes: u64,
+) -> Result<u64, Failure> {
     let side = params.max_side() as usize;
-    if width <= side && height <= side && bytes <= params.max_alloc() {
-        return Ok(());
+    match params.max_alloc().checked_sub(bytes) {
+        Some(left) if width <= side && height <= side => Ok(left),
+        _ => {
+            let what = format!(
+                "{width} x {height} pixels ({bytes} bytes to decode) exceed the limits of {side} pixels a \
+                 side and {} bytes",
+                params.max_alloc()
+            );
+            Err((DecodeCause::TooLarge, what.into()))
+        }
     }
-    let what = format!(
-        "{width} x {height} pixels ({bytes} bytes) exceed the limits of {side} pixels a side and {} bytes",
-        params.max_alloc()
-    );
-    Err((DecodeCause::TooLarge, what.into()))
+}
+
+/// Looks whether so many bytes can be had: a failed allocation would end the process.
+fn check_memory(bytes: usize) -> Result<(), Failure> {
+    let probe = Vec::<u8>::new().try_reserve_exact(bytes);
+    probe.map_err(|e| (DecodeCause::TooLarge, format!("no memory for {bytes} bytes: {e}").into()))
 }

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 /// Default of [`DecodeParams::max_side`], in pixels: the most that a JPEG can have.
 pub const DEFAULT_MAX_SIDE: u32 = 65_535;
-/// Default of [`DecodeParams::max_alloc`], in bytes: 512 MiB, such as 13,377 x 13,377 in colour.
+/// Default of [`DecodeParams::max_alloc`], in bytes: 512 MiB, such as a PNG of 11,585 x 11,585 in colour or a
+/// JPEG of 23,000 x 23,000.
 pub const DEFAULT_MAX_ALLOC: u64 = 512 << 20;
 
 /// What the grey value of a pixel of a colour image is.
@@ -73,7 +74,8 @@ impl DecodeParams {
         self
     }
 
-    /// Sets the most bytes that the pixels of one image may take (default [`DEFAULT_MAX_ALLOC`]).
+    /// Sets the most bytes that decoding one image may take beside its file (default [`DEFAULT_MAX_ALLOC`]): the
+    /// decoder's pixels or coefficients, and the grey pixels. Turning it upright takes the grey pixels once more.
     pub fn with_max_alloc(mut self, max_alloc: u64) -> Self {
         self.max_alloc = max_alloc;
         self
@@ -97,7 +99,7 @@ impl DecodeParams {
         self.max_side
     }
 
-    /// The most bytes that the pixels of one image may take.
+    /// The most bytes that decoding one image may take beside its file.
     #[must_use]
     pub fn max_alloc(&self) -> u64 {
         self.max_alloc

@@ -6,7 +6,7 @@ use image::error::ImageError;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 
-use super::{DecodeParams, Failure, GrayImage, check_limits};
+use super::{DecodeParams, Failure, GrayImage, check_limits, check_memory};
 use crate::error::DecodeCause;
 
 /// Decodes `bytes` and returns the orientation that its metadata name.
@@ -23,11 +23,14 @@ pub(super) fn decode(
     }
     let mut decoder = reader.into_decoder().map_err(failure)?;
     let (width, height) = decoder.dimensions();
-    let bytes_per_pixel = usize::from(decoder.color_type().bytes_per_pixel());
-    check_limits(params, width as usize, height as usize, bytes_per_pixel)?;
+    // The decoder's pixels and the grey ones.
+    let pixels = u64::from(width) * u64::from(height);
+    let bytes = decoder.total_bytes().saturating_add(pixels);
+    let left = check_limits(params, width as usize, height as usize, bytes)?;
+    check_memory(usize::try_from(bytes).unwrap_or(usize::MAX))?;
     let mut limits = Limits::no_limits();
-    // What decoders allocate beside the pixels.
-    limits.max_alloc = Some(params.max_alloc().saturating_mul(2));
+    // For what decoders allocate beside the pixels.
+    limits.max_alloc = Some(left);
     decoder.set_limits(limits).map_err(failure)?;
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     *gray = GrayImage::from(&DynamicImage::from_decoder(decoder).map_err(failure)?);

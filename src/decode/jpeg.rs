@@ -1,0 +1,298 @@
+//! JPEGs through libjpeg-turbo's decoder, with the pixels of `cv::imread`.
+//!
+//! The library reports an error by a callback that must not return. Ours unwinds, through frames of C that are
+//! built for it, with a [`Complaint`] that [`JpegDecoder::decode`] catches. Its warnings are errors too: they
+//! mean that pixels were made up. Each image has a decompressor of its own, so none can be decoded with tables
+//! that another one has left.
+
+#![expect(unsafe_code, reason = "libjpeg is C")]
+
+#[cfg(panic = "abort")]
+compile_error!(
+    "the feature `jpeg` needs panic = \"unwind\": a damaged file would end the process (or leave the feature out)"
+);
+
+use std::ffi::{c_int, c_long, c_ulong};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use mozjpeg_sys::{
+    self as ffi, J_COLOR_SPACE as Space, jpeg_common_struct, jpeg_create_decompress,
+    jpeg_decompress_struct, jpeg_destroy_decompress, jpeg_error_mgr, jpeg_finish_decompress,
+    jpeg_mem_src, jpeg_progress_mgr, jpeg_read_header, jpeg_read_scanlines, jpeg_start_decompress,
+    jpeg_std_error,
+};
+
+use super::{ColorOrder, DecodeParams, Failure, GrayImage, GrayMode, check_limits};
+use crate::error::DecodeCause;
+
+pub(super) const NAME: &str = "libjpeg-turbo";
+
+/// Most scans of a file: encoders write some ten, and each costs a pass over the whole image.
+const MAX_SCANS: c_int = 100;
+/// Most bytes of colour rows that wait to become grey: they stay in the nearest cache.
+const STRIP: usize = 8 << 10;
+
+/// The longest text of an error, its last zero included.
+const TEXT_LEN: usize = 80;
+
+/// libjpeg's error on its way through its frames; any other payload is a panic.
+struct Complaint(DecodeCause, String);
+
+/// Ends a call of libjpeg with the text of its error.
+extern "C-unwind" fn complain(info: &mut jpeg_common_struct) {
+    type Format = unsafe extern "C-unwind" fn(&mut jpeg_common_struct, *mut u8);
+    let mut text = [0_u8; TEXT_LEN];
+    // SAFETY: `err` is set before the first call that can complain.
+    if let Some(format) = unsafe { (*info.err).format_message } {
+        // SAFETY: the function writes at most TEXT_LEN bytes to its `char *`, which the binding declares
+        // as a shared array; as a pointer it may be written to.
+        unsafe {
+            let format: Format = std::mem::transmute(format);
+            format(info, text.as_mut_ptr());
+        }
+    }
+    let end = text.iter().position(|&b| b == 0).unwrap_or(text.len());
+    let text = String::from_utf8_lossy(&text[..end]).into_owned();
+    // SAFETY: as above.
+    let cause = cause_of(unsafe { (*info.err).msg_code });
+    resume_unwind(Box::new(Complaint(cause, text)))
+}
+
+/// Takes warnings, of level -1, for errors; the other levels are traces.
+extern "C-unwind" fn message(info: &mut jpeg_common_struct, level: c_int) {
+    if level < 0 {
+        complain(info);
+    }
+}
+
+/// Bounds the time that a small file can take.
+extern "C-unwind" fn progress(info: &mut jpeg_common_struct) {
+    // SAFETY: it is set in a `jpeg_decompress_struct` alone, whose first field is `info`.
+    let scans =
+        unsafe { (*std::ptr::from_mut(info).cast::<jpeg_decompress_struct>()).input_scan_number };
+    if scans > MAX_SCANS {
+        let text = format!("more than {MAX_SCANS} scans");
+        resume_unwind(Box::new(Complaint(DecodeCause::TooLarge, text)));
+    }
+}
+
+/// The decompressor of one image. Its parts have fixed addresses, as they point to each other.
+struct Decompressor {
+    info: Box<jpeg_decompress_struct>,
+    error: Box<jpeg_error_mgr>,
+    progress: Box<jpeg_progress_mgr>,
+}
+
+impl Decompressor {
+    fn new() -> Self {
+        // SAFETY: plain structs of C, of which libjpeg takes zeros for «not set».
+        unsafe {
+            Self {
+                info: Box::new(std::mem::zeroed()),
+                error: Box::new(std::mem::zeroed()),
+                progress: Box::new(std::mem::zeroed()),
+            }
+        }
+    }
+}
+
+impl Drop for Decompressor {
+    fn drop(&mut self) {
+        // SAFETY: allowed on zeros, after an error, and in every state of a decompressor.
+        unsafe { jpeg_destroy_decompress(&mut self.info) }
+    }
+}
+
+/// Whether the library has its kernels in assembler, which are left out where nasm was missing.
+pub(super) fn is_vectorized() -> bool {
+    unsafe extern "C" {
+        fn jsimd_can_idct_islow() -> c_int;
+    }
+    // SAFETY: it takes nothing and looks at the processor.
+    unsafe { jsimd_can_idct_islow() != 0 }
+}
+
+/// A decoder with its buffer.
+#[derive(Debug, Default)]
+pub(super) struct JpegDecoder {
+    strip: Vec<u8>,
+}
+
+impl JpegDecoder {
+    pub fn decode(
+        &mut self,
+        bytes: &[u8],
+        params: &DecodeParams,
+        gray: &mut GrayImage,
+    ) -> Result<(), Failure> {
+        let mut decompressor = Decompressor::new();
+        let decoding = || decode(&mut decompressor, &mut self.strip, bytes, params, gray);
+        // A strip that is left half written is cleared before it is read again.
+        catch_unwind(AssertUnwindSafe(decoding)).unwrap_or_else(|panic| {
+            match panic.downcast::<Complaint>() {
+                Ok(complaint) => Err((complaint.0, complaint.1.into())),
+                Err(panic) => resume_unwind(panic),
+            }
+        })
+    }
+}
+
+fn decode(
+    decompressor: &mut Decompressor,
+    strip: &mut Vec<u8>,
+    bytes: &[u8],
+    params: &DecodeParams,
+    gray: &mut GrayImage,
+) -> Result<(), Failure> {
+    let Decompressor { info, error, progress: monitor } = decompressor;
+    let info = &mut **info;
+    // SAFETY: `error`, `monitor` and `bytes` outlive all calls but that of the destructor, which reads none of
+    // them.
+    unsafe {
+        info.common.err = jpeg_std_error(error);
+        error.error_exit = Some(complain);
+        error.emit_message = Some(message);
+        jpeg_create_decompress(info);
+        monitor.progress_monitor = Some(progress);
+        info.common.progress = &raw mut **monitor;
+        jpeg_mem_src(info, bytes.as_ptr(), bytes.len() as c_ulong);
+        jpeg_read_header(info, 1);
+    }
+    let (width, height) = (info.image_width as usize, info.image_height as usize);
+    let (channels, format) = match (info.num_components, params.gray_mode()) {
+        (1, _) => (1, Format::Gray),
+        (4, _) => (4, Format::Cmyk),
+        (_, GrayMode::Luma) => (3, Format::Gray),
+        (_, GrayMode::Bgr2Gray) => (3, Format::Bgr),
+    };
+    let row_len = width * format.channels();
+    let strip_rows = (STRIP / row_len.max(1)).clamp(1, height.max(1));
+    let strip_len = if format == Format::Gray { 0 } else { row_len * strip_rows };
+    let left = check_limits(params, width, height, (width * height + strip_len) as u64)?;
+    info.out_color_space = format.space();
+    // SAFETY: the decompressor has read a header. The limit is for the coefficients of files of several scans.
+    unsafe {
+        // 0 would be no limit.
+        let left = c_long::try_from(left).unwrap_or(c_long::MAX).max(1);
+        (*info.common.mem).max_memory_to_use = left;
+        jpeg_start_decompress(info);
+    }
+    let output = (info.output_width as usize, info.output_height as usize, info.output_components);
+    if output != (width, height, format.channels() as c_int) {
+        return Err((DecodeCause::Unsupported, format!("libjpeg gives {output:?}").into()));
+    }
+    gray.refill(width, height, channels, |pixels| {
+        if format == Format::Gray {
+            return read_rows(info, pixels);
+        }
+        strip.clear();
+        strip.resize(strip_len, 0);
+        for pixels in pixels.chunks_mut(width * strip_rows) {
+            let strip = &mut strip[..pixels.len() * format.channels()];
+            read_rows(info, strip)?;
+            match (format, params.gray_mode()) {
+                (Format::Cmyk, GrayMode::Luma) => cmyk_to_luma(strip, pixels),
+                (Format::Cmyk, GrayMode::Bgr2Gray) => {
+                    cmyk_to_rgb(strip);
+                    ColorOrder::Rgba.to_gray(strip, pixels);
+                }
+                _ => ColorOrder::Bgr.to_gray(strip, pixels),
+            }
+        }
+        Ok(())
+    })?;
+    // SAFETY: all rows are read. It goes on to the end of the file and complains of what it finds on the way.
+    unsafe { jpeg_finish_decompress(info) };
+    Ok(())
+}
+
+/// Reads the next rows, of `output_width * output_components` bytes each.
+fn read_rows(info: &mut jpeg_decompress_struct, mut rows: &mut [u8]) -> Result<(), Failure> {
+    let row_len = info.output_width as usize * info.output_components as usize;
+    // As many as an upsampled row of blocks gives at a time, or more.
+    let mut pointers = [std::ptr::null_mut(); 4];
+    while rows.len() >= row_len {
+        let mut asked = 0;
+        for (pointer, row) in pointers.iter_mut().zip(rows.chunks_exact_mut(row_len)) {
+            *pointer = row.as_mut_ptr();
+            asked += 1;
+        }
+        // SAFETY: there are `asked` pointers, each to a row that is written whole.
+        let read = unsafe { jpeg_read_scanlines(info, pointers.as_mut_ptr(), asked) };
+        if read == 0 {
+            // A source in memory never suspends.
+            return Err((DecodeCause::Corrupt, "libjpeg gave no row".into()));
+        }
+        rows = &mut rows[read as usize * row_len..];
+    }
+    Ok(())
+}
+
+/// The pixels that libjpeg is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Gray,
+    Bgr,
+    /// Of CMYK and YCCK, with the inks inverted as files hold them.
+    Cmyk,
+}
+
+impl Format {
+    fn channels(self) -> usize {
+        match self {
+            Self::Gray => 1,
+            Self::Bgr => 3,
+            Self::Cmyk => 4,
+        }
+    }
+
+    fn space(self) -> Space {
+        match self {
+            Self::Gray => Space::JCS_GRAYSCALE,
+            Self::Bgr => Space::JCS_EXT_BGR,
+            Self::Cmyk => Space::JCS_CMYK,
+        }
+    }
+}
+
+/// Turns inverted CMYK into red, green, blue and an unused byte.
+///
+/// # Source
+/// `icvCvt_CMYK2BGR_8u_C4C3R` in OpenCV's `imgcodecs/src/utils.cpp`.
+fn cmyk_to_rgb(pixels: &mut [u8]) {
+    for pixel in pixels.chunks_exact_mut(4) {
+        let k = i32::from(pixel[3]);
+        for ink in &mut pixel[..3] {
+            *ink = (k - (((255 - i32::from(*ink)) * k) >> 8)) as u8;
+        }
+    }
+}
+
+/// What `IMREAD_GRAYSCALE` makes of inverted CMYK.
+///
+/// # Source
+/// `icvCvt_CMYK2Gray_8u_C4C1R` in the same file: 14-bit weights, where `cv::cvtColor` has 15 bits.
+fn cmyk_to_luma(pixels: &mut [u8], out: &mut [u8]) {
+    cmyk_to_rgb(pixels);
+    for (pixel, out) in pixels.chunks_exact(4).zip(out) {
+        let [r, g, b] = [pixel[0], pixel[1], pixel[2]].map(u32::from);
+        *out = ((b * 1868 + g * 9617 + r * 4899 + 8192) >> 14) as u8;
+    }
+}
+
+fn cause_of(code: c_int) -> DecodeCause {
+    match code {
+        ffi::JERR_NO_BACKING_STORE
+        | ffi::JERR_OUT_OF_MEMORY
+        | ffi::JERR_IMAGE_TOO_BIG
+        | ffi::JERR_WIDTH_OVERFLOW => DecodeCause::TooLarge,
+        ffi::JERR_SOF_UNSUPPORTED
+        | ffi::JERR_BAD_PRECISION
+        | ffi::JERR_CCIR601_NOTIMPL
+        | ffi::JERR_CONVERSION_NOTIMPL
+        | ffi::JERR_FRACT_SAMPLE_NOTIMPL
+        | ffi::JERR_NOTIMPL
+        | ffi::JERR_NOT_COMPILED => DecodeCause::Unsupported,
+        _ => DecodeCause::Corrupt,
+    }
+}

@@ -1,0 +1,234 @@
+//! Damaged JPEGs: an error or the file's own pixels, whatever was decoded before and on however many threads.
+#![cfg(feature = "jpeg")]
+
+use fastrand::Rng;
+use orb_features::prelude::*;
+
+const MUTANTS: usize = 10_000;
+
+/// Baseline, progressive, grey, with restart markers, four components; 23 x 17 pixels, so that blocks stand over.
+const FILES: [&str; 9] = [
+    "rgb420.jpg",
+    "rgb422.jpg",
+    "rgb444.jpg",
+    "progressive.jpg",
+    "gray.jpg",
+    "gray_progressive.jpg",
+    "restart.jpg",
+    "cmyk.jpg",
+    "exif6.jpg",
+];
+
+fn read(name: &str) -> Vec<u8> {
+    let path = format!("{}/tests/fixtures/images/{name}", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read(path).unwrap()
+}
+
+/// Where the segments before the first scan's data lie, each from its marker on, and where that data starts.
+fn segments(jpeg: &[u8]) -> (Vec<std::ops::Range<usize>>, usize) {
+    let (mut segments, mut at) = (Vec::new(), 2);
+    loop {
+        let end = at + 2 + usize::from(u16::from_be_bytes([jpeg[at + 2], jpeg[at + 3]]));
+        segments.push(at..end);
+        if jpeg[at + 1] == 0xda {
+            return (segments, end);
+        }
+        at = end;
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Damage {
+    FlippedBits,
+    OtherBytes,
+    Cut,
+    CutWithEnd,
+    CommentInScan,
+    MarkerInScan,
+    SecondScanHeader,
+    SwappedSegments,
+    MissingSegment,
+    Zeros,
+    MissingBytes,
+    RepeatedBytes,
+    OtherHeaderBytes,
+}
+
+const DAMAGES: [Damage; 13] = [
+    Damage::FlippedBits,
+    Damage::OtherBytes,
+    Damage::Cut,
+    Damage::CutWithEnd,
+    Damage::CommentInScan,
+    Damage::MarkerInScan,
+    Damage::SecondScanHeader,
+    Damage::SwappedSegments,
+    Damage::MissingSegment,
+    Damage::Zeros,
+    Damage::MissingBytes,
+    Damage::RepeatedBytes,
+    Damage::OtherHeaderBytes,
+];
+
+fn damaged(whole: &[u8], damage: Damage, rng: &mut Rng) -> Vec<u8> {
+    let mut jpeg = whole.to_vec();
+    let (segments, data) = segments(whole);
+    let len = jpeg.len();
+    let at = rng.usize(2..len - 2);
+    let in_scan = rng.usize(data..len - 2);
+    let run = at..(at + rng.usize(1..40)).min(len);
+    match damage {
+        Damage::FlippedBits => (0..rng.usize(1..5)).for_each(|_| {
+            jpeg[rng.usize(2..len)] ^= 1 << rng.u8(..8);
+        }),
+        Damage::OtherBytes => (0..rng.usize(1..5)).for_each(|_| {
+            jpeg[rng.usize(2..len)] = rng.choice([0, 1, 0x7f, 0x80, 0xff, 0x55]).unwrap();
+        }),
+        Damage::Cut => jpeg.truncate(at),
+        Damage::CutWithEnd => {
+            jpeg.truncate(at);
+            jpeg.extend([0xff, 0xd9]);
+        }
+        Damage::CommentInScan => {
+            jpeg.splice(in_scan..in_scan, [0xff, 0xfe, 0, 2]);
+        }
+        Damage::MarkerInScan => {
+            let lengths: [&[u8]; 5] = [&[], &[0, 2], &[0, 3, 0], &[0, 0], &[0xff, 0xff]];
+            let length = rng.choice(lengths).unwrap();
+            let marker = [0xff, rng.u8(0xc0..=0xff)];
+            jpeg.splice(in_scan..in_scan, marker.iter().chain(length).copied());
+        }
+        Damage::SecondScanHeader => {
+            let header = whole[segments.last().unwrap().clone()].to_vec();
+            jpeg.splice(in_scan..in_scan, header);
+        }
+        Damage::SwappedSegments | Damage::MissingSegment => {
+            let mut order: Vec<usize> = (0..segments.len()).collect();
+            if damage == Damage::SwappedSegments {
+                order.swap(rng.usize(..segments.len()), rng.usize(..segments.len()));
+            } else {
+                order.remove(rng.usize(..segments.len()));
+            }
+            jpeg.truncate(2);
+            order.iter().for_each(|&i| jpeg.extend_from_slice(&whole[segments[i].clone()]));
+            jpeg.extend_from_slice(&whole[data..]);
+        }
+        Damage::Zeros => jpeg[run].fill(0),
+        Damage::MissingBytes => {
+            jpeg.drain(run);
+        }
+        Damage::RepeatedBytes => {
+            let bytes = jpeg[run].to_vec();
+            jpeg.splice(at..at, bytes);
+        }
+        Damage::OtherHeaderBytes => (0..rng.usize(1..4)).for_each(|_| {
+            jpeg[rng.usize(2..data)] = rng.u8(..);
+        }),
+    }
+    jpeg
+}
+
+/// A damaged file, with the file that it was.
+struct Mutant {
+    of: usize,
+    damage: Damage,
+    bytes: ImageObject,
+}
+
+fn mutants() -> (Vec<ImageObject>, Vec<Mutant>) {
+    let wholes: Vec<_> = FILES.iter().map(|name| ImageObject::new(*name, read(name))).collect();
+    let mut rng = Rng::with_seed(13);
+    let mutant = |i: usize| {
+        let (of, damage) = (i % FILES.len(), DAMAGES[i / FILES.len() % DAMAGES.len()]);
+        let bytes = damaged(&wholes[of].bytes, damage, &mut rng);
+        Mutant { of, damage, bytes: ImageObject::new(format!("{damage:?} {i}"), bytes) }
+    };
+    let mutants = (0..MUTANTS).map(mutant).collect();
+    (wholes, mutants)
+}
+
+fn params(gray_mode: GrayMode) -> DecodeParams {
+    // A damaged header can ask for a large image.
+    DecodeParams::default().with_gray_mode(gray_mode).with_max_alloc(4 << 20)
+}
+
+/// The pixels or the error.
+fn outcome(
+    decoder: &mut Decoder,
+    object: &ImageObject,
+    gray: &mut GrayImage,
+) -> Result<GrayImage, String> {
+    decoder.decode_into(object, gray).map_err(|e| e.to_line())?;
+    Ok(gray.clone())
+}
+
+#[test]
+fn a_damaged_file_is_decoded_by_itself() {
+    let (wholes, mutants) = mutants();
+    for gray_mode in [GrayMode::Bgr2Gray, GrayMode::Luma] {
+        let fresh = |object| {
+            outcome(&mut Decoder::new(params(gray_mode)), object, &mut GrayImage::default())
+        };
+        let want: Vec<_> = wholes.iter().map(|whole| fresh(whole).unwrap()).collect();
+        // One decoder and one buffer for all: each mutant lies between two other files.
+        let (mut decoder, mut gray) = (Decoder::new(params(gray_mode)), GrayImage::default());
+        let (mut taken, mut changed) = (0, 0);
+        for (i, mutant) in mutants.iter().enumerate() {
+            let alone = fresh(&mutant.bytes);
+            for neighbour in [i + 1, i + 4] {
+                let neighbour = neighbour % wholes.len();
+                let before = outcome(&mut decoder, &wholes[neighbour], &mut gray).unwrap();
+                assert_eq!(before, want[neighbour], "before {}", mutant.bytes.uri);
+                let between = outcome(&mut decoder, &mutant.bytes, &mut gray);
+                assert!(between == alone, "{} depends on its neighbours", mutant.bytes.uri);
+            }
+            taken += usize::from(alone.is_ok());
+            changed += usize::from(alone.as_ref().is_ok_and(|pixels| *pixels != want[mutant.of]));
+            // A scan that breaks off is an error, with an end marker, too. (A progressive file may end after
+            // any of its scans.)
+            if let (Damage::Cut | Damage::CutWithEnd, Ok(pixels)) = (mutant.damage, &alone) {
+                let is_progressive = FILES[mutant.of].contains("progressive");
+                let is_cut = mutant.damage == Damage::Cut;
+                assert!(
+                    !is_cut && (is_progressive || *pixels == want[mutant.of]),
+                    "{} of {} is taken",
+                    mutant.bytes.uri,
+                    FILES[mutant.of]
+                );
+            }
+        }
+        // Some damage leaves a valid file, of the same or of other pixels.
+        assert!((MUTANTS / 20..MUTANTS / 2).contains(&taken), "{taken} are taken");
+        assert!(changed > 0 && changed < taken, "{changed} of {taken} have other pixels");
+    }
+}
+
+#[test]
+fn a_damaged_file_is_the_same_on_any_number_of_threads() {
+    let (wholes, mutants) = mutants();
+    let orb = OrbParams::default().with_edge_threshold(2).with_patch_size(5).with_n_levels(2);
+    let orb = orb.with_fast_threshold(3).build().unwrap();
+    let objects: Vec<_> = mutants
+        .iter()
+        .enumerate()
+        .flat_map(|(i, mutant)| [mutant.bytes.clone(), wholes[i % wholes.len()].clone()])
+        .collect();
+    let results = |threads| -> Vec<Result<(Vec<KeyPoint>, Vec<Descriptor>), String>> {
+        let images = objects.clone().into_iter().map(Ok);
+        images
+            .orb_features(&orb, &params(GrayMode::Bgr2Gray), Parallelism::new(threads))
+            .map(|image| {
+                let image = image.map_err(|e| e.to_line())?;
+                Ok((image.keypoints, image.descriptors))
+            })
+            .collect()
+    };
+    let one = results(1);
+    assert!(one.iter().any(|r| r.as_ref().is_ok_and(|(keypoints, _)| !keypoints.is_empty())));
+    for threads in [2, 5] {
+        let many = results(threads);
+        for (i, (one, many)) in one.iter().zip(&many).enumerate() {
+            assert_eq!(one, many, "{} on {threads} threads", objects[i].uri);
+        }
+    }
+}
