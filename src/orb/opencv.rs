@@ -154,6 +154,7 @@ impl FeatureExtractor for OpenCvOrb {
         let orb = self.object(scratch)?;
         let mut keypoints = Vector::new();
         (|| orb.detect(&to_mat(Some(image))?, &mut keypoints, &to_mat(mask)?))().map_err(failed)?;
+        self.params().check_keypoints_found(keypoints.len())?;
         let found = features(&keypoints, &Mat::default()).map_err(failed)?;
         Ok(in_our_order(&found).keypoints)
     }
@@ -191,18 +192,14 @@ impl FeatureExtractor for OpenCvOrb {
     ) -> Result<Features> {
         super::check_mask(mask, image)?;
         let orb = self.object(scratch)?;
-        let mut detect = || -> opencv::Result<Features> {
-            let (mut keypoints, mut descriptors) = (Vector::new(), Mat::default());
-            let mask = to_mat(mask)?;
-            orb.detect_and_compute(
-                &to_mat(Some(image))?,
-                &mask,
-                &mut keypoints,
-                &mut descriptors,
-                false,
-            )?;
-            features(&keypoints, &descriptors)
+        let (mut keypoints, mut descriptors) = (Vector::new(), Mat::default());
+        let mut detect = || {
+            let (image, mask) = (to_mat(Some(image))?, to_mat(mask)?);
+            orb.detect_and_compute(&image, &mask, &mut keypoints, &mut descriptors, false)
         };
-        Ok(in_our_order(&detect().map_err(failed)?))
+        detect().map_err(failed)?;
+        // It has described them already: OpenCV does both at once.
+        self.params().check_keypoints_found(keypoints.len())?;
+        Ok(in_our_order(&features(&keypoints, &descriptors).map_err(failed)?))
     }
 }

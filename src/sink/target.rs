@@ -6,7 +6,9 @@ use std::path::Path;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::file::metadata::KeyValue;
 
+use super::notes;
 #[cfg(feature = "s3")]
 use super::s3::{S3Target, Upload};
 use super::staging::Staging;
@@ -62,14 +64,30 @@ impl Target {
         }
     }
 
+    /// The schema of the first file of the result that is there, with the notes of its footer, and where it is.
+    fn first_file(&self) -> Result<Option<(String, SchemaRef)>> {
+        match self {
+            Self::Folder(staging) => columns_in_folder(staging.target()),
+            #[cfg(feature = "s3")]
+            Self::S3(target) => columns_in_s3(target),
+        }
+    }
+
+    /// Refuses to add files to a result that was made otherwise than they are, by the notes of both.
+    pub fn check_notes(&self, notes: &[KeyValue]) -> Result<()> {
+        let Some((uri, schema)) = self.first_file()? else { return Ok(()) };
+        let there = schema.metadata().iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let added =
+            notes.iter().filter_map(|note| Some((note.key.as_str(), note.value.as_deref()?)));
+        notes::compare(there, added).map_err(|why| {
+            let why = format!("{uri} was made otherwise ({why}); only force adds to it");
+            Error::write_to(self.uri(""), why)
+        })
+    }
+
     /// Refuses to add files to a result that has other columns.
     pub fn check_columns(&self, schema: &SchemaRef) -> Result<()> {
-        let found = match self {
-            Self::Folder(staging) => columns_in_folder(staging.target())?,
-            #[cfg(feature = "s3")]
-            Self::S3(target) => columns_in_s3(target)?,
-        };
-        match found {
+        match self.first_file()? {
             Some((uri, other)) if other.fields() != schema.fields() => {
                 let why = format!("its columns differ from those of {uri}");
                 Err(Error::write_to(self.uri(""), why))
