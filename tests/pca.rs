@@ -313,6 +313,8 @@ fn many_rows_are_projected_as_each_by_itself() {
     assert!(model.project_into(rows.view(), turned.view_mut().reversed_axes()).is_err());
 }
 
+type Spoil = fn(&mut serde_json::Value);
+
 #[test]
 fn a_file_whose_numbers_no_fit_can_give_is_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -324,7 +326,6 @@ fn a_file_whose_numbers_no_fit_can_give_is_refused() {
         PcaModel::load(&path)
     };
     assert_eq!(load(&good).unwrap(), model);
-    type Spoil = fn(&mut serde_json::Value);
     let spoilt: [(&str, Spoil); 17] = [
         ("rank", |m| m["rank"] = 3.into()),
         ("rank", |m| m["rank"] = 5.into()),

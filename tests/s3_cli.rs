@@ -182,7 +182,7 @@ fn objects_that_may_be_listed_but_not_read_are_no_empty_result() {
     let report = bench.report(&["s3://lab/in", "s3://lab/out", "--no-pca"]);
     let before = bench.memory.keys("lab", "out/");
     bench.server.plan(|asked| {
-        let is_photo = asked.method == "GET" && asked.path.ends_with(".jpg");
+        let is_photo = asked.method == "GET" && asked.path.contains("/in/");
         is_photo.then_some(Fault::Error(403, "AccessDenied"))
     });
     let asked = bench.server.requests();

@@ -19,6 +19,7 @@ use crate::s3::S3Args;
 use crate::stop::Stop;
 
 #[derive(Args)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub struct Extract {
     /// Folder of images (or one image), or s3://bucket/prefix.
     #[arg(value_name = "IN", value_parser = OsStringValueParser::new().try_map(Place::parse))]
