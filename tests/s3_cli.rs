@@ -200,6 +200,20 @@ fn objects_that_may_be_listed_but_not_read_are_no_empty_result() {
 }
 
 #[test]
+fn files_of_other_features_are_not_added_to_a_result_in_s3() {
+    let bench = Bench::new(24);
+    let args = ["s3://lab/in", "s3://lab/out", "--no-pca", "--mode", "append"];
+    bench.report(&args);
+    bench.report(&args);
+    let before = bench.memory.keys("lab", "out/");
+    let other = [&args[..], &["--wta-k", "3"]].concat();
+    bench.fails(&other, 1, &["s3://lab/out", "wta_k: there 2, in this job 3"]);
+    assert_eq!(bench.memory.keys("lab", "out/"), before);
+    bench.report(&[&other[..], &["--force"]].concat());
+    assert_eq!(bench.parts_in_bucket().len(), 3);
+}
+
+#[test]
 fn five_thousand_objects_come_through_a_storm() {
     let bench = Bench::new(5000);
     let calm = bench.report(&["in", "calm"]);

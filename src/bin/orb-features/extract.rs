@@ -127,14 +127,17 @@ impl Extract {
     pub fn run(&self) -> Result<RunReport, Failed> {
         Simd::set(self.simd)?;
         let params = self.orb.params(self.compat.unwrap_or(Compat::V413).into());
-        let params = params.with_max_keypoints(self.max_keypoints);
         match self.backend {
-            Backend::Native => self.run_with(params.build()?),
+            Backend::Native => {
+                self.run_with(params.with_max_keypoints(self.max_keypoints).build()?)
+            }
             Backend::Opencv if self.compat.is_some() => Err(Failed::usage(
                 "--compat is for --backend native: OpenCV is the build that it is",
             )),
             #[cfg(feature = "opencv")]
-            Backend::Opencv => self.run_with(OpenCvOrb::new(params)?),
+            Backend::Opencv => {
+                self.run_with(OpenCvOrb::new(params.with_max_keypoints(self.max_keypoints))?)
+            }
             #[cfg(not(feature = "opencv"))]
             Backend::Opencv => Err(Failed::usage(
                 "--backend opencv: this program was built without the feature `opencv`",
