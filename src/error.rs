@@ -419,6 +419,9 @@ impl Error {
     #[must_use]
     pub fn uri(&self) -> Option<&str> {
         match self {
+            Self::AllFailed { source, .. }
+            | Self::TooManyFailures { source, .. }
+            | Self::NoAccess { source, .. } => source.uri(),
             Self::NoInput { uri, .. }
             | Self::List { uri, .. }
             | Self::Object { uri, .. }
@@ -430,9 +433,6 @@ impl Error {
             Self::Spool { path, .. } | Self::OutputExists { path } | Self::Write { path, .. } => {
                 Some(path)
             }
-            Self::AllFailed { source, .. }
-            | Self::TooManyFailures { source, .. }
-            | Self::NoAccess { source, .. } => source.uri(),
             _ => None,
         }
     }

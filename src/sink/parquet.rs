@@ -11,7 +11,6 @@ use parquet::schema::types::ColumnPath;
 use serde::{Deserialize, Serialize};
 
 use super::failures::FailureFile;
-use super::notes::PREFIX;
 use super::part::{Encoders, Part};
 #[cfg(feature = "s3")]
 use super::s3::S3Target;
@@ -76,22 +75,22 @@ impl Codec {
 #[must_use]
 pub struct ParquetParams {
     mode: WriteMode,
+    force: bool,
     codec: Codec,
     row_group_rows: usize,
     rows_per_file: u64,
     score_width: ScoreWidth,
-    force: bool,
 }
 
 impl Default for ParquetParams {
     fn default() -> Self {
         Self {
             mode: WriteMode::default(),
+            force: false,
             codec: Codec::default(),
             row_group_rows: DEFAULT_ROW_GROUP_ROWS,
             rows_per_file: DEFAULT_ROWS_PER_FILE,
             score_width: ScoreWidth::default(),
-            force: false,
         }
     }
 }
@@ -100,6 +99,13 @@ impl ParquetParams {
     /// Sets what to do when the folder exists (default [`WriteMode::Error`]).
     pub fn with_mode(mut self, mode: WriteMode) -> Self {
         self.mode = mode;
+        self
+    }
+
+    /// Sets whether [`WriteMode::Append`] may add to a result of other parameters, another decoder or another
+    /// fit (default: no). Other columns are refused either way.
+    pub fn with_force(mut self, force: bool) -> Self {
+        self.force = force;
         self
     }
 
@@ -125,13 +131,6 @@ impl ParquetParams {
     /// Sets the type of the scores (default [`ScoreWidth::F32`]).
     pub fn with_score_width(mut self, width: ScoreWidth) -> Self {
         self.score_width = width;
-        self
-    }
-
-    /// Sets whether [`WriteMode::Append`] may add to a result of other parameters, another decoder or another
-    /// fit (default: no). Other columns are refused either way.
-    pub fn with_force(mut self, force: bool) -> Self {
-        self.force = force;
         self
     }
 }
@@ -319,7 +318,7 @@ impl RowSink for ParquetSink {
     }
 
     fn annotate(&mut self, key: &str, value: &str) {
-        self.notes.push(KeyValue::new(format!("{PREFIX}{key}"), value.to_owned()));
+        self.notes.push(KeyValue::new(format!("{}{key}", super::notes::PREFIX), value.to_owned()));
     }
 
     fn begin(&mut self) -> Result<()> {

@@ -8,7 +8,6 @@ use arrow::datatypes::{Schema, SchemaRef};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::metadata::KeyValue;
 
-use super::notes;
 #[cfg(feature = "s3")]
 use super::s3::{S3Target, Upload};
 use super::staging::Staging;
@@ -79,7 +78,7 @@ impl Target {
         let there = schema.metadata().iter().map(|(key, value)| (key.as_str(), value.as_str()));
         let added =
             notes.iter().filter_map(|note| Some((note.key.as_str(), note.value.as_deref()?)));
-        notes::compare(there, added).map_err(|why| {
+        super::notes::compare(there, added).map_err(|why| {
             let why = format!("{uri} was made otherwise ({why}); only force adds to it");
             Error::write_to(self.uri(""), why)
         })
