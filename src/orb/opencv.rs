@@ -203,3 +203,28 @@ impl FeatureExtractor for OpenCvOrb {
         Ok(in_our_order(&features(&keypoints, &descriptors).map_err(failed)?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_with_more_keypoints_than_the_limit_is_an_error() {
+        let side = 200;
+        let dots: Vec<u8> = (0..side * side)
+            .map(|i| if i % side % 10 == 5 && i / side % 10 == 5 { 255 } else { 0 })
+            .collect();
+        let image = GrayView::new(&dots, side, side).unwrap();
+        let limited =
+            |limit| OpenCvOrb::new(OrbParams::default().with_max_keypoints(limit)).unwrap();
+        let found = limited(10_000).detect_and_compute(image, None).unwrap().len();
+        assert_eq!(limited(found as u32).detect(image, None).unwrap().len(), found);
+        let little = limited(found as u32 - 1);
+        for error in [
+            little.detect_and_compute(image, None).unwrap_err(),
+            little.detect(image, None).unwrap_err(),
+        ] {
+            assert!(matches!(error, Error::TooManyKeypoints { .. }), "{error}");
+        }
+    }
+}
