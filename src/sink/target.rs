@@ -74,14 +74,7 @@ impl Target {
 
     /// Refuses to add files to a result that was made otherwise than they are, by the notes of both.
     pub fn check_notes(&self, notes: &[KeyValue]) -> Result<()> {
-        let Some((uri, schema)) = self.first_file()? else { return Ok(()) };
-        let there = schema.metadata().iter().map(|(key, value)| (key.as_str(), value.as_str()));
-        let added =
-            notes.iter().filter_map(|note| Some((note.key.as_str(), note.value.as_deref()?)));
-        super::notes::compare(there, added).map_err(|why| {
-            let why = format!("{uri} was made otherwise ({why}); only force adds to it");
-            Error::write_to(self.uri(""), why)
-        })
+        same_notes(&self.uri(""), self.first_file()?, notes)
     }
 
     /// Refuses to add files to a result that has other columns.
@@ -149,6 +142,16 @@ fn columns_in_s3(target: &S3Target) -> Result<Option<(String, SchemaRef)>> {
         let columns = columns.map_err(|e| Error::write_to(uri.as_str(), e))?;
         return Ok(Some((uri, columns.into())));
     }
+}
+
+/// Refuses files of other notes than those in the footer of the first file, which are the metadata of its schema.
+fn same_notes(uri: &str, found: Option<(String, SchemaRef)>, notes: &[KeyValue]) -> Result<()> {
+    let Some((other, schema)) = found else { return Ok(()) };
+    let there = schema.metadata().iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    let added = notes.iter().filter_map(|note| Some((note.key.as_str(), note.value.as_deref()?)));
+    super::notes::compare(there, added).map_err(|why| {
+        Error::write_to(uri, format!("{other} was made otherwise ({why}); only force adds to it"))
+    })
 }
 
 impl TargetFile {
