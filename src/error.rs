@@ -1,5 +1,6 @@
 //! The one error type of the crate.
 
+use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::io;
 use std::path::Path;
@@ -199,6 +200,14 @@ pub enum Error {
         /// The level.
         level: u32,
     },
+    /// More keypoints were found in an image than [`crate::orb::OrbParams::max_keypoints`] allows.
+    #[error("{found} keypoints, more than the {limit} allowed (max_keypoints)")]
+    TooManyKeypoints {
+        /// The number of keypoints up to the level that exceeds the limit.
+        found: usize,
+        /// The limit.
+        limit: u32,
+    },
     /// A given keypoint cannot be described.
     #[error("keypoint {index}: {reason}")]
     KeyPoint {
@@ -219,6 +228,41 @@ pub enum Error {
         /// The image.
         uri: Box<str>,
         /// What the extractor said.
+        source: Box<Error>,
+    },
+    /// No image is left to make a result of.
+    #[error("all {images} images failed ({}); the first: {source}", counts(causes))]
+    AllFailed {
+        /// The number of images.
+        images: u64,
+        /// The number of failures by cause ([`Error::code`]).
+        causes: Box<BTreeMap<String, u64>>,
+        /// The first failure.
+        source: Box<Error>,
+    },
+    /// More images failed than the caller allows.
+    #[error(
+        "{failed} of {images} images failed ({}), more than the limit of {limit}; the first: {source}",
+        counts(causes)
+    )]
+    TooManyFailures {
+        /// The limit, as it was given.
+        limit: Box<str>,
+        /// The number of failures so far.
+        failed: u64,
+        /// The number of images so far.
+        images: u64,
+        /// The number of failures by cause ([`Error::code`]).
+        causes: Box<BTreeMap<String, u64>>,
+        /// The first failure.
+        source: Box<Error>,
+    },
+    /// Every image so far was refused: what is listed may not be read.
+    #[error("no access: all {images} images so far were refused; the first: {source}")]
+    NoAccess {
+        /// The number of images so far.
+        images: u64,
+        /// The first refusal.
         source: Box<Error>,
     },
     /// The rows between the two passes cannot be kept.
@@ -325,10 +369,14 @@ impl Error {
             Self::Decode { .. } => Stage::Decode,
             Self::EmptyLevel { .. }
             | Self::HugeLevel { .. }
+            | Self::TooManyKeypoints { .. }
             | Self::KeyPoint { .. }
             | Self::Panic(_)
             | Self::OpenCv(_)
             | Self::Extract { .. } => Stage::Orb,
+            Self::AllFailed { source, .. }
+            | Self::TooManyFailures { source, .. }
+            | Self::NoAccess { source, .. } => source.stage(),
             Self::Spool { .. } => Stage::Rows,
             Self::Fit(_) | Self::Model { .. } => Stage::Pca,
             Self::OutputExists { .. } | Self::Write { .. } => Stage::Sink,
@@ -350,10 +398,14 @@ impl Error {
             Self::Decode { cause, .. } => cause.as_str(),
             Self::EmptyLevel { .. } => "empty_level",
             Self::HugeLevel { .. } => "huge_level",
+            Self::TooManyKeypoints { .. } => "too_many_keypoints",
             Self::KeyPoint { .. } => "bad_keypoint",
             Self::Panic(_) => "panic",
             Self::OpenCv(_) => "opencv",
             Self::Extract { source, .. } => source.code(),
+            Self::AllFailed { .. } => "all_failed",
+            Self::TooManyFailures { .. } => "too_many_failures",
+            Self::NoAccess { .. } => "no_access",
             Self::Spool { .. } => "spool",
             Self::Fit(_) => "fit",
             Self::Model { .. } => "model",
@@ -367,6 +419,9 @@ impl Error {
     #[must_use]
     pub fn uri(&self) -> Option<&str> {
         match self {
+            Self::AllFailed { source, .. }
+            | Self::TooManyFailures { source, .. }
+            | Self::NoAccess { source, .. } => source.uri(),
             Self::NoInput { uri, .. }
             | Self::List { uri, .. }
             | Self::Object { uri, .. }
@@ -426,6 +481,11 @@ impl Error {
         };
         line.chars().map(escaped).collect()
     }
+}
+
+/// Numbers of failures by cause, for people.
+pub(crate) fn counts(causes: &BTreeMap<String, u64>) -> String {
+    causes.iter().map(|(cause, n)| format!("{cause} {n}")).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

@@ -40,6 +40,9 @@
 //!   holds the names of the folder that it is in.
 //! - **Nothing lost.** An image ends as its rows, as an image without features, or as one error that names
 //!   it, the stage and the cause.
+//!   A job of which every image failed is an error, too, and changes nothing.
+//! - **Nothing mixed.** Scores are of descriptors like those of the fit, and a result's files of the same parameters,
+//!   decoder and fit, as far as models and files have notes of them.
 //! - **All or nothing.** A new or replaced result appears when it is complete; files that are added to one, and
 //!   all files in S3, appear one by one, with no `_SUCCESS` until the last is there. In S3 `_manifest.json` always names
 //!   one complete result.

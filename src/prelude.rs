@@ -8,16 +8,16 @@ pub use crate::error::{DecodeCause, Error, ObjectCause, Result, Stage};
 #[cfg(feature = "opencv")]
 pub use crate::orb::OpenCvOrb;
 pub use crate::orb::{
-    DEFAULT_EDGE_THRESHOLD, DEFAULT_FAST_THRESHOLD, DEFAULT_FIRST_LEVEL, DEFAULT_N_FEATURES,
-    DEFAULT_N_LEVELS, DEFAULT_PATCH_SIZE, DEFAULT_SCALE_FACTOR, DEFAULT_WTA_K, DESCRIPTOR_LEN,
-    Descriptor, FeatureExtractor, Features, ImageFeatures, KeyPoint, MAX_N_FEATURES, OpenCvBuild,
-    Orb, OrbParams, OrbScratch, ScoreType,
+    DEFAULT_EDGE_THRESHOLD, DEFAULT_FAST_THRESHOLD, DEFAULT_FIRST_LEVEL, DEFAULT_MAX_KEYPOINTS,
+    DEFAULT_N_FEATURES, DEFAULT_N_LEVELS, DEFAULT_PATCH_SIZE, DEFAULT_SCALE_FACTOR, DEFAULT_WTA_K,
+    DESCRIPTOR_LEN, Descriptor, FeatureExtractor, Features, ImageFeatures, KeyPoint,
+    MAX_N_FEATURES, OpenCvBuild, Orb, OrbParams, OrbScratch, ScoreType,
 };
 pub use crate::pca::{
-    Centering, DEFAULT_N_COMPONENTS, DEFAULT_SEED, Moments, PcaModel, PcaParams, PowerIterations,
-    Solver,
+    Centering, DEFAULT_N_COMPONENTS, DEFAULT_SEED, Moments, Origin, PcaModel, PcaParams,
+    PowerIterations, Solver,
 };
-pub use crate::pipeline::{OnError, Pipeline, Progress, RunReport};
+pub use crate::pipeline::{MaxFailures, OnError, Pipeline, Progress, RunReport};
 pub use crate::rows::{DEFAULT_BATCH_ROWS, DescriptorRow, RowBatch, Spool, SpooledRows};
 #[cfg(feature = "s3")]
 pub use crate::s3::{Addressing, S3, S3Location, S3Params};

@@ -193,13 +193,10 @@ fn a_model_is_saved_and_used_again() {
     fs::write(bench.path("bad.json"), "{}").unwrap();
     bench.fails(&["--mode", "overwrite", "--model", "bad.json"], &["bad.json"]);
     bench.fails(&["--mode", "overwrite", "--save-model", "no/such/m.json"], &["no/such/m.json"]);
-    let json = fs::read_to_string(bench.path("model.json")).unwrap();
-    let mut model: serde_json::Value = serde_json::from_str(&json).unwrap();
-    model["mean"].as_array_mut().unwrap().pop();
-    for component in model["components"].as_array_mut().unwrap() {
-        component.as_array_mut().unwrap().pop();
-    }
-    fs::write(bench.path("short.json"), model.to_string()).unwrap();
+    let mut moments = Moments::new(31);
+    let rows = ndarray::Array2::from_shape_fn((90, 31), |(i, j)| (i * j * 31 % 255) as u8);
+    moments.push_rows(rows.view()).unwrap();
+    moments.fit(&PcaParams::new(4)).unwrap().save(bench.path("short.json")).unwrap();
     bench.fails(&["--mode", "overwrite", "--model", "short.json"], &["short.json", "31 elements"]);
 }
 
@@ -227,6 +224,12 @@ fn bad_parameters_are_named() {
         (&["--threads", "0"], &["--threads"]),
         (&["--rows-per-file", "0"], &["--rows-per-file"]),
         (&["--seed", "1", "--solver", "covariance"], &["--seed"]),
+        (&["--seed", "1", "--solver", "auto"], &["--seed", "auto"]),
+        (&["--max-failures", "5x", "--on-error", "skip"], &["--max-failures", "5x"]),
+        (&["--max-failures", "3"], &["--max-failures", "--on-error skip or record"]),
+        (&["--allow-empty"], &["--allow-empty", "--on-error skip or record"]),
+        (&["--force"], &["--force", "--model"]),
+        (&["--max-keypoints", "0"], &["--max-keypoints"]),
         (&["--seed", "1", "--no-pca"], &["--seed", "--no-pca"]),
         (&["--pca", "3", "--no-pca"], &["--pca", "--no-pca"]),
         (&["--first-level", "1000"], &["would be too large"]),
@@ -410,4 +413,96 @@ fn a_model_goes_through_a_link_and_a_lost_report_is_an_error() {
     assert_eq!(output.status.code(), Some(1), "{message}");
     assert!(message.contains("cannot write the report"), "{message}");
     assert!(bench.path("out2/_SUCCESS").exists());
+}
+
+#[test]
+fn a_job_of_which_every_image_fails_leaves_the_old_result() {
+    let bench = Bench::new(2);
+    let good = bench.report(&[]);
+    let before = names(&bench.path("out"));
+    for entry in fs::read_dir(bench.path("in")).unwrap() {
+        for photo in fs::read_dir(entry.unwrap().path()).unwrap() {
+            fs::write(photo.unwrap().path(), "no photo any more").unwrap();
+        }
+    }
+    for more in [&[][..], &["--no-pca"]] {
+        for policy in ["skip", "record"] {
+            let args = [&["--mode", "overwrite", "--on-error", policy], more].concat();
+            let says =
+                ["all 12 images failed (not_an_image 12)", "in/apple/000.jpg", "--allow-empty"];
+            bench.fails(&args, &says);
+            assert_eq!(bench.extract(&args).status.code(), Some(1));
+            assert_eq!(names(&bench.path("out")), before);
+        }
+    }
+    assert_eq!(rows(&bench.path("out")) as u64, good.rows);
+    let args = ["--mode", "overwrite", "--on-error", "record", "--no-pca", "--allow-empty"];
+    let empty = bench.report(&args);
+    assert_eq!((empty.rows, empty.sink.failures), (0, 12));
+    assert_eq!(rows(&bench.path("out")), 0);
+    // Photos without a feature are no failures.
+    let flat = [b"P5 100 100 255\n".to_vec(), vec![9; 10_000]].concat();
+    fs::remove_dir_all(bench.path("in")).unwrap();
+    fs::create_dir(bench.path("in")).unwrap();
+    fs::write(bench.path("in/flat.pgm"), flat).unwrap();
+    let args = ["--mode", "overwrite", "--on-error", "record", "--no-pca"];
+    assert_eq!(bench.report(&args).without_features, 1);
+}
+
+#[test]
+fn more_failures_than_allowed_end_the_job() {
+    let bench = Bench::new(2);
+    fs::write(bench.path("in/apple/half.jpg"), "text").unwrap();
+    fs::write(bench.path("in/plum/zero.jpg"), "").unwrap();
+    let skip = ["--on-error", "skip", "--max-failures"];
+    let says =
+        ["2 of 14 images failed (empty 1, not_an_image 1)", "limit of 1;", "in/apple/half.jpg"];
+    bench.fails(&[&skip[..], &["1"]].concat(), &says);
+    bench.fails(&[&skip[..], &["14%"]].concat(), &["2 of 14", "limit of 14%;"]);
+    assert_eq!(bench.extract(&[&skip[..], &["14%"]].concat()).status.code(), Some(1));
+    bench.ok(&[&skip[..], &["15%", "--mode", "overwrite"]].concat());
+    bench.ok(&[&skip[..], &["2", "--mode", "overwrite"]].concat());
+}
+
+#[test]
+fn a_model_or_a_result_of_other_features_is_refused_unless_forced() {
+    let bench = Bench::new(3);
+    bench.ok(&["--save-model", "model.json", "--fast-threshold", "5"]);
+    let model = ["--mode", "append", "--model", "model.json"];
+    let says = ["model.json", "fast_threshold: the model 5, this job 20", "--force"];
+    bench.fails(&model, &says);
+    let luma = [&model[..], &["--fast-threshold", "5", "--gray", "luma"]].concat();
+    bench.fails(&luma, &["gray_mode: the model bgr, this job luma"]);
+    // The same features; limits, threads and instruction sets change none.
+    let same = ["--fast-threshold", "5", "--threads", "1", "--simd", "scalar"];
+    let limit = ["--max-keypoints", "5000"];
+    let once = bench.report(&[&model[..], &same, &limit].concat()).rows;
+    assert_eq!(rows(&bench.path("out")) as u64, 2 * once);
+    // Files of other features, or of another fit, do not go into one result.
+    let says = ["out", "fast_threshold: there 5, in this job 20"];
+    bench.fails(&["--mode", "append"], &says);
+    fs::remove_file(bench.path("in/apple/000.jpg")).unwrap();
+    bench.fails(&["--mode", "append", "--fast-threshold", "5"], &["another fit", "--model"]);
+    let center = [&model[..], &["--fast-threshold", "5", "--center", "none"]].concat();
+    bench.fails(&center, &["center: there mean, in this job none"]);
+    assert_eq!(rows(&bench.path("out")) as u64, 2 * once);
+    let forced = bench.report(&[&model[..], &["--force"]].concat());
+    assert!(forced.rows < once);
+    assert_eq!(rows(&bench.path("out")) as u64, 2 * once + forced.rows);
+}
+
+#[test]
+fn an_image_of_ties_beyond_the_limit_is_an_error_of_its_own() {
+    let bench = Bench::new(2);
+    let side = 700;
+    let dot = |i: usize| if i % side % 10 == 5 && i / side % 10 == 5 { 255 } else { 0 };
+    let pgm = [format!("P5 {side} {side} 255\n").into_bytes(), (0..side * side).map(dot).collect()];
+    fs::write(bench.path("in/dots.pgm"), pgm.concat()).unwrap();
+    let all = bench.report(&["--mode", "overwrite"]);
+    assert!(all.rows > 4_000);
+    let limit = ["--mode", "overwrite", "--max-keypoints", "1000"];
+    bench.fails(&limit, &["in/dots.pgm", "more than the 1000 allowed", "--on-error"]);
+    let left = bench.report(&[&limit[..], &["--on-error", "skip"]].concat());
+    assert_eq!((left.decoded, left.failed["too_many_keypoints"]), (12, 1));
+    assert!(left.rows > 0 && left.rows < 1_000);
 }

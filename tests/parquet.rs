@@ -328,6 +328,38 @@ fn a_failed_append_undoes_itself() {
 }
 
 #[test]
+fn files_of_other_parameters_are_not_added_unless_forced() {
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("out");
+    let write = |params: ParquetParams, orb: Option<&OrbParams>, begin: bool| {
+        let mut sink = ParquetSink::create(&out, params)?;
+        if let Some(orb) = orb {
+            sink.annotate("orb", &orb.clone().build().unwrap().describe());
+        }
+        if begin {
+            sink.begin()?;
+        }
+        sink.write(batch(0..3, None))?;
+        sink.finish()
+    };
+    let (orb, other) = (OrbParams::default(), OrbParams::default().with_fast_threshold(5));
+    write(mode(WriteMode::Error), Some(&orb), true).unwrap();
+    write(mode(WriteMode::Append), Some(&orb), true).unwrap();
+    for begin in [true, false] {
+        let error = write(mode(WriteMode::Append), Some(&other), begin).unwrap_err().to_line();
+        assert!(error.contains("fast_threshold: there 20, in this job 5"), "{error}");
+        assert!(error.contains("out/part-00000-"), "{error}");
+    }
+    assert_eq!(parts(&out).len(), 2);
+    // Of files without notes nothing is known.
+    write(mode(WriteMode::Append), None, true).unwrap();
+    write(mode(WriteMode::Append).with_force(true), Some(&other), true).unwrap();
+    assert_eq!(parts(&out).len(), 4);
+    write(mode(WriteMode::Overwrite), Some(&other), true).unwrap();
+    assert_eq!(names(root.path()), ["out"], "no litter");
+}
+
+#[test]
 fn what_is_added_to_is_complete() {
     let root = tempfile::tempdir().unwrap();
     let out = root.path().join("out");

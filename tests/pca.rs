@@ -312,3 +312,55 @@ fn many_rows_are_projected_as_each_by_itself() {
     let mut turned = Array2::<f64>::zeros((20, 40_003));
     assert!(model.project_into(rows.view(), turned.view_mut().reversed_axes()).is_err());
 }
+
+type Spoil = fn(&mut serde_json::Value);
+
+#[test]
+fn a_file_whose_numbers_no_fit_can_give_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.json");
+    let model = fit(descriptors().view(), &PcaParams::new(4)).unwrap();
+    let good = serde_json::to_value(&model).unwrap();
+    let load = |json: &serde_json::Value| {
+        std::fs::write(&path, json.to_string()).unwrap();
+        PcaModel::load(&path)
+    };
+    assert_eq!(load(&good).unwrap(), model);
+    let spoilt: [(&str, Spoil); 17] = [
+        ("rank", |m| m["rank"] = 3.into()),
+        ("rank", |m| m["rank"] = 5.into()),
+        ("explained_variance", |m| m["explained_variance"][3] = (-1.0).into()),
+        ("explained_variance does not descend", |m| m["explained_variance"][3] = 1e9.into()),
+        ("explained_variance_ratio", |m| m["explained_variance_ratio"][0] = 0.9.into()),
+        ("explained_variance_ratio", |m| m["explained_variance_ratio"][3] = (-0.1).into()),
+        ("explained_variance_ratio 3", |m| m["explained_variance_ratio"][3] = 0.0.into()),
+        ("singular_values", |m| m["singular_values"][2] = 1e9.into()),
+        ("singular_values 3", |m| m["singular_values"][3] = 1.0.into()),
+        ("total_variance", |m| m["total_variance"] = 1.0.into()),
+        ("rows", |m| m["n_rows"] = 3.into()),
+        ("components 0 and 1", |m| m["components"][1][7] = 0.9.into()),
+        ("orthonormal", |m| m["components"][1] = m["components"][0].clone()),
+        ("number out of range", |m| m["mean"][0] = "1e999".into()),
+        ("null", |m| m["components"][0][0] = serde_json::Value::Null),
+        ("negative", |m| {
+            for value in m["components"][2].as_array_mut().unwrap() {
+                *value = (-value.as_f64().unwrap()).into();
+            }
+        }),
+        ("unknown variant", |m| m["solver"] = "guess".into()),
+    ];
+    for (says, spoil) in spoilt {
+        let mut json = good.clone();
+        spoil(&mut json);
+        std::fs::write(&path, json.to_string().replace("\"1e999\"", "1e999")).unwrap();
+        let error = PcaModel::load(&path).unwrap_err();
+        assert!(matches!(error, Error::Model { .. }), "{error}");
+        let line = error.to_line();
+        assert!(line.contains(says) && line.contains("model.json"), "{says}: {line}");
+    }
+    // Of no variance, and of fewer directions than components, there are models all the same.
+    let flat = fit(Array2::from_elem((9, 32), 7).view(), &PcaParams::new(2)).unwrap();
+    assert_eq!(load(&serde_json::to_value(&flat).unwrap()).unwrap(), flat);
+    let few = fit(descriptors().slice(s![..20, ..]), &RANDOMIZED()).unwrap();
+    assert_eq!(load(&serde_json::to_value(&few).unwrap()).unwrap(), few);
+}

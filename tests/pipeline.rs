@@ -7,7 +7,7 @@ mod samples;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use orb_features::prelude::*;
 
@@ -123,6 +123,9 @@ fn one_call_and_stage_by_stage_agree() {
         .unwrap();
     let staged = Keep::default();
     let sunk = rows.project(&model).write_to(staged.clone()).unwrap();
+    // The pipeline knows what made the descriptors; rows do not.
+    assert_eq!(model.origin(), None);
+    let model = model.with_origin(Origin::new(&orb(), &DecodeParams::default()));
     assert_eq!(report.pca_model, Some(model));
     assert_eq!(report.sink.rows, sunk.rows);
     let (a, b) = (keep.0.lock().unwrap(), staged.0.lock().unwrap());
@@ -351,4 +354,222 @@ fn the_report_is_json_and_back() {
     back.pca_model = report.pca_model.clone();
     assert_eq!(back, report);
     assert_eq!(report.bytes_in, photos(10).iter().map(|p| p.1.len() as u64).sum::<u64>());
+}
+
+/// A source of one answer, again and again, which counts how often it was asked.
+struct Repeat<F> {
+    answer: F,
+    images: usize,
+    asked: Arc<AtomicUsize>,
+}
+
+impl<F: Fn(usize) -> Result<ImageObject> + Send + 'static> ImageSource for Repeat<F> {
+    type Images = Box<dyn Iterator<Item = Result<ImageObject>> + Send>;
+
+    fn open(self) -> Result<Self::Images> {
+        let Self { answer, images, asked } = self;
+        Ok(Box::new((0..images).map(move |i| {
+            asked.fetch_add(1, Ordering::SeqCst);
+            answer(i)
+        })))
+    }
+}
+
+fn refused(i: usize) -> Result<ImageObject> {
+    let (uri, source) = (format!("s3://lab/{i}.jpg").into(), "access denied".into());
+    Err(Error::Object { uri, cause: ObjectCause::Refused, retries: 0, source })
+}
+
+/// The model of some photos.
+fn model() -> PcaModel {
+    let job = Pipeline::new(MemorySource::new(photos(20)), orb(), NullSink::default());
+    job.with_pca(PcaParams::new(3)).run().unwrap().pca_model.unwrap()
+}
+
+#[test]
+fn a_job_of_which_every_image_fails_is_no_result_unless_it_may_be_empty() {
+    let broken = || {
+        let half = photos(1)[0].1[..900].to_vec();
+        MemorySource::new([
+            ("a/empty.jpg", Vec::new()),
+            ("b/half.jpg", half.clone()),
+            ("c.jpg", half),
+        ])
+    };
+    for policy in [OnError::Skip, OnError::Record] {
+        let keep = Keep::default();
+        let job = || Pipeline::new(broken(), orb(), keep.clone()).with_on_error(policy);
+        for job in [job(), job().without_pca(), job().with_model(model())] {
+            let error = job.run().unwrap_err();
+            let line = error.to_line();
+            assert!(line.starts_with("all 3 images failed (corrupt 2, empty 1)"), "{line}");
+            assert!(
+                line.contains("the first: cannot decode a/empty.jpg: the file has no byte"),
+                "{line}"
+            );
+            assert_eq!((error.code(), error.uri()), ("all_failed", Some("a/empty.jpg")));
+            assert!(!keep.0.lock().unwrap().finished);
+        }
+        let report = job().without_pca().with_allow_empty(true).run().unwrap();
+        assert_eq!((report.images, report.decoded, report.rows), (3, 0, 0));
+        assert!(keep.0.lock().unwrap().finished);
+    }
+    // Nor is a source of nothing a result.
+    let nothing = || {
+        let source = MemorySource::new(Vec::<(String, Vec<u8>)>::new());
+        Pipeline::new(source, orb(), NullSink::default()).without_pca()
+    };
+    assert!(matches!(nothing().run(), Err(Error::NoInput { .. })));
+    assert_eq!(nothing().with_allow_empty(true).run().unwrap().images, 0);
+}
+
+#[test]
+fn refusals_of_every_image_so_far_end_the_job_early_as_want_of_access() {
+    for threads in [1, 3] {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let job = |images, answer| {
+            let source = Repeat { answer, images, asked: Arc::clone(&asked) };
+            Pipeline::new(source, orb(), NullSink::default())
+                .without_pca()
+                .with_on_error(OnError::Skip)
+                .with_parallelism(Parallelism::new(threads).with_window(8))
+        };
+        let error = job(10_000, refused as fn(usize) -> _).run().unwrap_err();
+        assert!(matches!(error, Error::NoAccess { images: 32, .. }), "{error}");
+        assert!(error.to_line().contains("s3://lab/0.jpg: access denied"), "{}", error.to_line());
+        assert!(asked.load(Ordering::SeqCst) < 50);
+        // Fewer, at the end of the input.
+        assert!(matches!(job(3, refused).run(), Err(Error::NoAccess { images: 3, .. })));
+        let denied = |i| {
+            let source = std::io::ErrorKind::PermissionDenied.into();
+            Err(Error::Read { uri: format!("{i}.jpg").into(), source })
+        };
+        assert!(matches!(job(3, denied).run(), Err(Error::NoAccess { .. })));
+        // One image that could be read, or failed otherwise, is access.
+        let first_is_text =
+            |i| if i == 0 { Ok(ImageObject::new("0.jpg", "text")) } else { refused(i) };
+        let error = job(100, first_is_text).run().unwrap_err().to_line();
+        assert!(error.starts_with("all 100 images failed (not_an_image 1, refused 99)"), "{error}");
+        assert_eq!(job(100, refused).with_allow_empty(true).run().unwrap().failed["refused"], 100);
+    }
+}
+
+#[test]
+fn a_limit_of_failures_ends_the_job_by_its_rule() {
+    // Of ten images, the third and the seventh fail.
+    let answer = |i: usize| {
+        let pgm = [b"P5 50 50 255\n".to_vec(), vec![9; 2500]].concat();
+        let bytes = if i % 10 == 2 || i % 10 == 6 { Vec::new() } else { pgm };
+        Ok(ImageObject::new(format!("{i:05}.pgm"), bytes))
+    };
+    let run = |images, limit: &str| {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let source = Repeat { answer, images, asked: Arc::clone(&asked) };
+        let keep = Keep::default();
+        let result = Pipeline::new(source, orb(), keep.clone())
+            .without_pca()
+            .with_on_error(OnError::Record)
+            .with_max_failures(limit.parse().unwrap())
+            .with_parallelism(Parallelism::new(2).with_window(8))
+            .run();
+        assert_eq!(keep.0.lock().unwrap().finished, result.is_ok());
+        let counted = result.map(|report| report.failed["empty"]).map_err(|error| {
+            let line = error.to_line();
+            assert!(line.contains(&format!("the limit of {limit}; the first: ")), "{line}");
+            assert!(line.contains("00002.pgm") && line.contains("(empty "), "{line}");
+            let Error::TooManyFailures { failed, images, .. } = error else { panic!("{line}") };
+            (failed, images)
+        });
+        (counted, asked.load(Ordering::SeqCst))
+    };
+    assert_eq!(run(100, "20").0, Ok(20));
+    // A number: at the failure that is one too many.
+    let (ended, asked) = run(5_000, "2");
+    assert_eq!(ended, Err((3, 13)));
+    assert!(asked < 30, "{asked}");
+    assert_eq!(run(100, "0").0, Err((1, 3)));
+    // A share: at the end, or early once a thousand images are seen.
+    assert_eq!(run(100, "20%").0, Ok(20));
+    assert_eq!(run(100, "19.99%").0, Err((20, 100)));
+    let (ended, asked) = run(5_000, "10%");
+    assert_eq!(ended, Err((201, 1003)));
+    assert!(asked < 1_020, "{asked}");
+    // With the policy `fail` it would be for nothing.
+    let job = Pipeline::new(MemorySource::new(photos(1)), orb(), NullSink::default());
+    let error = job.with_max_failures("5%".parse().unwrap()).run().unwrap_err().to_line();
+    assert!(error.contains("max_failures: 5%"), "{error}");
+}
+
+#[test]
+fn a_model_of_other_parameters_or_another_decoder_is_refused_unless_forced() {
+    let fitted = OrbParams::default().with_fast_threshold(5);
+    let source = || MemorySource::new(photos(20));
+    let fit = Pipeline::new(source(), fitted.clone().build().unwrap(), NullSink::default());
+    let model = fit.with_pca(PcaParams::new(3)).run().unwrap().pca_model.unwrap();
+    assert!(model.origin().is_some());
+    let keep = Keep::default();
+    let job = |orb: &OrbParams, model: &PcaModel| {
+        let orb = orb.clone().build().unwrap();
+        Pipeline::new(source(), orb, keep.clone()).with_model(model.clone())
+    };
+    let error = job(&OrbParams::default(), &model).run().unwrap_err();
+    assert!(matches!(error, Error::Model { .. }));
+    assert!(error.to_line().contains("fast_threshold: the model 5, this job 20"), "{error}");
+    assert!(keep.0.lock().unwrap().rows.is_empty() && keep.0.lock().unwrap().notes.is_empty());
+    let luma = DecodeParams::default().with_gray_mode(GrayMode::Luma);
+    let error = job(&fitted, &model).with_decode(luma).run().unwrap_err().to_line();
+    assert!(error.contains("gray_mode: the model bgr, this job luma"), "{error}");
+    // Limits and threads are no other features.
+    let roomy = DecodeParams::default().with_max_side(100).with_max_alloc(1 << 20);
+    let more = fitted.clone().with_max_keypoints(10_000);
+    job(&more, &model).with_decode(roomy).with_parallelism(Parallelism::new(1)).run().unwrap();
+    job(&OrbParams::default(), &model).with_force(true).run().unwrap();
+    // A model that does not know its features goes with any.
+    let mut json = serde_json::to_value(&model).unwrap();
+    json.as_object_mut().unwrap().remove("origin").unwrap();
+    let unknown: PcaModel = serde_json::from_value(json).unwrap();
+    assert_eq!(unknown.origin(), None);
+    job(&OrbParams::default(), &unknown).run().unwrap();
+}
+
+#[test]
+fn the_rows_of_one_image_come_in_pieces() {
+    /// A sink that knows the largest batch.
+    #[derive(Clone, Default)]
+    struct Largest(Arc<AtomicUsize>);
+
+    impl RowSink for Largest {
+        fn annotate(&mut self, _: &str, _: &str) {}
+
+        fn write(&mut self, batch: RowBatch) -> Result<()> {
+            self.0.fetch_max(batch.rows.len(), Ordering::SeqCst);
+            Ok(())
+        }
+
+        fn record(&mut self, _: &Failure) -> Result<()> {
+            Ok(())
+        }
+
+        fn finish(self) -> Result<SinkReport> {
+            Ok(SinkReport::default())
+        }
+    }
+
+    // Dots that tie, far more than the quota.
+    let side = 700;
+    let dot = |i: usize| if i % side % 10 == 5 && i / side % 10 == 5 { 255 } else { 0 };
+    let pgm = [format!("P5 {side} {side} 255\n").into_bytes(), (0..side * side).map(dot).collect()];
+    let source = || MemorySource::new([("dots.pgm", pgm.concat())]);
+    let largest = Largest::default();
+    let job = |orb: &Orb| Pipeline::new(source(), orb.clone(), largest.clone());
+    for job in [job(&orb()), job(&orb()).without_pca(), job(&orb()).with_model(model())] {
+        let report = job.run().unwrap();
+        assert!(report.rows > 3 * DEFAULT_BATCH_ROWS as u64, "{}", report.rows);
+        assert_eq!(largest.0.swap(0, Ordering::SeqCst), DEFAULT_BATCH_ROWS);
+    }
+    // And not more than the limit.
+    let orb = OrbParams::default().with_max_keypoints(2_000).build().unwrap();
+    let error = job(&orb).run().unwrap_err();
+    assert_eq!((error.code(), error.uri()), ("too_many_keypoints", Some("dots.pgm")));
+    assert!(error.is_of_one_image());
 }

@@ -177,6 +177,43 @@ fn folder_and_bucket_agree_in_every_combination() {
 }
 
 #[test]
+fn objects_that_may_be_listed_but_not_read_are_no_empty_result() {
+    let bench = Bench::new(200);
+    let report = bench.report(&["s3://lab/in", "s3://lab/out", "--no-pca"]);
+    let before = bench.memory.keys("lab", "out/");
+    bench.server.plan(|asked| {
+        let is_photo = asked.method == "GET" && asked.path.contains("/in/");
+        is_photo.then_some(Fault::Error(403, "AccessDenied"))
+    });
+    let asked = bench.server.requests();
+    let args = ["s3://lab/in", "s3://lab/out", "--mode", "overwrite", "--on-error"];
+    for more in [&["skip"][..], &["record", "--no-pca"]] {
+        let args = [&args[..], more, &["--requests-in-flight", "4"]].concat();
+        let says = ["no access: all 32 images", "s3://lab/in/", "access denied", "s3:GetObject"];
+        bench.fails(&args, 1, &says);
+        assert_eq!(bench.memory.keys("lab", "out/"), before);
+    }
+    assert!(bench.server.requests() - asked < 2 * 200, "it asked for all of them");
+    assert!(report.rows > 0);
+    let empty = [&args[..], &["skip", "--no-pca", "--allow-empty"]].concat();
+    assert_eq!(bench.report(&empty).failed["refused"], 200);
+}
+
+#[test]
+fn files_of_other_features_are_not_added_to_a_result_in_s3() {
+    let bench = Bench::new(24);
+    let args = ["s3://lab/in", "s3://lab/out", "--no-pca", "--mode", "append"];
+    bench.report(&args);
+    bench.report(&args);
+    let before = bench.memory.keys("lab", "out/");
+    let other = [&args[..], &["--wta-k", "3"]].concat();
+    bench.fails(&other, 1, &["s3://lab/out", "wta_k: there 2, in this job 3"]);
+    assert_eq!(bench.memory.keys("lab", "out/"), before);
+    bench.report(&[&other[..], &["--force"]].concat());
+    assert_eq!(bench.parts_in_bucket().len(), 3);
+}
+
+#[test]
 fn five_thousand_objects_come_through_a_storm() {
     let bench = Bench::new(5000);
     let calm = bench.report(&["in", "calm"]);

@@ -23,7 +23,8 @@ pub trait FeatureExtractor: Send + Sync {
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape) for a mask of another size,
     /// [`Error::EmptyLevel`](crate::Error::EmptyLevel) for an image too small for the pyramid,
-    /// [`Error::HugeLevel`](crate::Error::HugeLevel) for one too large. An extractor that is not ours has errors
+    /// [`Error::HugeLevel`](crate::Error::HugeLevel) for one too large,
+    /// [`Error::TooManyKeypoints`](crate::Error::TooManyKeypoints) for one with more keypoints than allowed. An extractor that is not ours has errors
     /// of its own.
     fn detect_with(
         &self,

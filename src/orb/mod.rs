@@ -44,9 +44,9 @@ pub use keypoint::{DESCRIPTOR_LEN, Descriptor, Features, ImageFeatures, KeyPoint
 #[cfg(feature = "opencv")]
 pub use opencv::{OpenCvOrb, OpenCvScratch, opencv_build, opencv_version};
 pub use params::{
-    DEFAULT_EDGE_THRESHOLD, DEFAULT_FAST_THRESHOLD, DEFAULT_FIRST_LEVEL, DEFAULT_N_FEATURES,
-    DEFAULT_N_LEVELS, DEFAULT_PATCH_SIZE, DEFAULT_SCALE_FACTOR, DEFAULT_WTA_K, MAX_N_FEATURES,
-    MAX_N_LEVELS, MAX_PATCH_SIZE, OpenCvBuild, OrbParams, ScoreType,
+    DEFAULT_EDGE_THRESHOLD, DEFAULT_FAST_THRESHOLD, DEFAULT_FIRST_LEVEL, DEFAULT_MAX_KEYPOINTS,
+    DEFAULT_N_FEATURES, DEFAULT_N_LEVELS, DEFAULT_PATCH_SIZE, DEFAULT_SCALE_FACTOR, DEFAULT_WTA_K,
+    MAX_N_FEATURES, MAX_N_LEVELS, MAX_PATCH_SIZE, OpenCvBuild, OrbParams, ScoreType,
 };
 pub use pyramid::MAX_LEVEL_PIXELS;
 
@@ -229,6 +229,7 @@ impl Orb {
             }
             self.cull(pixels, level, &mut scratch.corners, &mut scratch.responses);
             let first = features.len();
+            params.check_keypoints_found(first + scratch.corners.len())?;
             features
                 .keypoints
                 .extend(scratch.corners.iter().map(|c| self.keypoint(pixels, &geometry, level, c)));
@@ -483,6 +484,36 @@ mod tests {
             }
         }
         assert!(found > 10_000, "{found}");
+    }
+
+    #[test]
+    fn an_image_with_more_keypoints_than_the_limit_is_an_error_before_they_are_described() {
+        // Dots that all tie.
+        let side = 200;
+        let dots: Vec<u8> = (0..side * side)
+            .map(|i| if i % side % 10 == 5 && i / side % 10 == 5 { 255 } else { 0 })
+            .collect();
+        let image = GrayView::new(&dots, side, side).unwrap();
+        let params = OrbParams::default().with_n_levels(1);
+        let found = params.clone().build().unwrap().detect_and_compute(image, None).unwrap().len();
+        assert!(found > 5 * params.n_features() as usize, "{found}");
+        let limited = |limit| params.clone().with_max_keypoints(limit).build().unwrap();
+        let enough = limited(found as u32);
+        assert_eq!(enough.detect_and_compute(image, None).unwrap().len(), found);
+        let little = limited(found as u32 - 1);
+        let mut scratch = OrbScratch::default();
+        for error in [
+            little.detect_and_compute_with(image, None, &mut scratch).unwrap_err(),
+            little.detect(image, None).unwrap_err(),
+        ] {
+            let says = format!("{found} keypoints, more than the {} allowed", found - 1);
+            assert!(error.to_string().contains(&says), "{error}");
+        }
+        assert_eq!(scratch.description.smoothed.view().width(), 0, "nothing was described");
+        // All levels together count.
+        let deep = OrbParams::default().with_max_keypoints(found as u32).build().unwrap();
+        assert!(deep.detect(image, None).is_err());
+        assert!(OrbParams::default().with_max_keypoints(0).build().is_err());
     }
 
     #[test]

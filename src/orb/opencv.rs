@@ -177,6 +177,7 @@ impl FeatureExtractor for OpenCvOrb {
         let orb = self.object(scratch)?;
         let mut keypoints = Vector::new();
         (|| orb.detect(&to_mat(Some(image))?, &mut keypoints, &to_mat(mask)?))().map_err(failed)?;
+        self.params().check_keypoints_found(keypoints.len())?;
         let found = features(&keypoints, &Mat::default()).map_err(failed)?;
         Ok(in_our_order(&found).keypoints)
     }
@@ -214,18 +215,39 @@ impl FeatureExtractor for OpenCvOrb {
     ) -> Result<Features> {
         super::check_mask(mask, image)?;
         let orb = self.object(scratch)?;
-        let mut detect = || -> opencv::Result<Features> {
-            let (mut keypoints, mut descriptors) = (Vector::new(), Mat::default());
-            let mask = to_mat(mask)?;
-            orb.detect_and_compute(
-                &to_mat(Some(image))?,
-                &mask,
-                &mut keypoints,
-                &mut descriptors,
-                false,
-            )?;
-            features(&keypoints, &descriptors)
+        let (mut keypoints, mut descriptors) = (Vector::new(), Mat::default());
+        let mut detect = || {
+            let (image, mask) = (to_mat(Some(image))?, to_mat(mask)?);
+            orb.detect_and_compute(&image, &mask, &mut keypoints, &mut descriptors, false)
         };
-        Ok(in_our_order(&detect().map_err(failed)?))
+        detect().map_err(failed)?;
+        // It has described them already: OpenCV does both at once.
+        self.params().check_keypoints_found(keypoints.len())?;
+        Ok(in_our_order(&features(&keypoints, &descriptors).map_err(failed)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_with_more_keypoints_than_the_limit_is_an_error() {
+        let side = 200;
+        let dots: Vec<u8> = (0..side * side)
+            .map(|i| if i % side % 10 == 5 && i / side % 10 == 5 { 255 } else { 0 })
+            .collect();
+        let image = GrayView::new(&dots, side, side).unwrap();
+        let limited =
+            |limit| OpenCvOrb::new(OrbParams::default().with_max_keypoints(limit)).unwrap();
+        let found = limited(10_000).detect_and_compute(image, None).unwrap().len();
+        assert_eq!(limited(found as u32).detect(image, None).unwrap().len(), found);
+        let little = limited(found as u32 - 1);
+        for error in [
+            little.detect_and_compute(image, None).unwrap_err(),
+            little.detect(image, None).unwrap_err(),
+        ] {
+            assert!(matches!(error, Error::TooManyKeypoints { .. }), "{error}");
+        }
     }
 }

@@ -11,6 +11,8 @@ use crate::error::{Error, Result};
 
 /// Default of [`OrbParams::n_features`] (OpenCV's own is 500).
 pub const DEFAULT_N_FEATURES: u32 = 30;
+/// Default of [`OrbParams::max_keypoints`]: 2^20, some 60 MB of features.
+pub const DEFAULT_MAX_KEYPOINTS: u32 = 1 << 20;
 /// Default of [`OrbParams::scale_factor`].
 pub const DEFAULT_SCALE_FACTOR: f32 = 1.2;
 /// Default of [`OrbParams::n_levels`].
@@ -152,6 +154,7 @@ impl FromStr for OpenCvBuild {
 /// | parameter | default | allowed | |
 /// |---|---|---|---|
 /// | `n_features` | 30 | 0 to 2^30 - 1 | a quota shared out over the levels, see below |
+/// | `max_keypoints` | 2^20 | 1 to 2^32 - 1 | a limit: an image in which more are found is an error, see below |
 /// | `scale_factor` | 1.2 | above 1, finite | size ratio of neighbouring levels |
 /// | `n_levels` | 8 | 1 to 1024 | |
 /// | `edge_threshold` | 31 | 0 to 32768 px | no keypoint this close to a level's edge; 0: no limit |
@@ -167,7 +170,9 @@ impl FromStr for OpenCvBuild {
 /// `n_features` is a quota, not a promise: each level has its share (30 gives 7 5 5 4 3 3 2 1),
 /// corners that tie with the last one are all kept, and a level whose side is at most
 /// `2 * edge_threshold` has none: a 100 x 100 image has three live levels, 17 keypoints at most
-/// but for ties.
+/// but for ties. Ties have no limit in OpenCV: a pattern that repeats, in a large image, gives millions of
+/// keypoints whatever the quota. Here such an image is an [`Error::TooManyKeypoints`], if `max_keypoints`
+/// is exceeded, before they are described. The limit changes no keypoint of the images that keep to it.
 ///
 /// # Examples
 /// ```
@@ -183,6 +188,7 @@ impl FromStr for OpenCvBuild {
 #[serde(default, deny_unknown_fields)]
 pub struct OrbParams {
     n_features: u32,
+    max_keypoints: u32,
     scale_factor: f32,
     n_levels: u32,
     edge_threshold: u32,
@@ -198,6 +204,7 @@ impl Default for OrbParams {
     fn default() -> Self {
         Self {
             n_features: DEFAULT_N_FEATURES,
+            max_keypoints: DEFAULT_MAX_KEYPOINTS,
             scale_factor: DEFAULT_SCALE_FACTOR,
             n_levels: DEFAULT_N_LEVELS,
             edge_threshold: DEFAULT_EDGE_THRESHOLD,
@@ -232,6 +239,9 @@ impl OrbParams {
         n_features, with_n_features: u32,
             "Sets the quota of keypoints per image (default [`DEFAULT_N_FEATURES`]).",
             "The quota of keypoints per image.";
+        max_keypoints, with_max_keypoints: u32,
+            "Sets the most keypoints that may be found in an image (default [`DEFAULT_MAX_KEYPOINTS`]).",
+            "The most keypoints that may be found in an image.";
         scale_factor, with_scale_factor: f32,
             "Sets the size ratio of neighbouring levels (default [`DEFAULT_SCALE_FACTOR`]).",
             "The size ratio of neighbouring levels.";
@@ -270,6 +280,16 @@ impl OrbParams {
         Ok(Orb::new(self))
     }
 
+    /// Refuses more keypoints than an image may have.
+    pub(super) fn check_keypoints_found(&self, found: usize) -> Result<()> {
+        let limit = self.max_keypoints;
+        if found as u64 <= u64::from(limit) {
+            Ok(())
+        } else {
+            Err(Error::TooManyKeypoints { found, limit })
+        }
+    }
+
     fn check(&self) -> Result<()> {
         let up_to = |name, value: u32, min: u32, max: u32| {
             if (min..=max).contains(&value) {
@@ -279,6 +299,7 @@ impl OrbParams {
             }
         };
         up_to("n_features", self.n_features, 0, MAX_N_FEATURES)?;
+        up_to("max_keypoints", self.max_keypoints, 1, u32::MAX)?;
         if !(self.scale_factor > 1.0 && self.scale_factor.is_finite()) {
             return Err(Error::param("scale_factor", self.scale_factor, "above 1 and finite"));
         }

@@ -9,11 +9,14 @@
 
 mod model;
 mod moments;
+mod origin;
 mod params;
 mod solve;
 
 pub use model::{PcaModel, Score};
 pub use moments::Moments;
+pub(crate) use origin::describe_decode;
+pub use origin::{Difference, Origin};
 pub use params::{
     Centering, DEFAULT_N_COMPONENTS, DEFAULT_OVERSAMPLES, DEFAULT_SEED, PcaParams, PowerIterations,
     Solver,

@@ -7,7 +7,7 @@ use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Centering, Solver, TASK_ROWS};
+use super::{Centering, Origin, Solver, TASK_ROWS, solve};
 use crate::arch::{Float, Kernels, Loadings};
 use crate::error::{Error, Result};
 
@@ -23,7 +23,9 @@ impl Score for f64 {}
 
 /// A fitted PCA: projects rows onto its components.
 ///
-/// Saved and loaded as JSON, without loss of a bit.
+/// Saved and loaded as JSON, without loss of a bit. One that a pipeline has fitted holds the [`Origin`] of
+/// its descriptors; one that is fitted from [`Moments`](super::Moments) holds it if it is
+/// [given](Self::with_origin), and goes with any descriptors if not.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "File", into = "File")]
 pub struct PcaModel {
@@ -38,6 +40,7 @@ pub struct PcaModel {
     pub(super) singular_values: Array1<f64>,
     pub(super) mean: Array1<f64>,
     pub(super) components: Array2<f64>,
+    pub(super) origin: Option<Origin>,
 }
 
 impl PcaModel {
@@ -88,6 +91,39 @@ impl PcaModel {
     pub fn with_centering(mut self, centering: Centering) -> Self {
         self.centering = centering;
         self
+    }
+
+    /// The extractor and the decoder that made the descriptors of the fit, where they are known.
+    #[must_use]
+    pub fn origin(&self) -> Option<&Origin> {
+        self.origin.as_ref()
+    }
+
+    /// The same model with a note of the extractor and the decoder that made the descriptors of the fit.
+    #[must_use]
+    pub fn with_origin(mut self, origin: Origin) -> Self {
+        self.origin = Some(origin);
+        self
+    }
+
+    /// Refuses descriptors that are made otherwise than those of the fit. A model without an origin
+    /// goes with any.
+    ///
+    /// # Errors
+    /// [`Error::Model`], naming each parameter that differs, and its two values.
+    pub fn check_origin(&self, job: &Origin) -> Result<()> {
+        let differences = self.origin.as_ref().map_or_else(Vec::new, |fit| fit.differences(job));
+        if differences.is_empty() {
+            return Ok(());
+        }
+        let differences = differences
+            .iter()
+            .map(|d| format!("{}: the model {}, this job {}", d.name, d.first, d.second));
+        let differences = differences.collect::<Vec<_>>().join("; ");
+        Err(Error::Model {
+            uri: "given".into(),
+            reason: format!("it was fitted on other features: {differences}").into(),
+        })
     }
 
     /// The mean row: d elements.
@@ -271,6 +307,8 @@ struct File {
     singular_values: Vec<f64>,
     mean: Vec<f64>,
     components: Vec<Vec<f64>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    origin: Option<Origin>,
 }
 
 /// What [`File::format`] says.
@@ -291,6 +329,7 @@ impl From<PcaModel> for File {
             singular_values: model.singular_values.to_vec(),
             mean: model.mean.to_vec(),
             components: model.components.rows().into_iter().map(|r| r.to_vec()).collect(),
+            origin: model.origin,
         }
     }
 }
@@ -311,7 +350,7 @@ impl TryFrom<File> for PcaModel {
         if let Some(row) = file.components.iter().find(|row| row.len() != d) {
             return Err(format!("a component has {} elements, the mean {d}", row.len()));
         }
-        Ok(Self {
+        let model = Self {
             n_rows: file.n_rows,
             rank: file.rank,
             solver: file.solver,
@@ -324,6 +363,74 @@ impl TryFrom<File> for PcaModel {
             mean: file.mean.into(),
             components: Array2::from_shape_vec((k, d), file.components.concat())
                 .map_err(|e| e.to_string())?,
-        })
+            origin: file.origin,
+        };
+        model.check_numbers()?;
+        Ok(model)
+    }
+}
+
+/// The most by which numbers of a model may be off from what follows from its other numbers.
+const TOLERANCE: f64 = 1e-6;
+
+impl PcaModel {
+    /// Looks for numbers that no fit can give.
+    fn check_numbers(&self) -> Result<(), String> {
+        let (k, d, n) = (self.n_components(), self.dimensions(), self.n_rows);
+        let vectors = [
+            ("mean", &self.mean),
+            ("explained_variance", &self.explained_variance),
+            ("explained_variance_ratio", &self.explained_variance_ratio),
+            ("singular_values", &self.singular_values),
+        ];
+        for (name, vector) in vectors {
+            if !vector.iter().all(|v| v.is_finite()) {
+                return Err(format!("its {name} is not finite"));
+            }
+        }
+        if !self.components.iter().all(|v| v.is_finite()) {
+            return Err("its components are not finite".to_owned());
+        }
+        for (name, vector) in &vectors[1..] {
+            if vector.iter().any(|&v| v < 0.0) {
+                return Err(format!("its {name} has a negative number"));
+            }
+            if !vector.iter().is_sorted_by(|a, b| a >= b) {
+                return Err(format!("its {name} does not descend"));
+            }
+        }
+        if n < (k as u64).max(2) {
+            return Err(format!("it has {k} components of {n} rows"));
+        }
+        let rank = solve::rank(&self.explained_variance, d);
+        if self.rank != rank {
+            return Err(format!("its rank is {}, its variances are of rank {rank}", self.rank));
+        }
+        let total = self.total_variance;
+        if !total.is_finite() || self.explained_variance.sum() > total * (1.0 + TOLERANCE) {
+            return Err("its total_variance is less than the sum of its variances".to_owned());
+        }
+        for (i, &variance) in self.explained_variance.iter().enumerate() {
+            let is_off = |got: f64, want: f64| (got - want).abs() > TOLERANCE * want.max(TOLERANCE);
+            let ratio = if total > 0.0 { variance / total } else { 0.0 };
+            if is_off(self.explained_variance_ratio[i], ratio) {
+                return Err(format!("its explained_variance_ratio {i} does not fit its variance"));
+            }
+            if is_off(self.singular_values[i], (variance * (n as f64 - 1.0)).sqrt()) {
+                return Err(format!("its singular_values {i} does not fit its variance"));
+            }
+        }
+        let products = self.components.dot(&self.components.t());
+        for ((i, j), &product) in products.indexed_iter() {
+            let want = if i == j { 1.0 } else { 0.0 };
+            if (product - want).abs() > TOLERANCE {
+                return Err(format!("its components {i} and {j} are not orthonormal"));
+            }
+        }
+        let is_negative = |c: ArrayView1<'_, f64>| solve::largest_loading(c) < 0.0;
+        if let Some(i) = self.components.rows().into_iter().position(is_negative) {
+            return Err(format!("the largest loading of its component {i} is negative"));
+        }
+        Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! The eigen-decomposition of a covariance matrix, exact or randomized.
 
 use nalgebra::{DMatrix, DVector, SymmetricEigen};
-use ndarray::{Array1, Array2};
+use ndarray::{Array1, Array2, ArrayView1, ArrayViewMut1};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
@@ -35,13 +35,11 @@ pub(super) fn fit(moments: &Moments, params: &PcaParams) -> PcaModel {
     };
     let total = covariance.trace();
     let variance: Array1<f64> = eigen.values.iter().take(k).map(|v| v.max(0.0)).collect();
-    let largest = variance.iter().copied().fold(0.0, f64::max);
-    let noise = largest * dimensions as f64 * f64::EPSILON;
     let mut components = Array2::from_shape_fn((k, dimensions), |(i, j)| eigen.vectors[(j, i)]);
     components.rows_mut().into_iter().for_each(make_largest_positive);
     PcaModel {
         n_rows: rows,
-        rank: variance.iter().filter(|&&v| v > noise).count(),
+        rank: rank(&variance, dimensions),
         solver,
         iterations,
         centering: params.centering(),
@@ -51,21 +49,31 @@ pub(super) fn fit(moments: &Moments, params: &PcaParams) -> PcaModel {
         total_variance: total,
         mean: moments.mean().into(),
         components,
+        origin: None,
     }
+}
+
+/// The number of variances that are more than the noise of the largest.
+pub(super) fn rank(variance: &Array1<f64>, dimensions: usize) -> usize {
+    let largest = variance.iter().copied().fold(0.0, f64::max);
+    let noise = largest * dimensions as f64 * f64::EPSILON;
+    variance.iter().filter(|&&v| v > noise).count()
+}
+
+/// The first of the loadings that are largest by magnitude.
+pub(super) fn largest_loading(component: ArrayView1<'_, f64>) -> f64 {
+    component
+        .iter()
+        .copied()
+        .fold(0.0, |largest: f64, v| if v.abs() > largest.abs() { v } else { largest })
 }
 
 /// Flips the component if its largest loading by magnitude is negative.
 ///
 /// # Source
 /// `svd_flip` with `u_based_decision=False` in scikit-learn 1.5 and later.
-fn make_largest_positive(mut component: ndarray::ArrayViewMut1<'_, f64>) {
-    let mut largest = 0.0_f64;
-    for &v in &component {
-        if v.abs() > largest.abs() {
-            largest = v;
-        }
-    }
-    if largest < 0.0 {
+fn make_largest_positive(mut component: ArrayViewMut1<'_, f64>) {
+    if largest_loading(component.view()) < 0.0 {
         component.mapv_inplace(|v| -v);
     }
 }

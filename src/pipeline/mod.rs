@@ -1,24 +1,25 @@
 //! The whole job in one call.
 
+mod failures;
 mod report;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::decode::{DecodeParams, JPEG_DECODER};
+use crate::decode::DecodeParams;
 use crate::error::{Error, Result};
 use crate::orb::{DESCRIPTOR_LEN, FeatureExtractor, ImageFeatures};
-use crate::pca::{PcaModel, PcaParams};
+use crate::pca::{Origin, PcaModel, PcaParams, describe_decode};
 use crate::rows::{DEFAULT_BATCH_ROWS, DescriptorRow, RowBatch, Spool, SpooledFit};
 use crate::sink::{Failure, RowSink};
 use crate::source::{ImageObject, ImageSource, ListedImage, ListedImages};
 use crate::stage::{Parallelism, StageExt, Worker};
 
-use report::FIRST_FAILURES;
+use failures::Failures;
+pub use failures::{JUDGED_FROM, MAX_REFUSALS, MaxFailures};
 pub use report::{ModelSummary, RunReport, Seconds};
 
 /// What to do about an image that cannot be read, decoded or processed.
@@ -83,6 +84,9 @@ pub struct Pipeline<S, E, K> {
     projection: Projection,
     spool: Spool,
     on_error: OnError,
+    max_failures: Option<MaxFailures>,
+    allow_empty: bool,
+    force: bool,
     parallelism: Option<Parallelism>,
     observer: Option<Observer>,
     stop: Option<Arc<AtomicBool>>,
@@ -114,6 +118,9 @@ where
             projection: Projection::Fit(PcaParams::default()),
             spool: Spool::default(),
             on_error: OnError::default(),
+            max_failures: None,
+            allow_empty: false,
+            force: false,
             parallelism: None,
             observer: None,
             stop: None,
@@ -132,7 +139,8 @@ where
         self
     }
 
-    /// Projects the descriptors onto a model that is fitted already: one pass, no spool.
+    /// Projects the descriptors onto a model that is fitted already: one pass, no spool. If the model knows
+    /// its [`Origin`], that must be this job's, unless it is [forced](Self::with_force).
     pub fn with_model(mut self, model: PcaModel) -> Self {
         self.projection = Projection::Model(Box::new(model));
         self
@@ -153,6 +161,30 @@ where
     /// Sets what to do about images that fail (default [`OnError::Fail`]).
     pub fn with_on_error(mut self, on_error: OnError) -> Self {
         self.on_error = on_error;
+        self
+    }
+
+    /// Sets how many images may fail before the job does with [`Error::TooManyFailures`] (default: any
+    /// number); for [`OnError::Skip`] and [`OnError::Record`].
+    pub fn with_max_failures(mut self, most: MaxFailures) -> Self {
+        self.max_failures = Some(most);
+        self
+    }
+
+    /// Sets whether a job of which every image failed, or which had none, may write its result without a
+    /// row (default: no).
+    ///
+    /// If not, it ends with [`Error::AllFailed`], or with [`Error::NoAccess`] once the first
+    /// [`MAX_REFUSALS`] images, or all of fewer, were refused; nothing is written or replaced then. Images
+    /// that are read but have no features are none that failed.
+    pub fn with_allow_empty(mut self, allow: bool) -> Self {
+        self.allow_empty = allow;
+        self
+    }
+
+    /// Sets whether a model may be one that was fitted on other parameters or by another decoder (default: no).
+    pub fn with_force(mut self, force: bool) -> Self {
+        self.force = force;
         self
     }
 
@@ -178,12 +210,25 @@ where
     /// Runs the job.
     ///
     /// # Errors
-    /// Whatever makes the job impossible, naming the object or file and the stage; with
-    /// [`OnError::Fail`] the first image, in order, that fails. The sink is not committed then.
+    /// [`Error::Model`] for a model that was fitted on other features, naming the parameter; whatever makes the
+    /// job impossible, naming the object or file and the stage; with
+    /// [`OnError::Fail`] the first image, in order, that fails, else [`Error::AllFailed`],
+    /// [`Error::NoAccess`] or [`Error::TooManyFailures`]. The sink is not committed then.
     pub fn run(self) -> Result<RunReport> {
+        if let (OnError::Fail, Some(limit)) = (self.on_error, self.max_failures) {
+            let allowed =
+                "only with the policies skip and record: else the first failure ends the job";
+            return Err(Error::param("max_failures", limit, allowed));
+        }
+        let origin = Origin::new(&self.extractor, &self.decode);
         match &self.projection {
             Projection::Fit(params) => params.check(DESCRIPTOR_LEN)?,
-            Projection::Model(model) => model.check(DESCRIPTOR_LEN)?,
+            Projection::Model(model) => {
+                model.check(DESCRIPTOR_LEN)?;
+                if !self.force {
+                    model.check_origin(&origin)?;
+                }
+            }
             Projection::None => {}
         }
         let start = Instant::now();
@@ -197,13 +242,16 @@ where
             stop: self.stop,
             progress: Progress::default(),
             without_features: 0,
-            failed: BTreeMap::new(),
-            first_failures: Vec::new(),
+            failures: Failures::new(self.max_failures, self.allow_empty),
             times: Arc::clone(&times),
         };
         job.sink.set_parallelism(parallelism);
         job.sink.annotate("orb", &extractor.describe());
         job.sink.annotate("decode", &describe_decode(&decode));
+        if let Projection::Model(model) = &projection {
+            job.annotate_model(model)?;
+        }
+        job.sink.begin()?;
 
         let images = Timed { images: source.list()?, times: Arc::clone(&times) };
         let worker_times = Arc::clone(&times);
@@ -228,11 +276,19 @@ where
                 Some(*model)
             }
             Projection::Fit(params) => {
-                Some(job.two_passes(features, &params, &spool, parallelism)?)
+                let fit = Fit { params: &params, spool: &spool, origin };
+                Some(job.two_passes(features, fit, parallelism)?)
             }
         };
         job.finish(model, start, parallelism)
     }
+}
+
+/// How a job fits its model.
+struct Fit<'a> {
+    params: &'a PcaParams,
+    spool: &'a Spool,
+    origin: Origin,
 }
 
 /// The state of a running job.
@@ -243,8 +299,7 @@ struct Job<K> {
     stop: Option<Arc<AtomicBool>>,
     progress: Progress,
     without_features: u64,
-    failed: BTreeMap<String, u64>,
-    first_failures: Vec<Failure>,
+    failures: Failures,
     times: Arc<Times>,
 }
 
@@ -255,18 +310,18 @@ impl<K: RowSink> Job<K> {
         features: impl Iterator<Item = Result<ImageFeatures>>,
         model: Option<&PcaModel>,
     ) -> Result<()> {
-        if let Some(model) = model {
-            self.annotate_model(model)?;
-        }
         let mut rows: Vec<DescriptorRow> = Vec::new();
         for image in features {
-            if let Some(image) = self.admit(image)? {
-                rows.extend(image.into_rows());
-            }
-            if rows.len() >= DEFAULT_BATCH_ROWS {
-                self.project_and_write(std::mem::take(&mut rows), model)?;
+            let Some(image) = self.admit(image)? else { continue };
+            for row in image.into_rows() {
+                rows.push(row);
+                // A single image may have many times as many.
+                if rows.len() == DEFAULT_BATCH_ROWS {
+                    self.project_and_write(std::mem::take(&mut rows), model)?;
+                }
             }
         }
+        self.failures.judge(self.progress.images, true)?;
         // Even without a row: it shows the sink the columns.
         self.project_and_write(rows, model)
     }
@@ -275,8 +330,7 @@ impl<K: RowSink> Job<K> {
     fn two_passes(
         &mut self,
         features: impl Iterator<Item = Result<ImageFeatures>>,
-        params: &PcaParams,
-        spool: &Spool,
+        Fit { params, spool, origin }: Fit<'_>,
         parallelism: Parallelism,
     ) -> Result<PcaModel> {
         let mut fit = SpooledFit::new(spool);
@@ -285,9 +339,11 @@ impl<K: RowSink> Job<K> {
                 image.into_rows().try_for_each(|row| fit.push(&row))?;
             }
         }
+        self.failures.judge(self.progress.images, true)?;
         let start = Instant::now();
         let (model, rows) = fit.finish(params).map_err(|e| self.explain(e))?;
         self.times.fit.add(start.elapsed());
+        let model = model.with_origin(origin);
         self.annotate_model(&model)?;
         let (projection, times) = (model.clone(), Arc::clone(&self.times));
         let batches = rows.batches(DEFAULT_BATCH_ROWS).par_map(
@@ -310,6 +366,7 @@ impl<K: RowSink> Job<K> {
     /// Decides about an image: its features, nothing (it failed and is left out), or the job's end.
     fn admit(&mut self, image: Result<ImageFeatures>) -> Result<Option<ImageFeatures>> {
         self.check_stop()?;
+        self.progress.images += 1;
         let image = match image.and_then(ImageFeatures::checked) {
             Ok(image) => {
                 self.without_features += u64::from(image.keypoints.is_empty());
@@ -320,26 +377,22 @@ impl<K: RowSink> Job<K> {
                 if self.on_error == OnError::Fail || !error.is_of_one_image() {
                     return Err(error);
                 }
-                self.leave_out(&error)?;
+                self.leave_out(error)?;
                 None
             }
         };
-        self.progress.images += 1;
         self.show_progress();
         Ok(image)
     }
 
-    fn leave_out(&mut self, error: &Error) -> Result<()> {
-        let failure = Failure::from(error);
+    fn leave_out(&mut self, error: Error) -> Result<()> {
+        let failure = Failure::from(&error);
         self.progress.failed += 1;
-        *self.failed.entry(failure.cause.clone()).or_default() += 1;
         if self.on_error == OnError::Record {
             self.sink.record(&failure)?;
         }
-        if self.first_failures.len() < FIRST_FAILURES {
-            self.first_failures.push(failure);
-        }
-        Ok(())
+        self.failures.add(error, failure);
+        self.failures.judge(self.progress.images, false)
     }
 
     /// Adds to a failed fit why there are so few rows.
@@ -424,8 +477,8 @@ impl<K: RowSink> Job<K> {
             images: self.progress.images,
             decoded: self.progress.images - self.progress.failed,
             without_features: self.without_features,
-            failed: self.failed,
-            first_failures: self.first_failures,
+            failed: self.failures.by_cause,
+            first_failures: self.failures.first,
             rows: self.progress.rows,
             bytes_in: times.bytes.load(Ordering::Relaxed),
             retries,
@@ -510,8 +563,4 @@ impl Iterator for Timed {
     fn size_hint(&self) -> (usize, Option<usize>) {
         self.images.size_hint()
     }
-}
-
-fn describe_decode(params: &DecodeParams) -> String {
-    serde_json::json!({ "jpeg": JPEG_DECODER, "params": params }).to_string()
 }

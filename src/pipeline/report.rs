@@ -5,11 +5,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::counts;
 use crate::pca::{PcaModel, Solver};
 use crate::sink::{Failure, SinkReport};
-
-/// How many failures a report spells out; all of them are counted.
-pub(super) const FIRST_FAILURES: usize = 10;
 
 /// What a job did.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -155,10 +153,6 @@ impl fmt::Display for RunReport {
         }
         Ok(())
     }
-}
-
-fn counts(failed: &BTreeMap<String, u64>) -> String {
-    failed.iter().map(|(cause, n)| format!("{cause} {n}")).collect::<Vec<_>>().join(", ")
 }
 
 /// A number of bytes, for people.

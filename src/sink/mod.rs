@@ -2,6 +2,8 @@
 
 #[cfg(feature = "parquet")]
 mod failures;
+#[cfg(feature = "parquet")]
+mod notes;
 mod null;
 #[cfg(feature = "parquet")]
 mod parquet;
@@ -40,6 +42,14 @@ pub trait RowSink {
 
     /// Adds a note about the job to the result: parameters, model. Call it before the first batch.
     fn annotate(&mut self, key: &str, value: &str);
+
+    /// Looks whether what the notes so far say allows the result, before the work begins. By default it does.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    fn begin(&mut self) -> Result<()> {
+        Ok(())
+    }
 
     /// Writes a batch.
     ///

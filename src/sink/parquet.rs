@@ -75,6 +75,7 @@ impl Codec {
 #[must_use]
 pub struct ParquetParams {
     mode: WriteMode,
+    force: bool,
     codec: Codec,
     row_group_rows: usize,
     rows_per_file: u64,
@@ -85,6 +86,7 @@ impl Default for ParquetParams {
     fn default() -> Self {
         Self {
             mode: WriteMode::default(),
+            force: false,
             codec: Codec::default(),
             row_group_rows: DEFAULT_ROW_GROUP_ROWS,
             rows_per_file: DEFAULT_ROWS_PER_FILE,
@@ -97,6 +99,13 @@ impl ParquetParams {
     /// Sets what to do when the folder exists (default [`WriteMode::Error`]).
     pub fn with_mode(mut self, mode: WriteMode) -> Self {
         self.mode = mode;
+        self
+    }
+
+    /// Sets whether [`WriteMode::Append`] may add to a result of other parameters, another decoder or another
+    /// fit (default: no). Other columns are refused either way.
+    pub fn with_force(mut self, force: bool) -> Self {
+        self.force = force;
         self
     }
 
@@ -139,7 +148,10 @@ impl ParquetParams {
 /// the next run on the output finishes its commit, or clears its uploads away: at once if it ran on this
 /// machine, after two minutes if on another.
 ///
-/// The footer of each file holds the annotations, and the version of this crate.
+/// The footer of each file holds the annotations, and the version of this crate. [`WriteMode::Append`]
+/// compares those on the extractor, the decoder and the fit with those of the first file that is there, and
+/// refuses to mix different ones unless it is [forced](ParquetParams::with_force); a file without
+/// annotations goes with any.
 ///
 /// The columns of a row group are encoded side by side while the caller goes on, on as many threads as
 /// [`RowSink::set_parallelism`] says (default: one for each core); the files do not depend on it.
@@ -231,8 +243,17 @@ impl ParquetSink {
                 if self.params.mode == WriteMode::Append {
                     self.target.check_columns(&schema)?;
                 }
+                self.check_notes()?;
                 Ok(Arc::clone(self.schema.insert(schema)))
             }
+        }
+    }
+
+    /// Refuses to add to files of another extractor, decoder or fit, as far as the notes tell.
+    fn check_notes(&self) -> Result<()> {
+        match self.params.mode {
+            WriteMode::Append if !self.params.force => self.target.check_notes(&self.notes),
+            _ => Ok(()),
         }
     }
 
@@ -297,7 +318,11 @@ impl RowSink for ParquetSink {
     }
 
     fn annotate(&mut self, key: &str, value: &str) {
-        self.notes.push(KeyValue::new(format!("orb_features.{key}"), value.to_owned()));
+        self.notes.push(KeyValue::new(format!("{}{key}", super::notes::PREFIX), value.to_owned()));
+    }
+
+    fn begin(&mut self) -> Result<()> {
+        self.check_notes()
     }
 
     fn write(&mut self, batch: RowBatch) -> Result<()> {

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::file::metadata::KeyValue;
 
 #[cfg(feature = "s3")]
 use super::s3::{S3Target, Upload};
@@ -62,14 +63,23 @@ impl Target {
         }
     }
 
+    /// The schema of the first file of the result that is there, with the notes of its footer, and where it is.
+    fn first_file(&self) -> Result<Option<(String, SchemaRef)>> {
+        match self {
+            Self::Folder(staging) => columns_in_folder(staging.target()),
+            #[cfg(feature = "s3")]
+            Self::S3(target) => columns_in_s3(target),
+        }
+    }
+
+    /// Refuses to add files to a result that was made otherwise than they are, by the notes of both.
+    pub fn check_notes(&self, notes: &[KeyValue]) -> Result<()> {
+        same_notes(&self.uri(""), self.first_file()?, notes)
+    }
+
     /// Refuses to add files to a result that has other columns.
     pub fn check_columns(&self, schema: &SchemaRef) -> Result<()> {
-        let found = match self {
-            Self::Folder(staging) => columns_in_folder(staging.target())?,
-            #[cfg(feature = "s3")]
-            Self::S3(target) => columns_in_s3(target)?,
-        };
-        match found {
+        match self.first_file()? {
             Some((uri, other)) if other.fields() != schema.fields() => {
                 let why = format!("its columns differ from those of {uri}");
                 Err(Error::write_to(self.uri(""), why))
@@ -132,6 +142,16 @@ fn columns_in_s3(target: &S3Target) -> Result<Option<(String, SchemaRef)>> {
         let columns = columns.map_err(|e| Error::write_to(uri.as_str(), e))?;
         return Ok(Some((uri, columns.into())));
     }
+}
+
+/// Refuses files of other notes than those in the footer of the first file, which are the metadata of its schema.
+fn same_notes(uri: &str, found: Option<(String, SchemaRef)>, notes: &[KeyValue]) -> Result<()> {
+    let Some((other, schema)) = found else { return Ok(()) };
+    let there = schema.metadata().iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    let added = notes.iter().filter_map(|note| Some((note.key.as_str(), note.value.as_deref()?)));
+    super::notes::compare(there, added).map_err(|why| {
+        Error::write_to(uri, format!("{other} was made otherwise ({why}); only force adds to it"))
+    })
 }
 
 impl TargetFile {

@@ -103,7 +103,7 @@ pub trait StageExt: Iterator + Sized {
         Explode::new(self)
     }
 
-    /// Gathers rows into batches of `rows` (the last may be shorter).
+    /// Gathers rows into batches of `rows`, at least one; the last may be shorter.
     fn batches(self, rows: usize) -> Batches<Self>
     where
         Self: Iterator<Item = Result<DescriptorRow>>,

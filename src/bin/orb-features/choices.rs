@@ -41,7 +41,7 @@ pub enum OnErrorName {
     Record,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 pub enum ModeName {
     Error,
     Overwrite,

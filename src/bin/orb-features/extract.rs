@@ -19,6 +19,7 @@ use crate::s3::S3Args;
 use crate::stop::Stop;
 
 #[derive(Args)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub struct Extract {
     /// Folder of images (or one image), or s3://bucket/prefix.
     #[arg(value_name = "IN", value_parser = OsStringValueParser::new().try_map(Place::parse))]
@@ -69,7 +70,7 @@ pub struct Extract {
     /// How the components are found [default: randomized].
     #[arg(long, value_enum, conflicts_with = "model")]
     solver: Option<SolverName>,
-    /// Seed of the randomized solver [default: 0].
+    /// Seed of the randomized solver, for no other [default: 0].
     #[arg(long, value_name = "N", conflicts_with = "model")]
     seed: Option<u64>,
     /// Take the mean off before projecting (scikit-learn), or not (Spark) [default: mean].
@@ -85,6 +86,20 @@ pub struct Extract {
     /// What to do about an image that fails: end the job, leave it out, or record it in OUT/_errors.
     #[arg(long, value_enum, default_value_t = OnErrorName::Fail)]
     on_error: OnErrorName,
+    /// End the job if more images fail than this number or share, such as 100, 5% or 0.1% (a share is judged at the
+    /// end, and from the 1000th image on) [default: no limit].
+    #[arg(long, value_name = "N|P%")]
+    max_failures: Option<MaxFailures>,
+    /// Write the result, without a row, even if every image failed.
+    #[arg(long)]
+    allow_empty: bool,
+    /// Most keypoints of one image: more, by ties, are an error of that image.
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_KEYPOINTS,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    max_keypoints: u32,
+    /// Take a --model, or --mode append to a result, of other parameters, another decoder or another fit all the same.
+    #[arg(long)]
+    force: bool,
     /// What to do if OUT exists: refuse, replace an older result, or add files.
     #[arg(long, value_enum, default_value_t = ModeName::Error)]
     mode: ModeName,
@@ -114,12 +129,16 @@ impl Extract {
         Simd::set(self.simd)?;
         let params = self.orb.params(self.compat.unwrap_or_default());
         match self.backend {
-            Backend::Native => self.run_with(params.build()?),
+            Backend::Native => {
+                self.run_with(params.with_max_keypoints(self.max_keypoints).build()?)
+            }
             Backend::Opencv if self.compat.is_some() => Err(Failed::usage(
                 "--compat is for --backend native: OpenCV is the build that it is",
             )),
             #[cfg(feature = "opencv")]
-            Backend::Opencv => self.run_with(OpenCvOrb::new(params)?),
+            Backend::Opencv => {
+                self.run_with(OpenCvOrb::new(params.with_max_keypoints(self.max_keypoints))?)
+            }
             #[cfg(not(feature = "opencv"))]
             Backend::Opencv => Err(Failed::usage(
                 "--backend opencv: this program was built without the feature `opencv`",
@@ -133,7 +152,11 @@ impl Extract {
     ) -> Result<RunReport, Failed> {
         self.s3.check(&self.input, &self.output)?;
         self.check_selection()?;
-        let projection = self.projection()?;
+        self.check_policies()?;
+        let decode = DecodeParams::default()
+            .with_gray_mode(self.gray.into())
+            .with_exif_orientation(self.exif.into());
+        let projection = self.projection(&Origin::new(&extractor, &decode))?;
         // Before there is anything to clean up.
         let stop = Stop::on_interrupt();
         let needs_s3 = [&self.input, &self.output].iter().any(|p| matches!(p, Place::S3(_)));
@@ -148,7 +171,8 @@ impl Extract {
         let images = self.images(s3.as_ref()).map_err(|error| self.failed(error))?;
         let parquet = ParquetParams::default()
             .with_rows_per_file(self.rows_per_file)
-            .with_mode(self.mode.into());
+            .with_mode(self.mode.into())
+            .with_force(self.force);
         let sink = match (&self.output, &s3) {
             (Place::Folder(path), _) => ParquetSink::create(path, parquet),
             (Place::S3(location), Some(s3)) => {
@@ -157,14 +181,13 @@ impl Extract {
             (Place::S3(_), None) => unreachable!("a place in S3 has a connection"),
         };
         let sink = sink.map_err(|error| self.failed(error))?;
-        let decode = DecodeParams::default()
-            .with_gray_mode(self.gray.into())
-            .with_exif_orientation(self.exif.into());
         let bar = progress_bar();
         let shown = bar.clone();
         let mut pipeline = Pipeline::new(images, extractor, sink)
             .with_decode(decode)
             .with_on_error(self.on_error.into())
+            .with_allow_empty(self.allow_empty)
+            .with_force(self.force)
             .with_stop(stop.flag)
             .with_progress(move |progress| {
                 if shown.is_hidden() {
@@ -177,6 +200,9 @@ impl Extract {
                     "{rate:.0} a second: {rows} rows found, {written} written, {failed} failed"
                 ));
             });
+        if let Some(most) = self.max_failures {
+            pipeline = pipeline.with_max_failures(most);
+        }
         if let Some(threads) = self.threads {
             pipeline = pipeline.with_parallelism(Parallelism::new(threads.into()));
         }
@@ -207,6 +233,22 @@ impl Extract {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Refuses options that would have no effect.
+    fn check_policies(&self) -> Result<(), Failed> {
+        let given =
+            [("--max-failures", self.max_failures.is_some()), ("--allow-empty", self.allow_empty)];
+        if let Some((name, _)) = given.into_iter().find(|(_, is_given)| *is_given)
+            && self.on_error == OnErrorName::Fail
+        {
+            let why = "is for --on-error skip or record: else the first failure ends the job";
+            return Err(Failed::usage(&format!("{name} {why}")));
+        }
+        if self.force && self.model.is_none() && self.mode != ModeName::Append {
+            return Err(Failed::usage("--force is for --model and --mode append"));
+        }
+        Ok(())
     }
 
     /// Opens IN.
@@ -253,6 +295,13 @@ impl Extract {
                 "\nhint: credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile \
                  (--profile) or a role; --no-sign-request reads a public bucket"
             }
+            Error::AllFailed { .. } => {
+                "\nhint: --allow-empty writes a result without a row all the same"
+            }
+            Error::NoAccess { .. } => {
+                "\nhint: reading an object takes another right than listing it (s3:GetObject); --allow-empty goes \
+                 on all the same"
+            }
             Error::Fit(_) => "\nhint: --no-pca writes the rows as they are",
             _ => "",
         };
@@ -272,7 +321,7 @@ impl Extract {
         })
     }
 
-    fn projection(&self) -> Result<Projection, Failed> {
+    fn projection(&self, job: &Origin) -> Result<Projection, Failed> {
         let centering = self.center.map(Centering::from);
         if self.no_pca {
             return Ok(Projection::None);
@@ -289,6 +338,13 @@ impl Extract {
                 let (file, d) = (path.display(), model.dimensions());
                 let why = format!("--model {file}: it is for rows of {d} elements, not of 32");
                 return Err(Failed::usage(&why));
+            }
+            if !self.force
+                && let Err(Error::Model { reason, .. }) = model.check_origin(job)
+            {
+                let file = path.display();
+                let why = format!("--model {file}: {reason} (--force takes it all the same)");
+                return Err(Failed { message: why, status: 1 });
             }
             let centering = centering.unwrap_or(model.centering());
             return Ok(Projection::Model(Box::new(model.with_centering(centering))));
@@ -309,10 +365,14 @@ impl Extract {
         let seed = self.seed.unwrap_or(DEFAULT_SEED);
         let solver = match self.solver {
             None | Some(SolverName::Randomized) => Solver::seeded(seed),
-            Some(SolverName::Auto) => Solver::Auto { seed },
             Some(SolverName::Covariance) if self.seed.is_some() => {
                 return Err(Failed::usage("--seed has no part in --solver covariance"));
             }
+            Some(SolverName::Auto) if self.seed.is_some() => {
+                let why = "--seed has no part in --solver auto: for 32 elements that is covariance";
+                return Err(Failed::usage(why));
+            }
+            Some(SolverName::Auto) => Solver::Auto { seed },
             Some(SolverName::Covariance) => Solver::Covariance,
         };
         let params = PcaParams::new(self.pca.unwrap_or(DEFAULT_N_COMPONENTS))
