@@ -110,7 +110,9 @@ fn damaged(whole: &[u8], damage: Damage, rng: &mut Rng) -> Vec<u8> {
                 order.remove(rng.usize(..segments.len()));
             }
             jpeg.truncate(2);
-            order.iter().for_each(|&i| jpeg.extend_from_slice(&whole[segments[i].clone()]));
+            for i in order {
+                jpeg.extend_from_slice(&whole[segments[i].clone()]);
+            }
             jpeg.extend_from_slice(&whole[data..]);
         }
         Damage::Zeros => jpeg[run].fill(0),
@@ -213,7 +215,8 @@ fn a_damaged_file_is_the_same_on_any_number_of_threads() {
         .enumerate()
         .flat_map(|(i, mutant)| [mutant.bytes.clone(), wholes[i % wholes.len()].clone()])
         .collect();
-    let results = |threads| -> Vec<Result<(Vec<KeyPoint>, Vec<Descriptor>), String>> {
+    type Outcome = Result<(Vec<KeyPoint>, Vec<Descriptor>), String>;
+    let results = |threads| -> Vec<Outcome> {
         let images = objects.clone().into_iter().map(Ok);
         images
             .orb_features(&orb, &params(GrayMode::Bgr2Gray), Parallelism::new(threads))
