@@ -205,6 +205,9 @@ fn a_damaged_file_is_decoded_by_itself() {
     }
 }
 
+/// Features, or the error.
+type Extracted = Result<(Vec<KeyPoint>, Vec<Descriptor>), String>;
+
 #[test]
 fn a_damaged_file_is_the_same_on_any_number_of_threads() {
     let (wholes, mutants) = mutants();
@@ -215,8 +218,7 @@ fn a_damaged_file_is_the_same_on_any_number_of_threads() {
         .enumerate()
         .flat_map(|(i, mutant)| [mutant.bytes.clone(), wholes[i % wholes.len()].clone()])
         .collect();
-    type Outcome = Result<(Vec<KeyPoint>, Vec<Descriptor>), String>;
-    let results = |threads| -> Vec<Outcome> {
+    let results = |threads| -> Vec<Extracted> {
         let images = objects.clone().into_iter().map(Ok);
         images
             .orb_features(&orb, &params(GrayMode::Bgr2Gray), Parallelism::new(threads))

@@ -476,6 +476,11 @@ mod tests {
                 orb.detect_and_compute_with(other, None, &mut used).unwrap();
                 let got = orb.detect_and_compute_with(image, None, &mut used).unwrap();
                 assert!(got == want, "{edge} {patch} {first_level}");
+                // The same with masks, and after others.
+                let want = orb.detect_and_compute(image, Some(other)).unwrap();
+                orb.detect_and_compute_with(other, Some(image), &mut used).unwrap();
+                let masked = orb.detect_and_compute_with(image, Some(other), &mut used).unwrap();
+                assert!(masked == want, "masked {edge} {patch} {first_level}");
                 // Whole levels after parts of them.
                 let want = orb.compute(image, &got.keypoints).unwrap();
                 let again = orb.compute_with(image, &got.keypoints, &mut used).unwrap();
