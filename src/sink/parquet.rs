@@ -11,11 +11,12 @@ use parquet::schema::types::ColumnPath;
 use serde::{Deserialize, Serialize};
 
 use super::failures::FailureFile;
+use super::layout::{self, WriteMode};
 use super::part::{Encoders, Part};
 #[cfg(feature = "s3")]
 use super::s3::S3Target;
 use super::schema::{ScoreWidth, schema_of};
-use super::staging::{Staging, WriteMode};
+use super::staging::Staging;
 use super::target::Target;
 use super::{Failure, RowSink, SinkReport};
 use crate::error::{BoxError, Error, Result};
@@ -200,7 +201,7 @@ impl ParquetSink {
         let most = (params.row_group_rows as u64).saturating_mul(MAX_ROW_GROUPS);
         params.rows_per_file = params.rows_per_file.min(most);
         let properties = writer_properties(&params)?;
-        let run_id = uuid::Uuid::new_v4().simple().to_string();
+        let run_id = layout::new_run_id();
         let target = target(params.mode, &run_id)?;
         let version = env!("CARGO_PKG_VERSION").to_owned();
         Ok(Self {
@@ -258,7 +259,7 @@ impl ParquetSink {
             let part = match &mut self.part {
                 Some(part) => part,
                 none => {
-                    let name = format!("part-{:05}-{}.parquet", self.report.files, self.run_id);
+                    let name = layout::part_name(self.report.files, &self.run_id);
                     self.report.files += 1;
                     none.insert(Part::create(
                         &self.target,

@@ -4,32 +4,8 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
+use super::layout::{ERRORS, Place, SUCCESS, WriteMode};
 use crate::error::{Error, Result};
-
-/// What to do when the output folder exists.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum WriteMode {
-    /// Refuse, unless it is empty.
-    #[default]
-    Error,
-    /// Replace an older result once the new one is complete. A folder that holds anything but a
-    /// result is refused.
-    Overwrite,
-    /// Add files to it.
-    Append,
-}
-
-/// The empty file that says that a result is complete.
-pub(super) const SUCCESS: &str = "_SUCCESS";
-/// The folder of recorded failures, which readers of the result pass over.
-pub(super) const ERRORS: &str = "_errors";
-
-/// The length of the hexadecimal number that a run is told by.
-const RUN_ID_LEN: usize = 32;
 
 /// A folder of files that are not visible yet.
 #[derive(Debug)]
@@ -304,61 +280,54 @@ fn parent_of(path: &Path) -> &Path {
 /// Refuses a folder that the mode must not touch.
 fn check_content(target: &Path, mode: WriteMode) -> Result<()> {
     let refused = |why: String| Err(failed_at(target, io::Error::other(why)));
-    for entry in fs::read_dir(target).map_err(|e| Error::write(target, e))? {
-        let entry = entry.map_err(|e| Error::write(target, e))?;
-        let name = entry.file_name();
-        let is_folder = entry.file_type().map_err(|e| Error::write(target, e))?.is_dir();
-        let is_ours = match name.to_str() {
-            Some(name) if is_folder => is_folder_of_a_result(name, &entry.path()),
-            Some(name) => is_file_of_a_result(name),
-            None => false,
+    let failed = |e| Error::write(target, e);
+    if mode == WriteMode::Error {
+        return match fs::read_dir(target).map_err(failed)?.next() {
+            None => Ok(()),
+            Some(_) => Err(Error::OutputExists { path: target.display().to_string().into() }),
         };
-        match mode {
-            WriteMode::Error => {
-                return Err(Error::OutputExists { path: target.display().to_string().into() });
-            }
-            WriteMode::Overwrite if !is_ours => {
-                return refused(format!(
-                    "it holds {name:?}, which is not part of a result: it is not overwritten"
-                ));
-            }
-            WriteMode::Append if is_ours && !is_folder && !target.join(SUCCESS).exists() => {
-                return refused(format!(
-                    "it holds {name:?} but no {SUCCESS}: a run that was to add to it has died, or is at it \
-                     now (remove what is not to stay, and make {SUCCESS}, to go on)"
-                ));
-            }
-            _ => {}
+    }
+    if mode == WriteMode::Overwrite {
+        return match foreign(target, Place::Result).map_err(failed)? {
+            None => Ok(()),
+            Some(name) => refused(format!(
+                "it holds {name:?}, which is not part of a result: it is not overwritten"
+            )),
+        };
+    }
+    for entry in fs::read_dir(target).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        let is_file = entry.file_type().map_err(failed)?.is_file();
+        let is_ours = is_file && name.to_str().is_some_and(|name| Place::Result.has_file(name));
+        if is_ours && !target.join(SUCCESS).exists() {
+            return refused(format!(
+                "it holds {name:?} but no {SUCCESS}: a run that was to add to it has died, or is at it \
+                 now (remove what is not to stay, and make {SUCCESS}, to go on)"
+            ));
         }
     }
     Ok(())
 }
 
-/// Whether a job of ours, or of Spark, leaves files of that name in a result.
-pub(super) fn is_file_of_a_result(name: &str) -> bool {
-    let part = |name: &str| {
-        let rest = name.strip_prefix("part-").and_then(|name| name.strip_suffix(".parquet"));
-        rest.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
-    };
-    let mark = |name: &str| [SUCCESS, "_metadata", "_common_metadata"].contains(&name);
-    let checksum = name.strip_prefix('.').and_then(|name| name.strip_suffix(".crc"));
-    let name = checksum.unwrap_or(name);
-    part(name) || mark(name)
-}
-
-/// Whether a job leaves folders of that name in a result, and this one holds nothing else.
-fn is_folder_of_a_result(name: &str, path: &Path) -> bool {
-    let is_unfinished = name.strip_prefix("_temporary-").is_some_and(|run| run.len() == RUN_ID_LEN);
-    if name != ERRORS && !is_unfinished {
-        // Spark's, which nothing else is called.
-        return name == "_temporary";
+/// Something in a folder that no job leaves there, named below the folder.
+fn foreign(folder: &Path, place: Place) -> io::Result<Option<PathBuf>> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let (name, kind) = (entry.file_name(), entry.file_type()?);
+        let below = name.to_str().filter(|_| kind.is_dir()).and_then(|name| place.folder(name));
+        let is_ours = kind.is_file() && name.to_str().is_some_and(|name| place.has_file(name));
+        match below {
+            Some(place) => {
+                if let Some(found) = foreign(&entry.path(), place)? {
+                    return Ok(Some(Path::new(&name).join(found)));
+                }
+            }
+            None if is_ours => {}
+            None => return Ok(Some(name.into())),
+        }
     }
-    let Ok(entries) = fs::read_dir(path) else { return false };
-    entries.flatten().all(|entry| match entry.file_name().to_str() {
-        Some(ERRORS) if is_unfinished => is_folder_of_a_result(ERRORS, &entry.path()),
-        Some(name) => is_file_of_a_result(name),
-        None => false,
-    })
+    Ok(None)
 }
 
 fn is_not_empty(error: &io::Error) -> bool {
