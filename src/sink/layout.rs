@@ -9,6 +9,8 @@
 //! A run id is a UUID without hyphens. Whatever is not named exactly as this crate or Spark names it is foreign:
 //! it is never overwritten.
 
+use std::ffi::{OsStr, OsString};
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -31,6 +33,16 @@ pub enum WriteMode {
 pub const SUCCESS: &str = "_SUCCESS";
 /// The folder of recorded failures, which readers of the result pass over.
 pub const ERRORS: &str = "_errors";
+
+/// In the folder of a run that appends: the mark of the result that it adds to.
+pub const MARK_BEFORE: &str = "_SUCCESS.before";
+
+/// Endings of hidden folders beside an output: the files of a run; the old result, for a moment; a name that is only
+/// tried out; a finished result that could not take the output's place.
+pub const TMP: &str = ".tmp";
+pub const OLD: &str = ".old";
+pub const TRY: &str = ".try";
+pub const COMPLETE: &str = ".complete";
 
 /// Least number of digits of a part's number.
 const DIGITS: usize = 5;
@@ -100,7 +112,7 @@ impl Place {
     pub fn folder(self, name: &str) -> Option<Self> {
         match self {
             Self::Result if name == "_temporary" => Some(Self::Temporary),
-            Self::Result if is_unfinished(name) => Some(Self::Unfinished),
+            Self::Result if run_of_unfinished(name).is_some() => Some(Self::Unfinished),
             Self::Result | Self::Unfinished if name == ERRORS => Some(Self::Errors),
             Self::Temporary if is_number(name) => Some(Self::Job),
             Self::Job if name == "_temporary" => Some(Self::Attempts),
@@ -121,7 +133,9 @@ impl Place {
                 let marks = [SUCCESS, "_metadata", "_common_metadata"];
                 marks.contains(&name) || is_part_of_spark(name) || run_of_part(name).is_some()
             }),
-            Self::Unfinished => name == SUCCESS || run_of_part(name).is_some(),
+            Self::Unfinished => {
+                [SUCCESS, MARK_BEFORE].contains(&name) || run_of_part(name).is_some()
+            }
             Self::Errors => run_of_part(name).is_some(),
             Self::Task => of_spark(&is_part_of_spark),
             Self::Temporary | Self::Job | Self::Attempts => false,
@@ -129,9 +143,35 @@ impl Place {
     }
 }
 
-/// Whether a folder in the output is that of a run that appends.
-pub fn is_unfinished(name: &str) -> bool {
-    name.strip_prefix("_temporary-").is_some_and(is_run_id)
+/// The name, in the output, of the folder of a run that appends.
+pub fn unfinished_name(run: &str) -> String {
+    format!("_temporary-{run}")
+}
+
+/// The run that such a folder is of.
+pub fn run_of_unfinished(name: &str) -> Option<&str> {
+    name.strip_prefix("_temporary-").filter(|run| is_run_id(run))
+}
+
+/// The name of a hidden folder beside an output: `.OUT.<run>.tmp`.
+pub fn hidden_name(output: &OsStr, run: &str, ending: &str) -> OsString {
+    let mut name = OsString::from(".");
+    name.push(output);
+    name.push(format!(".{run}{ending}"));
+    name
+}
+
+/// The run that such a folder is of.
+pub fn run_of_hidden<'a>(name: &'a OsStr, output: &OsStr, ending: &str) -> Option<&'a str> {
+    let rest = name.as_encoded_bytes().strip_prefix(b".")?;
+    let rest = rest.strip_prefix(output.as_encoded_bytes())?.strip_prefix(b".")?;
+    let run = std::str::from_utf8(rest).ok()?.strip_suffix(ending)?;
+    is_run_id(run).then_some(run)
+}
+
+/// Whether a file is one of rows or of failures that this crate has written.
+pub fn is_part(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| run_of_part(name).is_some())
 }
 
 fn run_of_part(name: &str) -> Option<&str> {

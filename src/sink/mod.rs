@@ -3,6 +3,8 @@
 #[cfg(feature = "parquet")]
 mod failures;
 #[cfg(feature = "parquet")]
+mod folder;
+#[cfg(feature = "parquet")]
 mod layout;
 mod null;
 #[cfg(feature = "parquet")]
