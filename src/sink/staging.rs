@@ -705,3 +705,204 @@ fn remove_files_of(folder: &Folder, run: &str) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::io::Write as _;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::super::folder::watch;
+    use super::*;
+
+    /// Writes a part and a file of failures, and makes them visible.
+    fn write(target: &Path, mode: WriteMode) -> Result<String> {
+        let run = layout::new_run_id();
+        let staging = Staging::create(target, mode, &run)?;
+        for name in [layout::part_name(0, &run), layout::errors_name(&run)] {
+            let mut file = staging.file(&name)?;
+            file.write_all(run.as_bytes()).and_then(|()| fsync(&file)).unwrap();
+        }
+        staging.commit(|_| Ok(())).map(|()| run)
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn has(target: &Path, run: &str) -> bool {
+        target.join(layout::part_name(0, run)).exists()
+    }
+
+    /// What is fsynced while a result is written, below the folder, with the run's id as `RUN`.
+    fn synced(root: &Path, target: &Path, mode: WriteMode) -> Vec<String> {
+        watch::SYNCED.take();
+        let run = write(target, mode).unwrap();
+        let below = |path: PathBuf| path.strip_prefix(root).unwrap().display().to_string();
+        watch::SYNCED.take().into_iter().map(|p| below(p).replace(&run, "RUN")).collect()
+    }
+
+    #[test]
+    fn files_and_mark_and_their_names_are_on_the_disk_before_they_are_seen() {
+        let root = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(root.path()).unwrap();
+        let target = root.join("out");
+        let hidden = |at: &str| {
+            ["part-00000-RUN.parquet", "_errors/part-00000-RUN.parquet", "_SUCCESS", "_errors", ""]
+                .map(|name| {
+                    Path::new(at).join(name).display().to_string().trim_end_matches('/').to_owned()
+                })
+                .to_vec()
+        };
+        for mode in [WriteMode::Error, WriteMode::Overwrite] {
+            let want = [hidden(".out.RUN.tmp"), vec![String::new()]].concat();
+            assert_eq!(synced(&root, &target, mode), want);
+        }
+        // The names in the target before the mark, then the mark's.
+        let target_last = ["out/_errors", "out", "out"].map(str::to_owned).to_vec();
+        let want = [hidden("out/_temporary-RUN"), target_last].concat();
+        assert_eq!(synced(&root, &target, WriteMode::Append), want);
+    }
+
+    #[test]
+    fn a_file_that_does_not_reach_the_disk_is_not_committed() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("out");
+        for name in [SUCCESS, "/"] {
+            watch::FAILS.set(Some((name.to_owned(), rustix::io::Errno::IO.raw_os_error())));
+            let error = write(&target, WriteMode::Error).unwrap_err().to_line();
+            watch::FAILS.take();
+            assert!(error.contains("Input/output error"), "{name}: {error}");
+            assert!(names(root.path()).is_empty());
+        }
+    }
+
+    #[test]
+    fn folders_that_cannot_be_fsynced_can_be_written() {
+        use rustix::io::Errno;
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("out");
+        for errno in [Errno::INVAL, Errno::BADF, Errno::NOTSUP, Errno::OPNOTSUPP, Errno::NOSYS] {
+            watch::FAILS.set(Some(("/".to_owned(), errno.raw_os_error())));
+            write(&target, WriteMode::Overwrite).unwrap();
+            write(&target, WriteMode::Append).unwrap();
+            watch::FAILS.take();
+        }
+        // The kernel's own answer.
+        let proc = Folder::open(Path::new("/proc")).unwrap();
+        assert!(File::open("/proc").unwrap().sync_all().is_err());
+        proc.sync().unwrap();
+    }
+
+    #[test]
+    fn without_an_exchange_the_old_result_comes_back() {
+        watch::NO_EXCHANGE.set(true);
+        for mode in [WriteMode::Error, WriteMode::Overwrite, WriteMode::Append] {
+            let root = tempfile::tempdir().unwrap();
+            let target = root.path().join("out");
+            let first = write(&target, WriteMode::Error).unwrap();
+            let old = write(&target, WriteMode::Overwrite).unwrap();
+            assert!(has(&target, &old) && !has(&target, &first));
+            assert_eq!(names(root.path()), ["out"]);
+            watch::BETWEEN.set(Some(|| panic!("on purpose")));
+            let died = catch_unwind(AssertUnwindSafe(|| write(&target, WriteMode::Overwrite)));
+            watch::BETWEEN.set(None);
+            assert!(died.is_err() && !target.exists());
+            let next = write(&target, mode);
+            match mode {
+                WriteMode::Error => assert!(matches!(next, Err(Error::OutputExists { .. }))),
+                WriteMode::Overwrite => assert!(has(&target, &next.unwrap())),
+                WriteMode::Append => assert!(has(&target, &next.unwrap()) && has(&target, &old)),
+            }
+            assert_eq!(has(&target, &old), mode != WriteMode::Overwrite);
+            assert_eq!(names(root.path()), ["out"]);
+        }
+    }
+
+    #[test]
+    fn an_old_result_of_a_run_that_lives_is_left_to_it() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("out");
+        let old = write(&target, WriteMode::Error).unwrap();
+        let aside = root.path().join(layout::hidden_name(OsStr::new("out"), &old, layout::OLD));
+        fs::rename(&target, &aside).unwrap();
+        let held = Folder::open(&aside).unwrap();
+        assert_eq!(held.try_lock(), Lock::Held);
+        let new = write(&target, WriteMode::Error).unwrap();
+        assert!(has(&target, &new) && has(&aside, &old));
+        drop(held);
+        // Now it is litter.
+        write(&target, WriteMode::Overwrite).unwrap();
+        assert_eq!(names(root.path()), ["out"]);
+    }
+
+    #[test]
+    fn a_folder_of_a_run_is_its_owners_alone() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let root = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        let target = root.path().join("out");
+        fs::create_dir(&target).unwrap();
+        let usual = mode(&target);
+        for permissions in [0o777, 0o2775] {
+            fs::set_permissions(&target, fs::Permissions::from_mode(permissions)).unwrap();
+            for mode_ in [WriteMode::Overwrite, WriteMode::Append] {
+                let staging = Staging::create(&target, mode_, &layout::new_run_id()).unwrap();
+                assert_eq!(mode(staging.folder()) & 0o777, 0o700);
+                staging.commit(|_| Ok(())).unwrap();
+                assert_eq!(mode(&target), permissions);
+            }
+        }
+        // A new one has the permissions that any new folder has.
+        write(&root.path().join("new"), WriteMode::Error).unwrap();
+        assert_eq!(mode(&root.path().join("new")), usual);
+    }
+
+    #[test]
+    fn an_append_that_fails_half_way_undoes_itself_and_is_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("out");
+        let old = write(&target, WriteMode::Error).unwrap();
+        let before = names(&target);
+        watch::FAILS.set(Some(("out".to_owned(), rustix::io::Errno::IO.raw_os_error())));
+        let error = write(&target, WriteMode::Append).unwrap_err().to_line();
+        watch::FAILS.take();
+        let kept = names(&target).into_iter().find(|n| n.starts_with("_complete-")).unwrap();
+        assert!(error.contains(&kept) && error.contains("Input/output error"), "{error}");
+        let run = kept.strip_prefix("_complete-").unwrap();
+        assert!(has(&target.join(&kept), run) && has(&target, &old) && !has(&target, run));
+        assert_eq!(names(&target.join(ERRORS)).len(), 1);
+        let names = names(&target);
+        assert!(names.iter().filter(|name| **name != kept).eq(&before), "{names:?}");
+        // Kept files are nobody's to remove.
+        write(&target, WriteMode::Append).unwrap();
+        assert!(write(&target, WriteMode::Overwrite).unwrap_err().to_line().contains(&kept));
+    }
+
+    #[test]
+    fn a_path_is_resolved_without_folders_that_are_not_there() {
+        let root = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(root.path()).unwrap();
+        fs::create_dir_all(root.join("there/deep")).unwrap();
+        std::os::unix::fs::symlink("there/deep", root.join("link")).unwrap();
+        for (given, want) in [
+            ("a/../z", "z"),
+            ("a/b/../../z", "z"),
+            ("a/../there/../z", "z"),
+            ("a/../link/../z", "there/z"),
+            ("link/../z", "there/z"),
+            ("there/./z", "there/z"),
+            ("a/../there", "there"),
+        ] {
+            let got = resolve(&root.join(given)).unwrap();
+            // Dots that lead up from folders that are there are left to the system.
+            let parent = fs::canonicalize(got.parent().unwrap()).unwrap();
+            assert_eq!(parent.join(got.file_name().unwrap()), root.join(want), "{given}");
+        }
+        write(&root.join("a/../z"), WriteMode::Error).unwrap();
+        assert_eq!(names(&root), ["link", "there", "z"]);
+    }
+}
