@@ -225,7 +225,7 @@ impl Staging {
 
     /// Makes the files visible; when they are added to a result, after another look whether they fit it.
     pub fn commit(mut self, fits: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-        self.complete().map_err(|e| Error::write(self.folder.path(), e))?;
+        self.complete()?;
         match self.mode {
             WriteMode::Append => self.add(fits),
             WriteMode::Error | WriteMode::Overwrite => self.replace(),
@@ -233,13 +233,12 @@ impl Staging {
     }
 
     /// Sets the mark, and has all names outlive a loss of power.
-    fn complete(&self) -> io::Result<()> {
-        self.check_place()?;
-        fsync(&self.folder.new_file(SUCCESS)?)?;
-        if let Some(errors) = self.folder.find(ERRORS)? {
-            errors.sync()?;
-        }
-        self.folder.sync()
+    fn complete(&self) -> Result<()> {
+        let failed = |name| move |e| Error::write(&self.folder.path().join(name), e);
+        fsync(&self.file(SUCCESS)?).map_err(failed(SUCCESS))?;
+        let errors = self.folder.find(ERRORS).map_err(failed(ERRORS))?;
+        errors.map_or(Ok(()), |errors| errors.sync()).map_err(failed(ERRORS))?;
+        self.folder.sync().map_err(failed(""))
     }
 
     /// Keeps the finished files, which could not be made visible, and names them in the error.

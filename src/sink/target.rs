@@ -10,6 +10,8 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use super::folder::fsync;
 #[cfg(feature = "s3")]
 use super::s3::{S3Target, Upload};
+#[cfg(feature = "s3")]
+use super::schema::column_types;
 use super::staging::Staging;
 use crate::error::{Error, Result};
 
@@ -75,13 +77,7 @@ impl Target {
                 staging.commit(fits).map(|()| 0)
             }
             #[cfg(feature = "s3")]
-            Self::S3(target) => {
-                let columns = schema.fields().iter().map(|f| {
-                    let null = if f.is_nullable() { ", nullable" } else { "" };
-                    format!("{}: {}{null}", f.name(), f.data_type())
-                });
-                target.commit(columns.collect())
-            }
+            Self::S3(target) => target.commit(column_types(schema)),
         }
     }
 }
