@@ -79,15 +79,11 @@ fn mode_of(path: &Path) -> u32 {
 }
 
 fn is_root() -> bool {
-    let is_root = rustix_euid() == 0;
+    let is_root = fs::metadata("/proc/self").unwrap().uid() == 0;
     if !is_root {
         eprintln!("skipped: only root can be others, and mount");
     }
     is_root
-}
-
-fn rustix_euid() -> u32 {
-    fs::metadata("/proc/self").unwrap().uid()
 }
 
 fn said(output: &Output) -> String {
@@ -259,8 +255,10 @@ fn folders_of_dead_runs_are_cleared_by_the_next() {
         assert!(dead.exists());
         chown(&dead, Some(0), None).unwrap();
     }
-    bench.ok(&["--n-features", "5", "--mode", "overwrite"]);
+    // Whatever the next one's mode.
+    bench.ok(&["--n-features", "5", "--mode", "append"]);
     assert_eq!(names(bench.root.path()), ["in", "other", "out"]);
+    bench.ok(&["--n-features", "5", "--mode", "overwrite"]);
 
     // The same in the output.
     let before = (names(&bench.path("out")), count(&bench.path("out")));
@@ -334,10 +332,9 @@ fn an_append_that_died_half_way_is_undone_by_the_next() {
     fs::create_dir(&aside).unwrap();
     let dead = torn(&aside);
     fs::remove_file(out.join("_SUCCESS")).unwrap();
-    for name in [dead.file_name().unwrap().to_str().unwrap()] {
-        fs::rename(torn_out.join(name), out.join(name)).unwrap();
-    }
-    let run = dead.file_name().unwrap().to_str().unwrap().trim_start_matches("_temporary-");
+    let name = dead.file_name().unwrap().to_str().unwrap();
+    fs::rename(&dead, out.join(name)).unwrap();
+    let run = name.trim_start_matches("_temporary-");
     let part = format!("part-00000-{run}.parquet");
     fs::rename(torn_out.join(&part), out.join(&part)).unwrap();
     sink.finish().unwrap();
@@ -382,6 +379,22 @@ fn an_append_of_other_columns_than_were_added_meanwhile_is_refused() {
     let error = second.finish().unwrap_err().to_line();
     assert!(error.contains("columns differ") && error.contains("_complete-"), "{error}");
     assert_eq!(count(&out), 3);
+}
+
+#[test]
+fn an_append_to_what_is_replaced_meanwhile_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("out");
+    write(&out, WriteMode::Error, 1).unwrap();
+    let mut sink = create(&out, WriteMode::Append).unwrap();
+    sink.write(rows(3)).unwrap();
+    // As an overwrite does that has not removed the old result yet.
+    fs::rename(&out, root.path().join("old")).unwrap();
+    write(&out, WriteMode::Error, 2).unwrap();
+    let error = sink.finish().unwrap_err().to_line();
+    assert!(error.contains("another run has replaced it"), "{error}");
+    assert_eq!((count(&out), names(&out).len()), (2, 2));
+    assert_eq!(names(&root.path().join("old")).len(), 2);
 }
 
 /// Runs a script as root in a file system of its own, with `$PROGRAM`; none if that cannot be.

@@ -132,7 +132,11 @@ impl ParquetParams {
 /// In a folder, files are written to a hidden folder beside the output (in it, to append) and moved
 /// when the job is complete, `_SUCCESS` last: a new or replaced result appears as a whole, added files
 /// one by one. Recorded failures go to `_errors/` in the output. A sink that is dropped before
-/// [`RowSink::finish`] leaves nothing.
+/// [`RowSink::finish`] leaves nothing. A process that is killed leaves its hidden folder, `.OUT.<run>.tmp` or
+/// `OUT/_temporary-<run>`; the next run of the same user on the output removes it and undoes an append that was cut off,
+/// on local file systems of Linux. An append fails if its output has been replaced meanwhile, or lost its `_SUCCESS`.
+/// A finished result that cannot be put in place is kept, as `.OUT.<run>.complete` or `OUT/_complete-<run>`, and named
+/// in the error.
 ///
 /// In S3, files are multipart uploads, which nobody sees before they are completed at the commit. While
 /// it lasts there is no `_SUCCESS`, and `_manifest.json` names the old result as the current one, until
@@ -162,7 +166,8 @@ pub struct ParquetSink {
 }
 
 impl ParquetSink {
-    /// Makes the hidden folder, and looks whether the mode allows the output.
+    /// Makes the hidden folder, and looks whether the mode allows the output and whether it can be replaced: the
+    /// working folder, a mount point and the like cannot.
     ///
     /// # Errors
     /// [`Error::OutputExists`], [`Error::Write`], or [`Error::InvalidParam`] for row counts of 0.

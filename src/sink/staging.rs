@@ -77,6 +77,7 @@ impl Staging {
             && let Ok(parent) = Folder::open(parent)
         {
             put_back(&parent, name).map_err(failed)?;
+            clear_the_dead(&parent, name);
         }
         let exists = match fs::metadata(&target) {
             Ok(metadata) if metadata.is_dir() => true,
@@ -111,9 +112,6 @@ impl Staging {
         fs::create_dir_all(&parent).map_err(failed)?;
         let path = parent.join(&hidden);
         let parent = Folder::open(&parent).map_err(|e| Error::write(&parent, e))?;
-        if let (Some((_, name)), true) = (&beside, mode != WriteMode::Append) {
-            clear_the_dead(&parent, name);
-        }
         let folder = make_private(&parent, &hidden).map_err(|e| Error::write(&path, e))?;
         let mut staging = Self {
             given: given.to_owned(),
@@ -372,12 +370,14 @@ impl Staging {
 
     /// Moves the files into the target, under its lock.
     fn add(&mut self, fits: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-        let now = Folder::open(&self.target).and_then(|now| now.id());
-        if now.is_err() || now.ok() != self.parent.id().ok() {
-            return Err(self.keep_for(io::Error::other("it has been replaced meanwhile")));
-        }
         if let Err(e) = self.parent.lock(PATIENCE) {
             return Err(self.keep_for(e));
+        }
+        let now = Folder::open(&self.target).and_then(|now| now.id());
+        if now.is_err() || now.ok() != self.parent.id().ok() {
+            // The hidden folder was in what has gone.
+            let why = "another run has replaced it meanwhile: nothing is added";
+            return Err(Error::write(&self.target, why));
         }
         let added = self.add_locked(fits);
         self.parent.unlock();
