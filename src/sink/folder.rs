@@ -144,7 +144,9 @@ mod unix {
     };
     use rustix::io::Errno;
 
-    use super::*;
+    #[cfg(all(test, target_os = "linux"))]
+    use super::watch;
+    use super::{File, Folder, Kind, OsStr, OsString, Path, fs, io};
 
     const FOLDER: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 
@@ -445,7 +447,7 @@ pub mod watch {
     use std::cell::{Cell, RefCell};
     use std::os::fd::AsRawFd as _;
 
-    use super::*;
+    use super::{File, PathBuf, fs, io};
 
     thread_local! {
         /// The paths of what this thread has fsynced.

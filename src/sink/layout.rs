@@ -316,8 +316,7 @@ mod tests {
 
     #[test]
     fn folders_are_known_by_where_they_are() {
-        let at =
-            |path: &str| path.split('/').try_fold(Place::Result, |place, name| place.folder(name));
+        let at = |path: &str| path.split('/').try_fold(Place::Result, Place::folder);
         let task = "task_202501010000001234_0007_m_000003";
         let attempt = "attempt_202501010000001234_0007_m_000003_0";
         for (path, place) in [

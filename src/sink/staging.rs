@@ -28,7 +28,7 @@ use super::layout::{self, ERRORS, MARK_BEFORE, Place, SUCCESS, WriteMode};
 use crate::error::{Error, Result};
 
 /// How long another run may hold a lock: moving files takes moments.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How often others may come between before it is given up.
 const ROUNDS: u32 = 1000;
@@ -610,10 +610,7 @@ fn clear(folder: &Folder, place: Place) -> io::Result<()> {
 fn make_private(parent: &Folder, name: &OsStr) -> io::Result<Folder> {
     for _ in 0..ROUNDS {
         parent.make(name, 0o700)?;
-        let folder = match parent.find(name)? {
-            Some(folder) => folder,
-            None => continue,
-        };
+        let Some(folder) = parent.find(name)? else { continue };
         folder.make_writable();
         folder.lock(PATIENCE)?;
         // Before it was locked, another run may have taken it for a dead one's.
