@@ -72,7 +72,16 @@ impl Folder {
         #[cfg(unix)]
         return unix::id_in(&self.handle, name.as_ref()).ok() == folder.id().ok();
         #[cfg(not(unix))]
-        return self.path.join(name.as_ref()) == folder.path && folder.path.is_dir();
+        {
+            // Nothing tells folders apart here.
+            let _ = folder;
+            matches!(self.kind_of(name), Ok(Some(Kind::Folder)))
+        }
+    }
+
+    /// The folder, which has been renamed to that name in another one.
+    pub fn moved(self, parent: &Self, name: impl AsRef<OsStr>) -> Self {
+        Self { path: parent.path.join(name.as_ref()), ..self }
     }
 
     /// What is there of that name, if anything.

@@ -307,7 +307,7 @@ impl Staging {
             // Before the old result is gone.
             self.stand(&target)?;
             // The result stands; what cannot be removed of the old one is litter, not a failure.
-            let _ = clear(&old, Place::Result);
+            let _ = clear(&old.moved(&self.parent, &name), Place::Result);
             let _ = self.parent.remove_folder(name);
             return Ok(());
         }
