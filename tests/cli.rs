@@ -201,6 +201,26 @@ fn a_model_is_saved_and_used_again() {
 }
 
 #[test]
+fn a_model_is_not_saved_inside_the_output() {
+    let bench = Bench::new(3);
+    bench.ok(&[]);
+    let inside = ["out/model.json", "./out/../out/model.json", "out/_errors/model.json"];
+    fs::create_dir(bench.path("out/_errors")).unwrap();
+    for path in inside {
+        let args = ["--mode", "overwrite", "--save-model", path];
+        bench.fails(&args, &[path, "not part of a result"]);
+    }
+    #[cfg(unix)]
+    for (to, link) in [("out/model.json", "link.json"), ("link.json", "links.json")] {
+        std::os::unix::fs::symlink(to, bench.path(link)).unwrap();
+        bench.fails(&["--mode", "overwrite", "--save-model", link], &[link]);
+    }
+    bench.ok(&["--mode", "overwrite", "--save-model", "outer.json"]);
+    bench.ok(&["--mode", "overwrite"]);
+    assert_eq!(names(&bench.path("out")).len(), 2);
+}
+
+#[test]
 fn bad_parameters_are_named() {
     let bench = Bench::new(1);
     for (args, says) in [

@@ -18,6 +18,9 @@ use parquet::basic::Compression;
 use parquet::file::metadata::RowGroupMetaData;
 use support::names;
 
+/// A job of Spark.
+const JOB: &str = "1f2e3d4c-5b6a-4789-8abc-def012345678";
+
 /// Rows with values that tell them apart.
 fn batch(rows: std::ops::Range<u32>, components: Option<usize>) -> RowBatch {
     let row = |i: u32| DescriptorRow {
@@ -301,8 +304,8 @@ fn what_spark_leaves_in_a_result_is_replaced_with_it() {
     let root = tempfile::tempdir().unwrap();
     let out = root.path().join("out");
     fs::create_dir(&out).unwrap();
-    let part = "part-00000-1f2e.c000.snappy.parquet";
-    for name in [part, "_SUCCESS", "._SUCCESS.crc", ".part-00000-1f2e.c000.snappy.parquet.crc"] {
+    let part = format!("part-00000-{JOB}-c000.snappy.parquet");
+    for name in [&part, "_SUCCESS", "._SUCCESS.crc", &format!(".{part}.crc")] {
         fs::write(out.join(name), b"x").unwrap();
     }
     write(&out, mode(WriteMode::Overwrite), &[batch(0..5, None)]).unwrap();
@@ -360,6 +363,29 @@ fn files_of_other_parameters_are_not_added_unless_forced() {
 }
 
 #[test]
+fn appends_of_other_parameters_at_the_same_time_do_not_mix() {
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("out");
+    let begin = |force, wta_k| {
+        let params = mode(WriteMode::Append).with_force(force);
+        let mut sink = ParquetSink::create(&out, params).unwrap();
+        let orb = OrbParams::default().with_wta_k(wta_k).build().unwrap();
+        sink.annotate("orb", &orb.describe());
+        sink.begin().unwrap();
+        sink.write(batch(0..3, None)).unwrap();
+        sink
+    };
+    // Each looks before the other is there.
+    let (first, second, forced) = (begin(false, 2), begin(false, 4), begin(true, 4));
+    first.finish().unwrap();
+    let error = second.finish().unwrap_err().to_line();
+    assert!(error.contains("wta_k: there 2, in this job 4"), "{error}");
+    assert_eq!(parts(&out).len(), 1);
+    forced.finish().unwrap();
+    assert_eq!(parts(&out).len(), 2);
+}
+
+#[test]
 fn what_is_added_to_is_complete() {
     let root = tempfile::tempdir().unwrap();
     let out = root.path().join("out");
@@ -383,6 +409,17 @@ fn only_what_a_job_leaves_is_overwritten() {
         ("_errors/mine/part-0.parquet", "_errors"),
         ("_temporary_photos/1.jpg", "_temporary_photos"),
         ("part-of-my-thesis.parquet.docx", "part-of-my-thesis.parquet.docx"),
+        // A dataset of pyarrow.
+        ("part-0.parquet", "part-0.parquet"),
+        ("part-00000-1f.c000.snappy.parquet", "part-00000-1f.c000.snappy.parquet"),
+        ("_errors/deep/part-00000-0123456789abcdef0123456789abcdef.parquet", "_errors/deep"),
+        ("_errors/part-00000-1f.parquet", "_errors/part-00000-1f.parquet"),
+        ("_temporary/0/precious/thesis.doc", "_temporary/0/precious"),
+        ("_temporary/0/x", "_temporary/0/x"),
+        (
+            "_temporary-0123456789abcdef0123456789abcdef/x",
+            "_temporary-0123456789abcdef0123456789abcdef/x",
+        ),
     ] {
         write(&out, mode(WriteMode::Overwrite), &[batch(0..3, None)]).unwrap();
         fs::create_dir_all(out.join(foreign).parent().unwrap()).unwrap();
@@ -392,9 +429,30 @@ fn only_what_a_job_leaves_is_overwritten() {
         assert!(out.join(foreign).exists());
         fs::remove_dir_all(&out).unwrap();
     }
-    for ours in
-        ["_errors/part-00000-1f.parquet", "part-00000-1f.c000.snappy.parquet", "_temporary/0/x"]
-    {
+    // A link or a folder is no file, whatever its name.
+    let part = "part-00000-0123456789abcdef0123456789abcdef.parquet";
+    for name in [part, "_SUCCESS", "_metadata"] {
+        write(&out, mode(WriteMode::Overwrite), &[batch(0..3, None)]).unwrap();
+        let _ = fs::remove_file(out.join(name));
+        fs::create_dir(out.join(name)).unwrap();
+        assert!(overwrite().unwrap_err().to_line().contains(name));
+        fs::remove_dir(out.join(name)).unwrap();
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink(root.path().join("elsewhere"), out.join(name)).unwrap();
+            assert!(overwrite().unwrap_err().to_line().contains(name));
+        }
+        fs::remove_dir_all(&out).unwrap();
+    }
+    let attempt = "_temporary/0/_temporary/attempt_202501010000001234_0000_m_000000_0";
+    for ours in [
+        format!("_errors/{part}"),
+        format!("part-00000-{JOB}-c000.snappy.parquet"),
+        format!("{attempt}/part-00000-{JOB}-c000.snappy.parquet"),
+        format!("_temporary/0/task_202501010000001234_0000_m_000000/part-00000-{JOB}-c000.parquet"),
+        format!("_temporary-{}/{part}", "f".repeat(32)),
+    ] {
+        let ours = &*ours;
         write(&out, mode(WriteMode::Overwrite), &[batch(0..3, None)]).unwrap();
         fs::create_dir_all(out.join(ours).parent().unwrap()).unwrap();
         fs::write(out.join(ours), b"x").unwrap();

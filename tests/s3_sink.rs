@@ -179,7 +179,7 @@ fn memory_of_spark(memory: &Memory) -> String {
     sink.write(batch("spark", 10, 2)).unwrap();
     sink.finish().unwrap();
     let (_, file) = other.objects("lab", "out/part-").into_iter().next().unwrap();
-    let key = "out/part-00000-6f1c1a40-c000.snappy.parquet";
+    let key = "out/part-00000-6f1c1a40-93cb-4a43-8d5f-1a0f2f0f1b5e-c000.snappy.parquet";
     memory.seed("lab", key, file);
     memory.seed("lab", "out/_SUCCESS", "");
     key.to_owned()

@@ -9,9 +9,9 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 
 use super::Failure;
+use super::layout::errors_name;
 use super::parquet::DEFAULT_ROW_GROUP_ROWS;
 use super::part::{broken, open};
-use super::staging::ERRORS;
 use super::target::{Target, TargetFile};
 use crate::error::Result;
 
@@ -34,8 +34,7 @@ impl std::fmt::Debug for FailureFile {
 
 impl FailureFile {
     pub fn new(run_id: &str) -> Self {
-        let name = format!("{ERRORS}/part-00000-{run_id}.parquet");
-        Self { name, open: None, waiting: Vec::new(), count: 0 }
+        Self { name: errors_name(run_id), open: None, waiting: Vec::new(), count: 0 }
     }
 
     pub fn push(&mut self, failure: &Failure, target: &Target) -> Result<()> {

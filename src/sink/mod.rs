@@ -3,6 +3,10 @@
 #[cfg(feature = "parquet")]
 mod failures;
 #[cfg(feature = "parquet")]
+mod folder;
+#[cfg(feature = "parquet")]
+mod layout;
+#[cfg(feature = "parquet")]
 mod notes;
 mod null;
 #[cfg(feature = "parquet")]
@@ -24,6 +28,8 @@ use crate::error::{Error, Result};
 use crate::rows::RowBatch;
 use crate::stage::Parallelism;
 
+#[cfg(feature = "parquet")]
+pub use layout::WriteMode;
 pub use null::NullSink;
 #[cfg(feature = "parquet")]
 pub use parquet::{
@@ -31,8 +37,6 @@ pub use parquet::{
 };
 #[cfg(feature = "parquet")]
 pub use schema::{ScoreWidth, schema, to_record_batch};
-#[cfg(feature = "parquet")]
-pub use staging::WriteMode;
 
 /// Takes batches of rows, and makes them visible all at once or not at all.
 pub trait RowSink {

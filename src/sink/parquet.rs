@@ -11,11 +11,12 @@ use parquet::schema::types::ColumnPath;
 use serde::{Deserialize, Serialize};
 
 use super::failures::FailureFile;
+use super::layout::{self, WriteMode};
 use super::part::{Encoders, Part};
 #[cfg(feature = "s3")]
 use super::s3::S3Target;
 use super::schema::{ScoreWidth, schema_of};
-use super::staging::{Staging, WriteMode};
+use super::staging::Staging;
 use super::target::Target;
 use super::{Failure, RowSink, SinkReport};
 use crate::error::{BoxError, Error, Result};
@@ -140,7 +141,11 @@ impl ParquetParams {
 /// In a folder, files are written to a hidden folder beside the output (in it, to append) and moved
 /// when the job is complete, `_SUCCESS` last: a new or replaced result appears as a whole, added files
 /// one by one. Recorded failures go to `_errors/` in the output. A sink that is dropped before
-/// [`RowSink::finish`] leaves nothing.
+/// [`RowSink::finish`] leaves nothing. A process that is killed leaves its hidden folder, `.OUT.<run>.tmp` or
+/// `OUT/_temporary-<run>`; the next run of the same user on the output removes it and undoes an append that was cut off,
+/// on local file systems of Linux. An append fails if its output has been replaced meanwhile, or lost its `_SUCCESS`.
+/// A finished result that cannot be put in place is kept, as `.OUT.<run>.complete` or `OUT/_complete-<run>`, and named
+/// in the error.
 ///
 /// In S3, files are multipart uploads, which nobody sees before they are completed at the commit. While
 /// it lasts there is no `_SUCCESS`, and `_manifest.json` names the old result as the current one, until
@@ -173,7 +178,8 @@ pub struct ParquetSink {
 }
 
 impl ParquetSink {
-    /// Makes the hidden folder, and looks whether the mode allows the output.
+    /// Makes the hidden folder, and looks whether the mode allows the output and whether it can be replaced: the
+    /// working folder, a mount point and the like cannot.
     ///
     /// # Errors
     /// [`Error::OutputExists`], [`Error::Write`], or [`Error::InvalidParam`] for row counts of 0.
@@ -212,7 +218,7 @@ impl ParquetSink {
         let most = (params.row_group_rows as u64).saturating_mul(MAX_ROW_GROUPS);
         params.rows_per_file = params.rows_per_file.min(most);
         let properties = writer_properties(&params)?;
-        let run_id = uuid::Uuid::new_v4().simple().to_string();
+        let run_id = layout::new_run_id();
         let target = target(params.mode, &run_id)?;
         let version = env!("CARGO_PKG_VERSION").to_owned();
         Ok(Self {
@@ -279,7 +285,7 @@ impl ParquetSink {
             let part = match &mut self.part {
                 Some(part) => part,
                 none => {
-                    let name = format!("part-{:05}-{}.parquet", self.report.files, self.run_id);
+                    let name = layout::part_name(self.report.files, &self.run_id);
                     self.report.files += 1;
                     none.insert(Part::create(
                         &self.target,
@@ -345,7 +351,8 @@ impl RowSink for ParquetSink {
         let Self { target, schema, .. } = self;
         let (failures, bytes) = self.failures.close(&target, &self.notes)?;
         let schema = schema.unwrap_or_else(|| Arc::new(Schema::empty()));
-        let retries = target.commit(&schema)?;
+        let notes = (!self.params.force).then_some(self.notes.as_slice());
+        let retries = target.commit(&schema, notes)?;
         let bytes = self.report.bytes + bytes;
         Ok(SinkReport { bytes, failures, retries, ..self.report })
     }

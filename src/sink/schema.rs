@@ -129,6 +129,30 @@ pub(super) fn schema_of(batch: &RowBatch, width: ScoreWidth) -> Result<SchemaRef
     }
 }
 
+/// The columns as a manifest names them: `label: string, nullable`. Two schemas have the same if and only if their
+/// columns are the same, whatever arrow calls its types.
+#[cfg(feature = "s3")]
+pub(super) fn column_types(schema: &Schema) -> Vec<String> {
+    fn name_of(data_type: &DataType) -> String {
+        match data_type {
+            DataType::Utf8 => "string".to_owned(),
+            DataType::Int32 => "int32".to_owned(),
+            DataType::Float32 => "float32".to_owned(),
+            DataType::Float64 => "float64".to_owned(),
+            DataType::FixedSizeBinary(len) => format!("binary[{len}]"),
+            DataType::FixedSizeList(of, len) => {
+                format!("list[{len}] of {}{}", name_of(of.data_type()), null(of))
+            }
+            other => unreachable!("the sink has no column of type {other:?}"),
+        }
+    }
+    fn null(field: &Field) -> &'static str {
+        if field.is_nullable() { ", nullable" } else { "" }
+    }
+    let fields = schema.fields().iter();
+    fields.map(|f| format!("{}: {}{}", f.name(), name_of(f.data_type()), null(f))).collect()
+}
+
 /// Converts some rows of one column, which has that place in [`schema`].
 pub(super) fn column(
     batch: &RowBatch,
@@ -162,4 +186,38 @@ fn scores(scores: ArrayView2<'_, f64>, width: ScoreWidth) -> Result<ArrayRef, Ar
     };
     let size = scores.ncols() as i32;
     Ok(Arc::new(FixedSizeListArray::try_new(score_field(width), size, values, None)?))
+}
+
+#[cfg(all(test, feature = "s3"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_tells_columns_by_names_that_stay() {
+        let types = column_types(&schema(Some(20), ScoreWidth::F32));
+        assert_eq!(
+            types,
+            [
+                "path: string",
+                "label: string, nullable",
+                "image_height: int32",
+                "image_width: int32",
+                "image_channels: int32",
+                "keypoint_index: int32",
+                "x: float32",
+                "y: float32",
+                "size: float32",
+                "angle: float32",
+                "response: float32",
+                "octave: int32",
+                "descriptor: binary[32]",
+                "pca: list[20] of float32",
+            ]
+        );
+        for other in
+            [(Some(21), ScoreWidth::F32), (Some(20), ScoreWidth::F64), (None, ScoreWidth::F32)]
+        {
+            assert_ne!(column_types(&schema(other.0, other.1)), types);
+        }
+    }
 }

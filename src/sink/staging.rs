@@ -1,35 +1,37 @@
 //! A folder as the target of a sink: files are written where no reader looks, then moved into place.
+//!
+//! ```text
+//! .OUT.<run>.tmp        beside OUT: the files of a run, until they take OUT's place
+//! .OUT.<run>.old        the old result, where the system cannot exchange two folders in one step
+//! .OUT.<run>.complete   a finished result that could not take OUT's place; it is named in the error, and stays
+//! OUT/_temporary-<run>  the files of a run that appends, until they are moved into OUT
+//! OUT/_complete-<run>   such files that could not be moved
+//! ```
+//!
+//! The hidden folder is private to its owner until it takes OUT's place, and its run holds a lock on it, which
+//! dies with the process. The next run on the same OUT takes the lock of a dead run and
+//! - puts an old result back if OUT itself is missing,
+//! - undoes what an append has moved, and puts the mark back that it took away,
+//! - removes the hidden folder, if it is its own user's and holds nothing else.
+//!
+//! An append holds a lock on OUT from taking the mark to setting it; so does an overwrite while it replaces OUT.
+//! Where folders cannot be locked, taking the mark, a rename, decides which of two appends goes on.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
+use super::folder::{Folder, Kind, Lock, fsync};
+use super::layout::{self, ERRORS, MARK_BEFORE, Place, SUCCESS, WriteMode};
 use crate::error::{Error, Result};
 
-/// What to do when the output folder exists.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum WriteMode {
-    /// Refuse, unless it is empty.
-    #[default]
-    Error,
-    /// Replace an older result once the new one is complete. A folder that holds anything but a
-    /// result is refused.
-    Overwrite,
-    /// Add files to it.
-    Append,
-}
+/// How long another run may hold a lock: moving files takes moments.
+const PATIENCE: Duration = Duration::from_mins(1);
 
-/// The empty file that says that a result is complete.
-pub(super) const SUCCESS: &str = "_SUCCESS";
-/// The folder of recorded failures, which readers of the result pass over.
-pub(super) const ERRORS: &str = "_errors";
-
-/// The length of the hexadecimal number that a run is told by.
-const RUN_ID_LEN: usize = 32;
+/// How often others may come between before it is given up.
+const ROUNDS: u32 = 1000;
 
 /// A folder of files that are not visible yet.
 #[derive(Debug)]
@@ -37,66 +39,147 @@ pub(super) struct Staging {
     /// As the caller spells it.
     given: PathBuf,
     target: PathBuf,
-    folder: PathBuf,
     mode: WriteMode,
+    run: String,
+    /// Where the hidden folder is: beside the target, or the target itself to append.
+    parent: Folder,
+    /// The hidden folder.
+    name: OsString,
+    folder: Folder,
+    /// The permissions that a new folder has here.
+    permissions: u32,
     /// The folders that were made on the way to the hidden one, from the outermost on.
-    made: Vec<PathBuf>,
-    committed: bool,
+    #[expect(dead_code, reason = "it works when it is dropped")]
+    made: Made,
+    /// Whether the hidden folder is no longer ours to remove.
+    settled: bool,
+}
+
+/// Folders that are removed with this, unless they hold something.
+#[derive(Debug, Default)]
+struct Made(Vec<PathBuf>);
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for folder in self.0.iter().rev() {
+            let _ = fs::remove_dir(folder);
+        }
+    }
 }
 
 impl Staging {
-    /// Makes the folder, after looking whether the mode allows the target.
-    pub fn create(target: &Path, mode: WriteMode, run_id: &str) -> Result<Self> {
-        let failed = |e: io::Error| Error::write(target, e);
-        let given = target.to_owned();
-        // The folder itself and not a link to it is what gets replaced.
-        let target = match fs::canonicalize(target) {
-            Ok(path) => path,
-            // A link to nothing is not replaced, either.
-            Err(e) if e.kind() == io::ErrorKind::NotFound && !target.is_symlink() => {
-                target.to_owned()
-            }
-            Err(e) => return Err(failed(e)),
-        };
+    /// Makes the folder, after looking whether the mode allows the target, and whether it can be replaced.
+    pub fn create(given: &Path, mode: WriteMode, run: &str) -> Result<Self> {
+        let failed = |e: io::Error| Error::write(given, e);
+        let target = resolve(given).map_err(failed)?;
+        let beside = beside(&target);
+        if let Some((parent, name)) = &beside
+            && let Ok(parent) = Folder::open(parent)
+        {
+            put_back(&parent, name).map_err(failed)?;
+            clear_the_dead(&parent, name);
+        }
         let exists = match fs::metadata(&target) {
             Ok(metadata) if metadata.is_dir() => true,
-            Ok(_) => return Err(failed(io::Error::from(io::ErrorKind::NotADirectory))),
+            Ok(_) => return Err(failed(io::ErrorKind::NotADirectory.into())),
             Err(e) if e.kind() == io::ErrorKind::NotFound => false,
             Err(e) => return Err(failed(e)),
         };
-        if exists {
-            check_content(&target, mode)?;
-        }
-        let (parent, name) = if mode == WriteMode::Append {
-            (target.as_path(), format!("_temporary-{run_id}").into())
+        let (parent, hidden) = if mode == WriteMode::Append {
+            (target.clone(), layout::unfinished_name(run).into())
         } else {
-            let name = target.file_name().ok_or_else(|| {
-                failed(io::Error::new(io::ErrorKind::InvalidInput, "the path names no folder"))
-            })?;
-            let mut hidden = std::ffi::OsString::from(".");
-            hidden.push(name);
-            hidden.push(format!(".{run_id}.tmp"));
-            (parent_of(&target), hidden)
+            let Some((parent, name)) = &beside else {
+                let why = "the path names no folder";
+                return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, why)));
+            };
+            (parent.clone(), layout::hidden_name(name, run, layout::TMP))
         };
+        if exists {
+            let old = Folder::open(&target).map_err(failed)?;
+            if mode == WriteMode::Append {
+                old.lock(PATIENCE).map_err(failed)?;
+                undo_the_dead(&old).map_err(failed)?;
+            }
+            check_content(&old, mode)?;
+            if mode != WriteMode::Append {
+                check_working_folder(&target)?;
+            }
+        }
         let mut missing: Vec<_> = parent.ancestors().take_while(|p| !is_there(p)).collect();
         missing.reverse();
-        let made = missing.into_iter().map(Path::to_owned).collect();
-        let folder = parent.join(name);
         // From here on it is taken away again if anything fails.
-        let staging = Self { given, folder, mode, made, committed: false, target: target.clone() };
-        fs::create_dir_all(parent).map_err(failed)?;
-        fs::create_dir(&staging.folder).map_err(|e| Error::write(&staging.folder, e))?;
-        if exists && mode != WriteMode::Append {
-            take_after(&staging.target, &staging.folder);
-            make_writable(&staging.folder);
-        }
-        if exists && mode != WriteMode::Append && is_other_device(&staging.target, &staging.folder)
-        {
-            let why =
-                "it is a mount point, which cannot be replaced as a whole: name a folder in it";
-            return Err(failed_at(&staging.target, io::Error::other(why)));
-        }
+        let made = Made(missing.into_iter().map(Path::to_owned).collect());
+        fs::create_dir_all(&parent).map_err(failed)?;
+        let path = parent.join(&hidden);
+        let parent = Folder::open(&parent).map_err(|e| Error::write(&parent, e))?;
+        let folder = make_private(&parent, &hidden).map_err(|e| Error::write(&path, e))?;
+        let mut staging = Self {
+            given: given.to_owned(),
+            target,
+            mode,
+            run: run.to_owned(),
+            parent,
+            name: hidden,
+            folder,
+            permissions: 0,
+            made,
+            settled: false,
+        };
+        staging.permissions = staging.try_out(exists)?;
         Ok(staging)
+    }
+
+    /// Looks whether the hidden folder can be moved to where it is to go, without touching what is there.
+    /// Returns the permissions that a new folder has.
+    fn try_out(&self, exists: bool) -> Result<u32> {
+        let failed = |e| Error::write(self.folder.path(), e);
+        self.folder.make(ERRORS, 0o777).map_err(failed)?;
+        let new = self.folder.open_in(ERRORS).map_err(failed)?;
+        let permissions = new.mode().map_err(failed)?;
+        if cfg!(unix) && self.mode != WriteMode::Append {
+            let (hidden, target) = (&self.name, self.target_name());
+            if exists {
+                self.try_out_replacing(hidden, target)?;
+            } else {
+                let aside = layout::hidden_name(target, &self.run, layout::TRY);
+                let there = self.parent.rename(hidden, &aside);
+                there.and_then(|()| self.parent.rename(&aside, hidden)).map_err(failed)?;
+            }
+        }
+        self.folder.remove_folder(ERRORS).map_err(failed)?;
+        Ok(permissions)
+    }
+
+    /// The hidden folder holds something: nothing can be renamed to it, but all else that stands against a
+    /// renaming is said first.
+    fn try_out_replacing(&self, hidden: &OsStr, target: &OsStr) -> Result<()> {
+        let why = match self.parent.rename(target, hidden) {
+            Err(e) if is_not_empty(&e) => return Ok(()),
+            // An empty folder of overlayfs's lower layer cannot be moved, but be replaced.
+            Err(e) if e.kind() == io::ErrorKind::CrossesDevices && self.is_target_empty() => {
+                return Ok(());
+            }
+            Err(e) => e,
+            Ok(()) => {
+                let back = self.parent.rename(hidden, target);
+                back.err().unwrap_or_else(|| io::Error::other("folders replace full ones here"))
+            }
+        };
+        let mount = match why.kind() {
+            io::ErrorKind::ResourceBusy => "it is a mount point, which ",
+            _ => "it ",
+        };
+        let why = format!("{mount}cannot be replaced as a whole ({why}): name a folder in it");
+        Err(Error::write(&self.target, why))
+    }
+
+    fn is_target_empty(&self) -> bool {
+        let target = self.parent.open_in(self.target_name());
+        target.and_then(|target| target.entries()).is_ok_and(|entries| entries.is_empty())
+    }
+
+    fn target_name(&self) -> &OsStr {
+        self.target.file_name().unwrap_or_default()
     }
 
     /// Where they are to be found in the end, as the caller spells it.
@@ -106,7 +189,7 @@ impl Staging {
 
     /// Where files are written.
     pub fn folder(&self) -> &Path {
-        &self.folder
+        self.folder.path()
     }
 
     /// Where they are to be found in the end.
@@ -114,175 +197,318 @@ impl Staging {
         &self.target
     }
 
-    /// Makes the files visible.
-    pub fn commit(mut self) -> Result<()> {
-        let errors = self.folder.join(ERRORS);
-        let mark = || -> io::Result<()> {
-            File::create(self.folder.join(SUCCESS))?.sync_all()?;
-            if errors.exists() {
-                sync_folder(&errors)?;
-            }
-            sync_folder(&self.folder)
+    /// Makes a file; `name` may have a folder.
+    pub fn file(&self, name: &str) -> Result<File> {
+        let failed = |e| Error::write(&self.folder.path().join(name), e);
+        self.check_place().map_err(failed)?;
+        let Some((below, file)) = name.split_once('/') else {
+            return self.folder.new_file(name).map_err(failed);
         };
-        mark().map_err(|e| Error::write(&self.folder, e))?;
-        if self.mode != WriteMode::Append {
-            take_after(&self.target, &self.folder);
+        match self.folder.make(below, 0o777) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(failed(e)),
+            _ => {}
         }
+        self.folder.open_in(below).and_then(|folder| folder.new_file(file)).map_err(failed)
+    }
+
+    /// The hidden folder must be where it was made: else what is written is lost, or another folder would take
+    /// the target's place.
+    fn check_place(&self) -> io::Result<()> {
+        if self.parent.has(&self.name, &self.folder) {
+            return Ok(());
+        }
+        let why = "No such file or directory (the hidden folder has been moved or removed)";
+        Err(io::Error::new(io::ErrorKind::NotFound, why))
+    }
+
+    /// Makes the files visible; when they are added to a result, after another look whether they fit it.
+    pub fn commit(mut self, fits: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        self.complete()?;
         match self.mode {
-            WriteMode::Append => {
-                self.move_files()?;
-                self.committed = true;
-            }
-            WriteMode::Error => match fs::rename(&self.folder, &self.target) {
-                Ok(()) => {
-                    self.committed = true;
-                    sync(parent_of(&self.target))?;
-                }
-                Err(e) if is_not_empty(&e) => {
-                    // Another run was faster.
-                    return Err(Error::OutputExists {
-                        path: self.target.display().to_string().into(),
-                    });
-                }
-                Err(e) => return Err(failed_at(&self.target, e)),
-            },
-            WriteMode::Overwrite => self.replace()?,
+            WriteMode::Append => self.add(fits),
+            WriteMode::Error | WriteMode::Overwrite => self.replace(),
         }
-        Ok(())
+    }
+
+    /// Sets the mark, and has all names outlive a loss of power.
+    fn complete(&self) -> Result<()> {
+        let failed = |name| move |e| Error::write(&self.folder.path().join(name), e);
+        fsync(&self.file(SUCCESS)?).map_err(failed(SUCCESS))?;
+        let errors = self.folder.find(ERRORS).map_err(failed(ERRORS))?;
+        errors.map_or(Ok(()), |errors| errors.sync()).map_err(failed(ERRORS))?;
+        self.folder.sync().map_err(failed(""))
+    }
+
+    /// Keeps the finished files, which could not be made visible, and names them in the error.
+    fn keep(&mut self, error: Error) -> Error {
+        self.settled = true;
+        let kept = match self.mode {
+            WriteMode::Append => format!("_complete-{}", self.run).into(),
+            _ => layout::hidden_name(self.target_name(), &self.run, layout::COMPLETE),
+        };
+        let kept = match self.parent.move_to(&self.name, &self.parent, &kept) {
+            Ok(()) => kept,
+            Err(_) => self.name.clone(),
+        };
+        let kept = self.parent.path().join(kept);
+        match error {
+            Error::Write { path, source } => {
+                let kept = kept.display();
+                let why = format!("{source}; the finished files of this run are kept in {kept}");
+                Error::Write { path, source: why.into() }
+            }
+            error => error,
+        }
+    }
+
+    fn keep_for(&mut self, error: io::Error) -> Error {
+        let error = Error::write(&self.target, error);
+        self.keep(error)
     }
 
     /// Puts the new folder in the place of the old one, and removes that.
     fn replace(&mut self) -> Result<()> {
-        let target = self.target.clone();
-        let failed = |e| failed_at(&target, e);
-        match fs::rename(&self.folder, &self.target) {
-            Ok(()) => {
-                self.committed = true;
-                return sync(parent_of(&target));
+        let target = self.target_name().to_owned();
+        for _ in 0..ROUNDS {
+            let old = match self.parent.find(&target) {
+                Ok(old) => old,
+                Err(e) => return Err(self.keep_for(e)),
+            };
+            match &old {
+                None => self.folder.set_mode(self.permissions),
+                Some(old) => {
+                    if self.mode == WriteMode::Overwrite {
+                        if let Err(e) = old.lock(PATIENCE) {
+                            return Err(self.keep_for(e));
+                        }
+                        if !self.parent.has(&target, old) {
+                            continue;
+                        }
+                        // What was not there at the start may have come since.
+                        check_content(old, self.mode)?;
+                    }
+                    if let Err(e) = self.folder.take_after(old) {
+                        return Err(self.keep_for(e));
+                    }
+                }
             }
-            Err(e) if is_not_empty(&e) => {}
-            Err(e) => return Err(failed(e)),
+            match self.parent.rename(&self.name, &target) {
+                Ok(()) => {
+                    self.settled = true;
+                    return self.stand(&target);
+                }
+                Err(e) if !is_not_empty(&e) => return Err(self.keep_for(e)),
+                // Another run was faster.
+                Err(_) if self.mode == WriteMode::Error => return Err(exists(&self.target)),
+                Err(_) => {}
+            }
+            let Some(old) = old else { continue };
+            let Some(name) = self.put_aside(&old, &target)? else { continue };
+            // Before the old result is gone.
+            self.stand(&target)?;
+            // The result stands; what cannot be removed of the old one is litter, not a failure.
+            let _ = clear(&old.moved(&self.parent, &name), Place::Result);
+            let _ = self.parent.remove_folder(name);
+            return Ok(());
         }
-        // What was not there at the start may have come since.
-        check_content(&self.target, WriteMode::Overwrite)?;
-        let old = if exchange(&self.folder, &self.target).map_err(failed)? {
-            // What is in the hidden folder now is not ours to discard if anything fails.
-            self.committed = true;
-            // The last look, now that nobody writes there by name: better no new result than the
-            // loss of something else.
-            if let Err(error) = check_content(&self.folder, WriteMode::Overwrite) {
-                exchange(&self.folder, &self.target).map_err(failed)?;
-                self.committed = false;
-                return Err(error);
+        Err(self.keep_for(io::Error::other("other runs replace it all the time")))
+    }
+
+    /// Puts the hidden folder in the place of one that holds something, and returns the name that this has then;
+    /// none if it was another one by then.
+    fn put_aside(&mut self, old: &Folder, target: &OsStr) -> Result<Option<OsString>> {
+        match self.parent.exchange(&self.name, target) {
+            Ok(true) => {
+                // What is in the hidden folder's place now is not ours to discard if anything fails.
+                self.settled = true;
+                // The last look, now that nobody writes there by name: better no new result than the loss of
+                // something else.
+                let is_old = self.parent.has(&self.name, old);
+                let checked = if is_old { check_content(old, self.mode) } else { Ok(()) };
+                if is_old && checked.is_ok() {
+                    return Ok(Some(self.name.clone()));
+                }
+                self.parent
+                    .exchange(&self.name, target)
+                    .map_err(|e| Error::write(&self.target, e))?;
+                self.settled = false;
+                checked.map(|()| None)
             }
-            self.folder.clone()
-        } else {
-            // No such call here: for a moment there is neither.
-            let mut old = self.folder.clone().into_os_string();
-            old.push(".old");
-            let old = PathBuf::from(old);
-            fs::rename(&self.target, &old).map_err(failed)?;
-            if let Err(e) = fs::rename(&self.folder, &self.target) {
-                fs::rename(&old, &self.target).map_err(failed)?;
-                return Err(failed(e));
+            Ok(false) => {
+                // No such call here: for a moment there is neither, and the next run puts the old one back if
+                // this one dies.
+                let aside = layout::hidden_name(target, &self.run, layout::OLD);
+                if let Err(e) = self.parent.move_to(target, &self.parent, &aside) {
+                    return Err(self.keep_for(e));
+                }
+                #[cfg(all(test, target_os = "linux"))]
+                super::folder::watch::between_renames();
+                if let Err(e) = self.parent.rename(&self.name, target) {
+                    let back = self.parent.move_to(&aside, &self.parent, target);
+                    return Err(self.keep_for(back.err().unwrap_or(e)));
+                }
+                self.settled = true;
+                Ok(Some(aside))
             }
-            self.committed = true;
-            old
+            Err(e) => Err(self.keep_for(e)),
+        }
+    }
+
+    /// Has the new result outlive a loss of power.
+    fn stand(&self, target: &OsStr) -> Result<()> {
+        let failed = |e| Error::write(&self.target, e);
+        match self.parent.sync() {
+            // A folder that is not ours need not let us open it.
+            Err(e) if e.kind() != io::ErrorKind::PermissionDenied => return Err(failed(e)),
+            _ => {}
+        }
+        if self.parent.has(target, &self.folder) {
+            return Ok(());
+        }
+        Err(failed(io::Error::other("something else has taken its place")))
+    }
+
+    /// Moves the files into the target, under its lock.
+    fn add(&mut self, fits: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        if let Err(e) = self.parent.lock(PATIENCE) {
+            return Err(self.keep_for(e));
+        }
+        let now = Folder::open(&self.target).and_then(|now| now.id());
+        if now.is_err() || now.ok() != self.parent.id().ok() {
+            // The hidden folder was in what has gone.
+            let why = "another run has replaced it meanwhile: nothing is added";
+            return Err(Error::write(&self.target, why));
+        }
+        let added = self.add_locked(fits);
+        self.parent.unlock();
+        added
+    }
+
+    fn add_locked(&mut self, fits: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        let checked = undo_the_dead(&self.parent)
+            .map_err(|e| Error::write(&self.target, e))
+            .and_then(|()| check_content(&self.parent, self.mode))
+            .and_then(|()| fits(&self.target));
+        if let Err(error) = checked {
+            return Err(self.keep(error));
+        }
+        let failures = match self.folder.find(ERRORS) {
+            Ok(Some(from)) => {
+                let made = self.parent.make(ERRORS, 0o777).is_ok();
+                let to = self.parent.open_in(ERRORS);
+                let to = to.map_err(|e| Error::write(&self.target.join(ERRORS), e))?;
+                Some((from, to, made))
+            }
+            Ok(None) => None,
+            Err(e) => return Err(self.keep_for(e)),
         };
-        // Before the old result is gone.
-        sync(parent_of(&target))?;
-        // The result stands; what cannot be removed of the old one is litter, not a failure.
-        make_writable(&old);
-        let _ = fs::remove_dir_all(old);
-        Ok(())
-    }
-
-    /// Moves each file into the target, the mark of success last; undoes it if one fails.
-    ///
-    /// An older mark is taken away first: a run that is killed half-way leaves none.
-    fn move_files(&self) -> Result<()> {
-        let names = self.names()?;
-        let mark = self.target.join(SUCCESS);
-        let was_complete = mark.exists();
-        if was_complete {
-            fs::remove_file(&mark).map_err(|e| Error::write(&mark, e))?;
+        // Whoever takes the mark is the one who adds, also where there are no locks.
+        let had_mark = match self.parent.move_to(SUCCESS, &self.folder, MARK_BEFORE) {
+            Ok(()) => true,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+            Err(e) => return Err(self.keep_for(e)),
+        };
+        if !had_mark && let Err(error) = check_content(&self.parent, self.mode) {
+            return Err(self.keep(error));
         }
-        let mut moved = Vec::new();
-        for name in names.iter().map(PathBuf::as_path).chain([Path::new(SUCCESS)]) {
-            let to = self.target.join(name);
-            let step = || -> io::Result<()> {
-                if name == Path::new(SUCCESS) {
-                    // Not before the files that it speaks for.
-                    sync_folder(&self.target)?;
+        let (target, hidden) = (&self.parent, &self.folder);
+        let mut moved: Vec<(&Folder, &Folder, OsString)> = Vec::new();
+        let mut move_all = || -> io::Result<()> {
+            let mut move_files = |from, to| -> io::Result<()> {
+                for name in files(from)? {
+                    Folder::move_to(from, &name, to, &name)?;
+                    moved.push((from, to, name));
                 }
-                fs::create_dir_all(parent_of(&to))?;
-                fs::rename(self.folder.join(name), &to)?;
-                if parent_of(&to) == self.target { Ok(()) } else { sync_folder(parent_of(&to)) }
+                Ok(())
             };
-            moved.push(to.clone());
-            if let Err(error) = step() {
-                for path in moved {
-                    let _ = fs::remove_file(path);
-                }
-                if was_complete {
-                    let _ = fs::write(&mark, b"");
-                }
-                return Err(Error::write(&to, error));
+            move_files(hidden, target)?;
+            if let Some((from, to, _)) = &failures {
+                move_files(from, to)?;
+                to.sync()?;
             }
+            // Not before the files that it speaks for.
+            target.sync()?;
+            hidden.move_to(SUCCESS, target, SUCCESS)
+        };
+        if let Err(e) = move_all() {
+            let mut undone = Ok(());
+            for (from, to, name) in moved.iter().rev() {
+                undone = undone.and_then(|()| to.move_to(name, from, name));
+            }
+            if let Some((_, _, true)) = failures {
+                let _ = target.remove_folder(ERRORS);
+            }
+            if had_mark {
+                undone = undone.and_then(|()| hidden.move_to(MARK_BEFORE, target, SUCCESS));
+            }
+            if undone.is_err() {
+                // The next run goes on with that, by what is still in the hidden folder.
+                self.settled = true;
+                return Err(Error::write(&self.target, e));
+            }
+            return Err(self.keep_for(e));
         }
+        self.settled = true;
         // Only what is empty: everything has been moved.
-        let _ = fs::remove_dir(self.folder.join(ERRORS));
-        let _ = fs::remove_dir(&self.folder);
-        sync(&self.target)
-    }
-
-    /// The files to move, below the hidden folder, but for the mark of success.
-    fn names(&self) -> Result<Vec<PathBuf>> {
-        let mut names = Vec::new();
-        for below in ["", ERRORS] {
-            let folder = self.folder.join(below);
-            let entries = match fs::read_dir(&folder) {
-                Ok(entries) => entries,
-                Err(e) if below == ERRORS && e.kind() == io::ErrorKind::NotFound => continue,
-                Err(e) => return Err(Error::write(&folder, e)),
-            };
-            for entry in entries {
-                let name = entry.map_err(|e| Error::write(&folder, e))?.file_name();
-                if name != SUCCESS && name != ERRORS {
-                    names.push(Path::new(below).join(name));
-                }
-            }
-        }
-        names.sort();
-        Ok(names)
+        let _ = hidden.remove_file(MARK_BEFORE);
+        let _ = hidden.remove_folder(ERRORS);
+        let _ = target.remove_folder(&self.name);
+        target.sync().map_err(|e| Error::write(&self.target, e))
     }
 }
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        if !self.committed {
-            // It may have been given the permissions of an old result.
-            make_writable(&self.folder);
-            let _ = fs::remove_dir_all(&self.folder);
-            for folder in self.made.iter().rev() {
-                // Fails, as it should, if someone else has put something there.
-                let _ = fs::remove_dir(folder);
+        if !self.settled {
+            let _ = clear(&self.folder, Place::Unfinished);
+            if self.parent.has(&self.name, &self.folder) {
+                let _ = self.parent.remove_folder(&self.name);
             }
         }
     }
 }
 
-/// Has the names in a folder outlive a loss of power, where folders can be synced.
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+/// The files of rows or failures in a folder.
+fn files(folder: &Folder) -> io::Result<Vec<OsString>> {
+    let is_moved = |name: &OsString, kind| kind == Kind::File && layout::is_part(name);
+    let entries = folder.entries()?.into_iter();
+    let mut files: Vec<_> =
+        entries.filter(|(name, kind)| is_moved(name, *kind)).map(|(name, _)| name).collect();
+    files.sort();
+    Ok(files)
 }
 
-/// The same for a folder that is not ours, which need not let us open it.
-fn sync(folder: &Path) -> Result<()> {
-    match sync_folder(folder) {
-        Err(e) if e.kind() != io::ErrorKind::PermissionDenied => Err(failed_at(folder, e)),
-        _ => Ok(()),
+/// The path of a folder, whether it is there or not: the folder itself, not a link to it, is what is replaced.
+fn resolve(given: &Path) -> io::Result<PathBuf> {
+    let is_missing = |path: &Path| {
+        fs::symlink_metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+    };
+    let mut path = PathBuf::new();
+    for part in given.components() {
+        // Nothing is made only to be left again: `a/../z` is `z` where there is no `a`.
+        if part == Component::ParentDir && !path.as_os_str().is_empty() && is_missing(&path) {
+            path.pop();
+        } else {
+            path.push(part);
+        }
     }
+    if path.as_os_str().is_empty() && !given.as_os_str().is_empty() {
+        path.push(Component::CurDir);
+    }
+    match fs::canonicalize(&path) {
+        // A link to nothing is not replaced, either.
+        Err(e) if e.kind() == io::ErrorKind::NotFound && !path.is_symlink() => Ok(path),
+        resolved => resolved,
+    }
+}
+
+/// The folder that a path is in, and its name there.
+fn beside(target: &Path) -> Option<(PathBuf, OsString)> {
+    let parent = match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    target.file_name().map(|name| (parent.to_owned(), name.to_owned()))
 }
 
 /// Whether there is anything of that name; a path of no parts is the working folder.
@@ -290,138 +516,389 @@ fn is_there(path: &Path) -> bool {
     path.as_os_str().is_empty() || path.exists()
 }
 
-fn failed_at(path: &Path, error: io::Error) -> Error {
-    Error::write(path, error)
-}
-
-fn parent_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
-}
-
-/// Refuses a folder that the mode must not touch.
-fn check_content(target: &Path, mode: WriteMode) -> Result<()> {
-    let refused = |why: String| Err(failed_at(target, io::Error::other(why)));
-    for entry in fs::read_dir(target).map_err(|e| Error::write(target, e))? {
-        let entry = entry.map_err(|e| Error::write(target, e))?;
-        let name = entry.file_name();
-        let is_folder = entry.file_type().map_err(|e| Error::write(target, e))?.is_dir();
-        let is_ours = match name.to_str() {
-            Some(name) if is_folder => is_folder_of_a_result(name, &entry.path()),
-            Some(name) => is_file_of_a_result(name),
-            None => false,
-        };
-        match mode {
-            WriteMode::Error => {
-                return Err(Error::OutputExists { path: target.display().to_string().into() });
-            }
-            WriteMode::Overwrite if !is_ours => {
-                return refused(format!(
-                    "it holds {name:?}, which is not part of a result: it is not overwritten"
-                ));
-            }
-            WriteMode::Append if is_ours && !is_folder && !target.join(SUCCESS).exists() => {
-                return refused(format!(
-                    "it holds {name:?} but no {SUCCESS}: a run that was to add to it has died, or is at it \
-                     now (remove what is not to stay, and make {SUCCESS}, to go on)"
-                ));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// Whether a job of ours, or of Spark, leaves files of that name in a result.
-pub(super) fn is_file_of_a_result(name: &str) -> bool {
-    let part = |name: &str| {
-        let rest = name.strip_prefix("part-").and_then(|name| name.strip_suffix(".parquet"));
-        rest.is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
-    };
-    let mark = |name: &str| [SUCCESS, "_metadata", "_common_metadata"].contains(&name);
-    let checksum = name.strip_prefix('.').and_then(|name| name.strip_suffix(".crc"));
-    let name = checksum.unwrap_or(name);
-    part(name) || mark(name)
-}
-
-/// Whether a job leaves folders of that name in a result, and this one holds nothing else.
-fn is_folder_of_a_result(name: &str, path: &Path) -> bool {
-    let is_unfinished = name.strip_prefix("_temporary-").is_some_and(|run| run.len() == RUN_ID_LEN);
-    if name != ERRORS && !is_unfinished {
-        // Spark's, which nothing else is called.
-        return name == "_temporary";
-    }
-    let Ok(entries) = fs::read_dir(path) else { return false };
-    entries.flatten().all(|entry| match entry.file_name().to_str() {
-        Some(ERRORS) if is_unfinished => is_folder_of_a_result(ERRORS, &entry.path()),
-        Some(name) => is_file_of_a_result(name),
-        None => false,
-    })
+fn exists(target: &Path) -> Error {
+    Error::OutputExists { path: target.display().to_string().into() }
 }
 
 fn is_not_empty(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists)
 }
 
-/// Whether the two lie on different devices, so that neither can take the other's place.
-fn is_other_device(a: &Path, b: &Path) -> bool {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt as _;
-        matches!((fs::metadata(a), fs::metadata(b)), (Ok(a), Ok(b)) if a.dev() != b.dev())
+/// Refuses to replace the folder that this process, and the shell that began it, work in.
+fn check_working_folder(target: &Path) -> Result<()> {
+    let working = std::env::current_dir().and_then(fs::canonicalize);
+    if !working.is_ok_and(|working| working.starts_with(target)) {
+        return Ok(());
     }
-    #[cfg(not(unix))]
-    {
-        let _ = (a, b);
-        false
+    let why = "it is the working folder, or holds it, and would be replaced by another one: run this from \
+               elsewhere, name a folder in it, or append";
+    Err(Error::write(target, why))
+}
+
+/// Refuses a folder that the mode must not touch.
+fn check_content(target: &Folder, mode: WriteMode) -> Result<()> {
+    let failed = |e| Error::write(target.path(), e);
+    let refused = |why: String| Err(Error::write(target.path(), why));
+    if mode == WriteMode::Overwrite {
+        return match foreign(target, Place::Result).map_err(failed)? {
+            None => Ok(()),
+            Some(name) => refused(format!(
+                "it holds {name:?}, which is not part of a result: it is not overwritten"
+            )),
+        };
+    }
+    let entries = target.entries().map_err(failed)?;
+    if mode == WriteMode::Error {
+        return if entries.is_empty() { Ok(()) } else { Err(exists(target.path())) };
+    }
+    match target.kind_of(SUCCESS).map_err(failed)? {
+        Some(Kind::File) => return Ok(()),
+        Some(_) => return refused(format!("its {SUCCESS} is not a file: nothing is added to it")),
+        None => {}
+    }
+    let is_ours =
+        |(name, kind): &(OsString, Kind)| *kind == Kind::File && has_file(Place::Result, name);
+    match entries.into_iter().find(is_ours) {
+        None => Ok(()),
+        Some((name, _)) => refused(format!(
+            "it holds {name:?} but no {SUCCESS}: a run that was to add to it has died, or is at it now (remove \
+             what is not to stay, and make {SUCCESS}, to go on)"
+        )),
     }
 }
 
-/// Gives a folder the owner and the permissions of the one whose place it is to take, if there is one, as far as
-/// we may.
-fn take_after(old: &Path, new: &Path) {
-    #[cfg(unix)]
-    if let Ok(metadata) = fs::metadata(old) {
-        use std::os::unix::fs::{MetadataExt as _, chown};
-        // One by one: the group may be ours to give when the owner is not.
-        let _ = chown(new, None, Some(metadata.gid()));
-        let _ = chown(new, Some(metadata.uid()), None);
-        // After the owner, whose change takes some away.
-        let _ = fs::set_permissions(new, metadata.permissions());
-    }
-    #[cfg(not(unix))]
-    let _ = (old, new);
+fn has_file(place: Place, name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| place.has_file(name))
 }
 
-/// Lets the owner of a folder write to it, as filling and removing it take.
-fn make_writable(folder: &Path) {
-    #[cfg(unix)]
-    if let Ok(metadata) = fs::metadata(folder) {
-        use std::os::unix::fs::PermissionsExt as _;
-        let mode = metadata.permissions().mode() | 0o700;
-        let _ = fs::set_permissions(folder, fs::Permissions::from_mode(mode));
-    }
-    #[cfg(not(unix))]
-    let _ = folder;
-}
-
-/// Exchanges two folders in one step; false where the system cannot.
-fn exchange(a: &Path, b: &Path) -> io::Result<bool> {
-    #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
-    {
-        use rustix::fs::{CWD, RenameFlags, renameat_with};
-        use rustix::io::Errno;
-        match renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE) {
-            Ok(()) => Ok(true),
-            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => Ok(false),
-            Err(e) => Err(e.into()),
+/// Something in a folder that no job leaves there, named below the folder.
+fn foreign(folder: &Folder, place: Place) -> io::Result<Option<PathBuf>> {
+    for (name, kind) in folder.entries()? {
+        let below = name.to_str().filter(|_| kind == Kind::Folder).and_then(|n| place.folder(n));
+        let found = match below {
+            Some(place) => foreign(&folder.open_in(&name)?, place)?,
+            None if kind == Kind::File && has_file(place, &name) => None,
+            None => Some(PathBuf::new()),
+        };
+        if let Some(found) = found {
+            return Ok(Some(if found.as_os_str().is_empty() {
+                name.into()
+            } else {
+                Path::new(&name).join(found)
+            }));
         }
     }
-    #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
-    {
-        let _ = (a, b);
-        Ok(false)
+    Ok(None)
+}
+
+/// Removes what jobs leave in a folder, and nothing else.
+fn clear(folder: &Folder, place: Place) -> io::Result<()> {
+    folder.make_writable();
+    for (name, kind) in folder.entries()? {
+        let below = name.to_str().filter(|_| kind == Kind::Folder).and_then(|n| place.folder(n));
+        if let Some(place) = below {
+            clear(&folder.open_in(&name)?, place)?;
+            folder.remove_folder(&name)?;
+        } else if kind == Kind::File && has_file(place, &name) {
+            folder.remove_file(&name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes a folder that only we may enter, and locks it.
+fn make_private(parent: &Folder, name: &OsStr) -> io::Result<Folder> {
+    for _ in 0..ROUNDS {
+        parent.make(name, 0o700)?;
+        let Some(folder) = parent.find(name)? else { continue };
+        folder.make_writable();
+        folder.lock(PATIENCE)?;
+        // Before it was locked, another run may have taken it for a dead one's.
+        if parent.has(name, &folder) {
+            return Ok(folder);
+        }
+    }
+    Err(io::Error::other("others remove it all the time"))
+}
+
+/// The hidden folder of a run of ours that is known to be dead, locked.
+fn dead(parent: &Folder, name: &OsStr) -> Option<Folder> {
+    let folder = parent.open_in(name).ok()?;
+    let is_dead = folder.is_own() && folder.is_local() && folder.try_lock() == Lock::Held;
+    (is_dead && parent.has(name, &folder)).then_some(folder)
+}
+
+/// Removes the hidden folders that dead runs have left beside an output.
+fn clear_the_dead(parent: &Folder, target: &OsStr) {
+    // Best effort: they are litter, and the parent need not let us list it.
+    for (name, kind) in parent.entries().unwrap_or_default() {
+        let is = |ending| layout::run_of_hidden(&name, target, ending).is_some();
+        // The only old result is not litter.
+        let is_old = is(layout::OLD) && matches!(parent.kind_of(target), Ok(Some(_)));
+        if kind == Kind::Folder
+            && (is(layout::TMP) || is(layout::TRY) || is_old)
+            && let Some(folder) = dead(parent, &name)
+        {
+            remove(parent, &name, &folder, Place::Result);
+        }
+    }
+}
+
+fn remove(parent: &Folder, name: &OsStr, folder: &Folder, place: Place) {
+    if matches!(foreign(folder, place), Ok(None)) && clear(folder, place).is_ok() {
+        let _ = parent.remove_folder(name);
+    }
+}
+
+/// Puts an old result back that a run took away and then died, before the new one was in its place.
+fn put_back(parent: &Folder, target: &OsStr) -> io::Result<()> {
+    let Ok(None) = parent.kind_of(target) else { return Ok(()) };
+    for (name, kind) in parent.entries().unwrap_or_default() {
+        if kind != Kind::Folder || layout::run_of_hidden(&name, target, layout::OLD).is_none() {
+            continue;
+        }
+        let Ok(old) = parent.open_in(&name) else { continue };
+        // A run that lives is between its two steps.
+        let is_alive = old.try_lock() == Lock::Taken;
+        if !is_alive && parent.has(&name, &old) && matches!(foreign(&old, Place::Result), Ok(None))
+        {
+            parent.move_to(&name, parent, target)?;
+            return parent.sync();
+        }
+    }
+    Ok(())
+}
+
+/// Takes back what dead runs have added to an output, whose lock is held, and removes their folders.
+fn undo_the_dead(target: &Folder) -> io::Result<()> {
+    for (name, kind) in target.entries()? {
+        let Some(run) = name.to_str().and_then(layout::run_of_unfinished) else { continue };
+        let Some(folder) = dead(target, &name).filter(|_| kind == Kind::Folder) else { continue };
+        // Its mark comes last: it had not finished. If there is another mark, somebody has settled it.
+        let has_begun = folder.kind_of(SUCCESS)? == Some(Kind::File);
+        if has_begun && target.kind_of(SUCCESS)?.is_none() {
+            remove_files_of(target, run)?;
+            if let Some(Kind::Folder) = target.kind_of(ERRORS)? {
+                remove_files_of(&target.open_in(ERRORS)?, run)?;
+            }
+            target.sync()?;
+            match folder.move_to(MARK_BEFORE, target, SUCCESS) {
+                // There was no result before.
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        remove(target, &name, &folder, Place::Unfinished);
+    }
+    Ok(())
+}
+
+fn remove_files_of(folder: &Folder, run: &str) -> io::Result<()> {
+    for name in files(folder)? {
+        if name.to_str().and_then(layout::run_of) == Some(run) {
+            folder.remove_file(&name)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::io::Write as _;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::super::folder::watch;
+    use super::*;
+
+    /// Writes a part and a file of failures, and makes them visible.
+    fn write(target: &Path, mode: WriteMode) -> Result<String> {
+        let run = layout::new_run_id();
+        let staging = Staging::create(target, mode, &run)?;
+        for name in [layout::part_name(0, &run), layout::errors_name(&run)] {
+            let mut file = staging.file(&name)?;
+            file.write_all(run.as_bytes()).and_then(|()| fsync(&file)).unwrap();
+        }
+        staging.commit(|_| Ok(())).map(|()| run)
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn has(target: &Path, run: &str) -> bool {
+        target.join(layout::part_name(0, run)).exists()
+    }
+
+    /// What is fsynced while a result is written, below the folder, with the run's id as `RUN`.
+    fn synced(root: &Path, target: &Path, mode: WriteMode) -> Vec<String> {
+        watch::SYNCED.take();
+        let run = write(target, mode).unwrap();
+        let below = |path: PathBuf| path.strip_prefix(root).unwrap().display().to_string();
+        watch::SYNCED.take().into_iter().map(|p| below(p).replace(&run, "RUN")).collect()
+    }
+
+    #[test]
+    fn files_and_mark_and_their_names_are_on_the_disk_before_they_are_seen() {
+        let root = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(root.path()).unwrap();
+        let target = root.join("out");
+        let hidden = |at: &str| {
+            ["part-00000-RUN.parquet", "_errors/part-00000-RUN.parquet", "_SUCCESS", "_errors", ""]
+                .map(|name| {
+                    Path::new(at).join(name).display().to_string().trim_end_matches('/').to_owned()
+                })
+                .to_vec()
+        };
+        for mode in [WriteMode::Error, WriteMode::Overwrite] {
+            let want = [hidden(".out.RUN.tmp"), vec![String::new()]].concat();
+            assert_eq!(synced(&root, &target, mode), want);
+        }
+        // The names in the target before the mark, then the mark's.
+        let target_last = ["out/_errors", "out", "out"].map(str::to_owned).to_vec();
+        let want = [hidden("out/_temporary-RUN"), target_last].concat();
+        assert_eq!(synced(&root, &target, WriteMode::Append), want);
+    }
+
+    #[test]
+    fn a_file_that_does_not_reach_the_disk_is_not_committed() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("out");
+        for name in [SUCCESS, "/"] {
+            watch::FAILS.set(Some((name.to_owned(), rustix::io::Errno::IO.raw_os_error())));
+            let error = write(&target, WriteMode::Error).unwrap_err().to_line();
+            watch::FAILS.take();
+            assert!(error.contains("Input/output error"), "{name}: {error}");
+            assert!(names(root.path()).is_empty());
+        }
+    }
+
+    #[test]
+    fn folders_that_cannot_be_fsynced_can_be_written() {
+        use rustix::io::Errno;
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("out");
+        for errno in [Errno::INVAL, Errno::BADF, Errno::NOTSUP, Errno::OPNOTSUPP, Errno::NOSYS] {
+            watch::FAILS.set(Some(("/".to_owned(), errno.raw_os_error())));
+            write(&target, WriteMode::Overwrite).unwrap();
+            write(&target, WriteMode::Append).unwrap();
+            watch::FAILS.take();
+        }
+        // The kernel's own answer.
+        let proc = Folder::open(Path::new("/proc")).unwrap();
+        assert!(File::open("/proc").unwrap().sync_all().is_err());
+        proc.sync().unwrap();
+    }
+
+    #[test]
+    fn without_an_exchange_the_old_result_comes_back() {
+        watch::NO_EXCHANGE.set(true);
+        for mode in [WriteMode::Error, WriteMode::Overwrite, WriteMode::Append] {
+            let root = tempfile::tempdir().unwrap();
+            let target = root.path().join("out");
+            let first = write(&target, WriteMode::Error).unwrap();
+            let old = write(&target, WriteMode::Overwrite).unwrap();
+            assert!(has(&target, &old) && !has(&target, &first));
+            assert_eq!(names(root.path()), ["out"]);
+            watch::BETWEEN.set(Some(|| panic!("on purpose")));
+            let died = catch_unwind(AssertUnwindSafe(|| write(&target, WriteMode::Overwrite)));
+            watch::BETWEEN.set(None);
+            assert!(died.is_err() && !target.exists());
+            let next = write(&target, mode);
+            match mode {
+                WriteMode::Error => assert!(matches!(next, Err(Error::OutputExists { .. }))),
+                WriteMode::Overwrite => assert!(has(&target, &next.unwrap())),
+                WriteMode::Append => assert!(has(&target, &next.unwrap()) && has(&target, &old)),
+            }
+            assert_eq!(has(&target, &old), mode != WriteMode::Overwrite);
+            assert_eq!(names(root.path()), ["out"]);
+        }
+    }
+
+    #[test]
+    fn an_old_result_of_a_run_that_lives_is_left_to_it() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("out");
+        let old = write(&target, WriteMode::Error).unwrap();
+        let aside = root.path().join(layout::hidden_name(OsStr::new("out"), &old, layout::OLD));
+        fs::rename(&target, &aside).unwrap();
+        let held = Folder::open(&aside).unwrap();
+        assert_eq!(held.try_lock(), Lock::Held);
+        let new = write(&target, WriteMode::Error).unwrap();
+        assert!(has(&target, &new) && has(&aside, &old));
+        drop(held);
+        // Now it is litter.
+        write(&target, WriteMode::Overwrite).unwrap();
+        assert_eq!(names(root.path()), ["out"]);
+    }
+
+    #[test]
+    fn a_folder_of_a_run_is_its_owners_alone() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let root = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        let target = root.path().join("out");
+        fs::create_dir(&target).unwrap();
+        let usual = mode(&target);
+        for permissions in [0o777, 0o2775] {
+            fs::set_permissions(&target, fs::Permissions::from_mode(permissions)).unwrap();
+            for mode_ in [WriteMode::Overwrite, WriteMode::Append] {
+                let staging = Staging::create(&target, mode_, &layout::new_run_id()).unwrap();
+                assert_eq!(mode(staging.folder()) & 0o777, 0o700);
+                staging.commit(|_| Ok(())).unwrap();
+                assert_eq!(mode(&target), permissions);
+            }
+        }
+        // A new one has the permissions that any new folder has.
+        write(&root.path().join("new"), WriteMode::Error).unwrap();
+        assert_eq!(mode(&root.path().join("new")), usual);
+    }
+
+    #[test]
+    fn an_append_that_fails_half_way_undoes_itself_and_is_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("out");
+        let old = write(&target, WriteMode::Error).unwrap();
+        let before = names(&target);
+        watch::FAILS.set(Some(("out".to_owned(), rustix::io::Errno::IO.raw_os_error())));
+        let error = write(&target, WriteMode::Append).unwrap_err().to_line();
+        watch::FAILS.take();
+        let kept = names(&target).into_iter().find(|n| n.starts_with("_complete-")).unwrap();
+        assert!(error.contains(&kept) && error.contains("Input/output error"), "{error}");
+        let run = kept.strip_prefix("_complete-").unwrap();
+        assert!(has(&target.join(&kept), run) && has(&target, &old) && !has(&target, run));
+        assert_eq!(names(&target.join(ERRORS)).len(), 1);
+        let names = names(&target);
+        assert!(names.iter().filter(|name| **name != kept).eq(&before), "{names:?}");
+        // Kept files are nobody's to remove.
+        write(&target, WriteMode::Append).unwrap();
+        assert!(write(&target, WriteMode::Overwrite).unwrap_err().to_line().contains(&kept));
+    }
+
+    #[test]
+    fn a_path_is_resolved_without_folders_that_are_not_there() {
+        let root = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(root.path()).unwrap();
+        fs::create_dir_all(root.join("there/deep")).unwrap();
+        std::os::unix::fs::symlink("there/deep", root.join("link")).unwrap();
+        for (given, want) in [
+            ("a/../z", "z"),
+            ("a/b/../../z", "z"),
+            ("a/../there/../z", "z"),
+            ("a/../link/../z", "there/z"),
+            ("link/../z", "there/z"),
+            ("there/./z", "there/z"),
+            ("a/../there", "there"),
+        ] {
+            let got = resolve(&root.join(given)).unwrap();
+            // Dots that lead up from folders that are there are left to the system.
+            let parent = fs::canonicalize(got.parent().unwrap()).unwrap();
+            assert_eq!(parent.join(got.file_name().unwrap()), root.join(want), "{given}");
+        }
+        write(&root.join("a/../z"), WriteMode::Error).unwrap();
+        assert_eq!(names(&root), ["link", "there", "z"]);
     }
 }

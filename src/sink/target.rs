@@ -8,8 +8,11 @@ use arrow::datatypes::{Schema, SchemaRef};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::metadata::KeyValue;
 
+use super::folder::fsync;
 #[cfg(feature = "s3")]
 use super::s3::{S3Target, Upload};
+#[cfg(feature = "s3")]
+use super::schema::column_types;
 use super::staging::Staging;
 use crate::error::{Error, Result};
 
@@ -45,17 +48,7 @@ impl Target {
     pub fn file(&self, name: &str) -> Result<TargetFile> {
         match self {
             Self::Folder(staging) => {
-                let path = staging.folder().join(name);
-                if let Some((below, _)) = name.split_once('/') {
-                    let folder = staging.folder().join(below);
-                    match std::fs::create_dir(&folder) {
-                        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-                            return Err(Error::write(&folder, e));
-                        }
-                        _ => {}
-                    }
-                }
-                let file = File::create(&path).map_err(|e| Error::write(&path, e))?;
+                let file = staging.file(name)?;
                 Ok(TargetFile::Local(BufWriter::with_capacity(1 << 17, file)))
             }
             #[cfg(feature = "s3")]
@@ -79,37 +72,43 @@ impl Target {
 
     /// Refuses to add files to a result that has other columns.
     pub fn check_columns(&self, schema: &SchemaRef) -> Result<()> {
-        match self.first_file()? {
-            Some((uri, other)) if other.fields() != schema.fields() => {
-                let why = format!("its columns differ from those of {uri}");
-                Err(Error::write_to(self.uri(""), why))
-            }
-            _ => Ok(()),
-        }
+        same_columns(&self.uri(""), self.first_file()?, schema)
     }
 
-    /// Makes all files, with these columns, visible, and returns how many requests had to be made again
-    /// in all.
-    #[cfg_attr(not(feature = "s3"), allow(unused_variables))] // Only a manifest has them.
-    pub fn commit(self, schema: &Schema) -> Result<u64> {
+    /// Makes all files, with these columns and notes, visible, and returns how many requests had to be made
+    /// again in all. Without notes they are not compared.
+    pub fn commit(self, schema: &Schema, notes: Option<&[KeyValue]>) -> Result<u64> {
         match self {
-            Self::Folder(staging) => staging.commit().map(|()| 0),
-            #[cfg(feature = "s3")]
-            Self::S3(target) => {
-                let columns = schema.fields().iter().map(|f| {
-                    let null = if f.is_nullable() { ", nullable" } else { "" };
-                    format!("{}: {}{null}", f.name(), f.data_type())
-                });
-                target.commit(columns.collect())
+            Self::Folder(staging) => {
+                let given = staging.given().display().to_string();
+                // Another run may have added its own since the first look.
+                let fits = |folder: &Path| {
+                    let found = columns_in_folder(folder)?;
+                    same_columns(&given, found.clone(), schema)?;
+                    notes.map_or(Ok(()), |notes| same_notes(&given, found, notes))
+                };
+                staging.commit(fits).map(|()| 0)
             }
+            #[cfg(feature = "s3")]
+            Self::S3(target) => target.commit(column_types(schema)),
         }
+    }
+}
+
+fn same_columns(uri: &str, found: Option<(String, SchemaRef)>, schema: &Schema) -> Result<()> {
+    match found {
+        Some((other, columns)) if columns.fields() != schema.fields() => {
+            Err(Error::write_to(uri, format!("its columns differ from those of {other}")))
+        }
+        _ => Ok(()),
     }
 }
 
 /// The columns of the first file of a result, and where it is.
 fn columns_in_folder(folder: &Path) -> Result<Option<(String, SchemaRef)>> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Ok(None) };
-    let paths = entries.filter_map(|e| e.ok().map(|e| e.path()));
+    let is_file = |e: &std::fs::DirEntry| e.file_type().is_ok_and(|t| t.is_file());
+    let paths = entries.filter_map(|e| e.ok().filter(is_file).map(|e| e.path()));
     let Some(path) = paths.filter(|p| p.extension().is_some_and(|e| e == "parquet")).min() else {
         return Ok(None);
     };
@@ -162,7 +161,7 @@ impl TargetFile {
             Self::Local(file) => {
                 let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
                 // On the disk before the commit says so.
-                file.sync_all()?;
+                fsync(&file)?;
                 file.metadata().map(|m| m.len())
             }
             #[cfg(feature = "s3")]

@@ -1,5 +1,6 @@
 //! The command `extract`.
 
+use std::fs;
 use std::io::IsTerminal as _;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,9 @@ use crate::orb::OrbArgs;
 use crate::place::{Place, looks_like_s3};
 use crate::s3::S3Args;
 use crate::stop::Stop;
+
+/// So many links Linux follows.
+const MAX_LINKS: u32 = 40;
 
 #[derive(Args)]
 #[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
@@ -361,6 +365,16 @@ impl Extract {
             if path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/") {
                 return Err(Failed::usage(&format!("--save-model {file}: this is a folder")));
             }
+            if let Place::Folder(out) = &self.output
+                && is_inside(path, out)
+            {
+                let out = out.display();
+                let why = format!(
+                    "--save-model {file}: it would be a file in {out} that is not part of a result, which \
+                     is then not overwritten any more: name a file elsewhere"
+                );
+                return Err(Failed::usage(&why));
+            }
         }
         let seed = self.seed.unwrap_or(DEFAULT_SEED);
         let solver = match self.solver {
@@ -381,6 +395,19 @@ impl Extract {
         params.check(DESCRIPTOR_LEN)?;
         Ok(Projection::Fit(params))
     }
+}
+
+/// Whether a file, which need not be there yet, would be written somewhere in a folder.
+fn is_inside(file: &Path, folder: &Path) -> bool {
+    let Ok(folder) = fs::canonicalize(folder) else { return false };
+    let mut file = file.to_owned();
+    // Links lead on, also those to what is not there yet.
+    for _ in 0..MAX_LINKS {
+        let Ok(to) = fs::read_link(&file) else { break };
+        file = file.parent().unwrap_or(Path::new("")).join(to);
+    }
+    let parent = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::canonicalize(parent).is_ok_and(|parent| parent.starts_with(&folder))
 }
 
 enum Projection {

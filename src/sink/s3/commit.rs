@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 use super::manifest::{Manifest, Pending, PendingUpload, ResultFile};
 use crate::s3::{Condition, Fault, Kind, Listed, S3, outcome_of};
-use crate::sink::staging::{ERRORS, SUCCESS, WriteMode, is_file_of_a_result};
+use crate::sink::layout::{ERRORS, SUCCESS, WriteMode, is_file_of_a_result, run_of};
 
 /// The state of the output.
 const MANIFEST: &str = "_manifest.json";
@@ -309,8 +309,7 @@ impl Output {
                     if name.is_empty() || own.contains(&name) {
                         continue;
                     }
-                    let file = name.rsplit('/').next().unwrap_or(name);
-                    if size.is_some() && is_file_of_a_result(file) {
+                    if size.is_some() && is_file_of_a_result(name) {
                         files.push((name.to_owned(), size.unwrap_or_default()));
                     } else if mode == WriteMode::Overwrite {
                         return Err(Failed::Foreign(name.to_owned()));
@@ -401,7 +400,7 @@ impl Output {
         for folder in folders() {
             let prefix = self.key(&format!("{folder}part-"));
             for (key, id) in self.s3.list_uploads(&self.bucket, &prefix).await? {
-                if let Some(run) = key.strip_prefix(&prefix).and_then(run_of) {
+                if let Some(run) = key.strip_prefix(&self.base).and_then(run_of) {
                     found.push((run.to_owned(), (key, id)));
                 }
             }
@@ -437,12 +436,4 @@ pub(super) struct Plan {
 
 fn names(uploads: &[PendingUpload]) -> Vec<String> {
     uploads.iter().map(|upload| upload.file.name.clone()).collect()
-}
-
-/// The run of `00000-<run>.parquet`; none if it is not a name that we give.
-fn run_of(name: &str) -> Option<&str> {
-    let (number, run) = name.strip_suffix(".parquet")?.split_once('-')?;
-    let is_number = number.len() >= 5 && number.bytes().all(|b| b.is_ascii_digit());
-    let is_run = run.len() == 32 && run.bytes().all(|b| b.is_ascii_hexdigit());
-    (is_number && is_run).then_some(run)
 }

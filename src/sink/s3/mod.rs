@@ -15,9 +15,9 @@ use bytes::Bytes;
 use self::commit::{Failed, Output, WORK};
 use self::lease::{Holder, Renewal};
 use self::upload::SharedUploads;
-use super::staging::WriteMode;
 use crate::error::{Error, Result};
 use crate::s3::{Condition, Kind, S3, S3Location};
+use crate::sink::layout::WriteMode;
 
 pub(super) use self::upload::Upload;
 
