@@ -153,6 +153,14 @@ pub enum Error {
         /// The answer.
         source: BoxError,
     },
+    /// Every object that was asked for so far is closed to us.
+    #[error("no access to {uri}: {source}")]
+    NoAccess {
+        /// The place.
+        uri: Box<str>,
+        /// The answer.
+        source: BoxError,
+    },
     /// A file cannot be read.
     #[error("cannot read {uri}: {source}")]
     Read {
@@ -256,6 +264,30 @@ pub enum Error {
         /// The cause.
         source: BoxError,
     },
+    /// Whether the result stands, nobody can say now: the store failed in the middle of the commit.
+    ///
+    /// The next run that writes there finishes the commit, if it had begun. The same work again under the same run id
+    /// (see `ParquetParams::with_run_id`) is then recognised, and done once.
+    #[error(
+        "it is in doubt whether {path} was written: {source} (the same work again as run {run_id} is done once, \
+         and settles it)"
+    )]
+    InDoubt {
+        /// The output.
+        path: Box<str>,
+        /// The run id.
+        run_id: Box<str>,
+        /// The cause.
+        source: BoxError,
+    },
+    /// A run of the same id has written its result already: nothing is left to do.
+    #[error("run {run_id} is part of {path} already")]
+    AlreadyCommitted {
+        /// The output.
+        path: Box<str>,
+        /// The run id.
+        run_id: Box<str>,
+    },
     /// The caller asked to stop.
     #[error("interrupted")]
     Interrupted,
@@ -320,6 +352,7 @@ impl Error {
             | Self::NoInput { .. }
             | Self::List { .. }
             | Self::Object { .. }
+            | Self::NoAccess { .. }
             | Self::Read { .. }
             | Self::NotUtf8 { .. } => Stage::Source,
             Self::Decode { .. } => Stage::Decode,
@@ -331,7 +364,10 @@ impl Error {
             | Self::Extract { .. } => Stage::Orb,
             Self::Spool { .. } => Stage::Rows,
             Self::Fit(_) | Self::Model { .. } => Stage::Pca,
-            Self::OutputExists { .. } | Self::Write { .. } => Stage::Sink,
+            Self::OutputExists { .. }
+            | Self::Write { .. }
+            | Self::InDoubt { .. }
+            | Self::AlreadyCommitted { .. } => Stage::Sink,
         }
     }
 
@@ -345,6 +381,7 @@ impl Error {
             Self::Connect { .. } => "no_connection",
             Self::List { .. } => "unlistable",
             Self::Object { cause, .. } => cause.as_str(),
+            Self::NoAccess { .. } => "no_access",
             Self::Read { .. } => "unreadable",
             Self::NotUtf8 { .. } => "not_utf8",
             Self::Decode { cause, .. } => cause.as_str(),
@@ -359,6 +396,8 @@ impl Error {
             Self::Model { .. } => "model",
             Self::OutputExists { .. } => "output_exists",
             Self::Write { .. } => "write",
+            Self::InDoubt { .. } => "in_doubt",
+            Self::AlreadyCommitted { .. } => "already_committed",
             Self::Interrupted => "interrupted",
         }
     }
@@ -370,14 +409,17 @@ impl Error {
             Self::NoInput { uri, .. }
             | Self::List { uri, .. }
             | Self::Object { uri, .. }
+            | Self::NoAccess { uri, .. }
             | Self::Read { uri, .. }
             | Self::NotUtf8 { uri }
             | Self::Decode { uri, .. }
             | Self::Extract { uri, .. }
             | Self::Model { uri, .. } => Some(uri),
-            Self::Spool { path, .. } | Self::OutputExists { path } | Self::Write { path, .. } => {
-                Some(path)
-            }
+            Self::Spool { path, .. }
+            | Self::OutputExists { path }
+            | Self::Write { path, .. }
+            | Self::InDoubt { path, .. }
+            | Self::AlreadyCommitted { path, .. } => Some(path),
             _ => None,
         }
     }

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use super::listing::Listing;
 use super::selection::{Matcher, Selection};
 use super::{ImageObject, ImageSource};
-use crate::error::{DecodeCause, Error, ObjectCause, Result};
+use crate::error::{BoxError, DecodeCause, Error, ObjectCause, Result};
 use crate::s3::{Fault, Kind, Listed, MAX_PAGE_SIZE, S3, S3Location, outcome_of};
 
 /// Default of [`S3Source::with_requests_in_flight`].
@@ -21,6 +21,9 @@ pub const DEFAULT_REQUESTS_IN_FLIGHT: usize = 64;
 pub const DEFAULT_BYTES_IN_FLIGHT: u64 = 64 << 20;
 /// Default of [`S3Source::with_max_object_bytes`]: 1 GiB.
 pub const DEFAULT_MAX_OBJECT_BYTES: u64 = 1 << 30;
+
+/// Objects that may be denied before any is given: more are not asked for, as no other one will be.
+const MOST_DENIED: u64 = 100;
 
 /// The unit in which bytes in flight are counted.
 const UNIT: u64 = 1 << 10;
@@ -93,7 +96,8 @@ impl S3Source {
     ///   one, its size in bytes.
     ///
     /// Versions that are not the latest, delete markers and keys that are not below the prefix are
-    /// passed over. Data files in S3 are held in memory one at a time.
+    /// passed over. A key that is listed n times gives its image n times. Data files in S3 are held in memory one at a
+    /// time, and have at most 1 GiB; a line has at most 64 KiB.
     pub fn with_listing(mut self, file: impl Into<PathBuf>) -> Self {
         self.listing = Some(file.into());
         self
@@ -133,7 +137,8 @@ impl ImageSource for S3Source {
 
     /// Lists the first page, or opens the listing's file; fetching begins.
     ///
-    /// A place without a single object to take ends in an [`Error::NoInput`] item.
+    /// A place without a single object to take ends in an [`Error::NoInput`] item, one whose objects are all closed to us
+    /// in an [`Error::NoAccess`] item: at the end, or after the first 100.
     ///
     /// # Errors
     /// [`Error::List`] if the bucket does not exist or is closed to us, or the server cannot be
@@ -172,8 +177,10 @@ impl ImageSource for S3Source {
             matcher,
             queue,
         };
+        let root = lister.options.root.clone();
         let lister = Task(s3.spawn(lister.run(keys)));
-        Ok(S3Images { s3, fetches, head, number: 0, lister: Some(lister) })
+        let access = Access::Denied(0);
+        Ok(S3Images { s3, fetches, head, number: 0, access, root, lister: Some(lister) })
     }
 }
 
@@ -240,6 +247,7 @@ impl Keys {
             let object = keys.s3.head(bucket, key).await;
             // Without the right to list, S3 denies what does not exist.
             if let Ok(Some(object)) = object {
+                options.selection.check_single(&options.root.to_string(), "a single object")?;
                 folder.truncate(key.rfind('/').map_or(0, |at| at + 1));
                 keys.folder = folder;
                 keys.page.push_back(object);
@@ -441,7 +449,7 @@ async fn fetch(
         return Err(Error::decode(uri, DecodeCause::TooLarge, what));
     }
     let permit = budget.reserve(size, number).await;
-    let got = match s3.get(bucket, &object).await {
+    let got = match s3.get(bucket, &object, options.max_object_bytes).await {
         Ok(got) => got,
         Err(fault) if fault.kind == Kind::Network => {
             return Err(lost_or_outage(options, s3, &uri, fault).await);
@@ -478,12 +486,17 @@ fn lost(uri: &str, fault: Fault) -> Error {
             return Error::connect(format!("{fault}: {uri}"));
         }
         Kind::Missing => ObjectCause::Vanished,
-        Kind::Precondition => ObjectCause::Changed,
+        Kind::Precondition | Kind::TooLarge => ObjectCause::Changed,
         Kind::Corrupt => ObjectCause::Corrupt,
-        Kind::Refused | Kind::Unsupported => ObjectCause::Refused,
+        Kind::Denied | Kind::Refused | Kind::Unsupported => ObjectCause::Refused,
         Kind::Transient | Kind::Network => ObjectCause::Unavailable,
     };
     Error::Object { uri: uri.into(), cause, retries: 0, source: fault.into() }
+}
+
+/// Whether a request failed because the object is closed to us.
+fn is_denial(source: &BoxError) -> bool {
+    source.downcast_ref::<Fault>().is_some_and(|fault| fault.kind == Kind::Denied)
 }
 
 fn with_retries(error: Error, retries: u32) -> Error {
@@ -502,8 +515,19 @@ pub struct S3Images {
     head: watch::Sender<u64>,
     /// How many objects have been asked for here.
     number: u64,
+    access: Access,
+    root: S3Location,
     /// None once all is done.
     lister: Option<Task<()>>,
+}
+
+/// Whether any object may be read.
+#[derive(Debug)]
+enum Access {
+    /// So many were denied, and no other thing happened so far.
+    Denied(u64),
+    /// One was not denied, so that denial is a matter of each object.
+    Given,
 }
 
 impl std::fmt::Debug for S3Images {
@@ -513,12 +537,40 @@ impl std::fmt::Debug for S3Images {
 }
 
 impl S3Images {
+    /// Counts objects that are closed to us from the first one on.
+    fn note_access(&mut self, fetched: &Result<Fetched>) {
+        self.access = match (&self.access, fetched) {
+            (Access::Denied(n), Err(Error::Object { source, .. })) if is_denial(source) => {
+                Access::Denied(n + 1)
+            }
+            _ => Access::Given,
+        };
+    }
+
+    /// Ends it if at least so many objects were asked for, and none may be read.
+    fn check_access(&mut self, least: u64) -> Result<()> {
+        match self.access {
+            Access::Denied(n) if n >= least => {
+                self.access = Access::Given;
+                self.lister = None;
+                let why = format!(
+                    "access denied to each of the first {n} objects (is s3:GetObject allowed there?)"
+                );
+                Err(Error::NoAccess { uri: self.root.to_string().into(), source: why.into() })
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn advance(&mut self) -> Result<Option<ImageObject>> {
+        self.check_access(MOST_DENIED)?;
         match self.s3.wait_for(self.fetches.recv())? {
             Some(Step::Fetch(fetch)) => {
                 self.number += 1;
                 self.head.send_replace(self.number);
-                let (image, _room) = self.s3.wait_for(fetch)??;
+                let fetched = self.s3.wait_for(fetch)?;
+                self.note_access(&fetched);
+                let (image, _room) = fetched?;
                 Ok(Some(image))
             }
             Some(Step::Failed(error)) => Err(error),
@@ -527,6 +579,7 @@ impl S3Images {
                 if let Some(lister) = self.lister.take() {
                     self.s3.wait_for(lister)?;
                 }
+                self.check_access(1)?;
                 Ok(None)
             }
         }
