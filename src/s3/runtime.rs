@@ -23,13 +23,13 @@ const KEPT: Duration = Duration::from_hours(24 * 365);
 const START: Duration = Duration::from_secs(5);
 
 /// Starts a runtime, with fewer threads where the system allows no more.
-pub(super) fn start() -> Result<Runtime, Box<dyn std::error::Error + Send + Sync>> {
+pub(super) fn start() -> io::Result<Runtime> {
     let workers = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_WORKERS));
     let started = start_with(workers);
     let started = if workers > 1 { started.or_else(|_| start_with(1)) } else { started };
     started.map_err(|error| {
         let why = "the system allows no more threads to this user or group (see `ulimit -u`)";
-        format!("{why}: {error}").into()
+        io::Error::new(error.kind(), format!("{why}: {error}"))
     })
 }
 

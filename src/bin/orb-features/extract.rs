@@ -277,7 +277,10 @@ impl Extract {
             _ if error.is_of_one_image() && self.on_error == OnErrorName::Fail => {
                 "\nhint: --on-error skip or record goes on without such images"
             }
-            Error::Connect { .. } if !self.s3.no_sign_request => {
+            // The system's refusals are not about credentials.
+            Error::Connect { ref source }
+                if !self.s3.no_sign_request && !source.is::<std::io::Error>() =>
+            {
                 "\nhint: credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile \
                  (--profile) or a role; --no-sign-request reads a public bucket"
             }
