@@ -85,7 +85,9 @@ pub enum ObjectCause {
     Changed,
     /// Its bytes do not fit its checksum, however often they are read.
     Corrupt,
-    /// The server refuses to give it.
+    /// We may not read it.
+    Denied,
+    /// The server refuses to give it for another reason: it is archived, say.
     Refused,
     /// The server fails, however often it is asked.
     Unavailable,
@@ -97,6 +99,7 @@ impl ObjectCause {
             Self::Vanished => "vanished",
             Self::Changed => "changed",
             Self::Corrupt => "wrong_checksum",
+            Self::Denied => "denied",
             Self::Refused => "refused",
             Self::Unavailable => "unavailable",
         }
@@ -300,6 +303,30 @@ pub enum Error {
         /// The cause.
         source: BoxError,
     },
+    /// Whether the result stands, nobody can say now: the store failed in the middle of the commit.
+    ///
+    /// The next run that writes there finishes the commit, if it had begun. The same work again under the same run id
+    /// (see `ParquetParams::with_run_id`) is then recognised, and done once.
+    #[error(
+        "it is in doubt whether {path} was written: {source} (the same work again as run {run_id} is done once, \
+         and settles it)"
+    )]
+    InDoubt {
+        /// The output.
+        path: Box<str>,
+        /// The run id.
+        run_id: Box<str>,
+        /// The cause.
+        source: BoxError,
+    },
+    /// A run of the same id has written its result already: nothing is left to do.
+    #[error("run {run_id} is part of {path} already")]
+    AlreadyCommitted {
+        /// The output.
+        path: Box<str>,
+        /// The run id.
+        run_id: Box<str>,
+    },
     /// The caller asked to stop.
     #[error("interrupted")]
     Interrupted,
@@ -379,7 +406,10 @@ impl Error {
             | Self::NoAccess { source, .. } => source.stage(),
             Self::Spool { .. } => Stage::Rows,
             Self::Fit(_) | Self::Model { .. } => Stage::Pca,
-            Self::OutputExists { .. } | Self::Write { .. } => Stage::Sink,
+            Self::OutputExists { .. }
+            | Self::Write { .. }
+            | Self::InDoubt { .. }
+            | Self::AlreadyCommitted { .. } => Stage::Sink,
         }
     }
 
@@ -411,6 +441,8 @@ impl Error {
             Self::Model { .. } => "model",
             Self::OutputExists { .. } => "output_exists",
             Self::Write { .. } => "write",
+            Self::InDoubt { .. } => "in_doubt",
+            Self::AlreadyCommitted { .. } => "already_committed",
             Self::Interrupted => "interrupted",
         }
     }
@@ -430,9 +462,11 @@ impl Error {
             | Self::Decode { uri, .. }
             | Self::Extract { uri, .. }
             | Self::Model { uri, .. } => Some(uri),
-            Self::Spool { path, .. } | Self::OutputExists { path } | Self::Write { path, .. } => {
-                Some(path)
-            }
+            Self::Spool { path, .. }
+            | Self::OutputExists { path }
+            | Self::Write { path, .. }
+            | Self::InDoubt { path, .. }
+            | Self::AlreadyCommitted { path, .. } => Some(path),
             _ => None,
         }
     }

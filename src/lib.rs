@@ -67,6 +67,7 @@
 mod arch;
 pub mod decode;
 mod error;
+mod give_up;
 pub mod orb;
 pub mod pca;
 pub mod pipeline;

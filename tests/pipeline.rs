@@ -377,7 +377,7 @@ impl<F: Fn(usize) -> Result<ImageObject> + Send + 'static> ImageSource for Repea
 
 fn refused(i: usize) -> Result<ImageObject> {
     let (uri, source) = (format!("s3://lab/{i}.jpg").into(), "access denied".into());
-    Err(Error::Object { uri, cause: ObjectCause::Refused, retries: 0, source })
+    Err(Error::Object { uri, cause: ObjectCause::Denied, retries: 0, source })
 }
 
 /// The model of some photos.
@@ -450,7 +450,7 @@ fn refusals_of_every_image_so_far_end_the_job_early_as_want_of_access() {
             |i| if i == 0 { Ok(ImageObject::new("0.jpg", "text")) } else { refused(i) };
         let error = job(100, first_is_text).run().unwrap_err().to_line();
         assert!(error.starts_with("all 100 images failed (not_an_image 1, refused 99)"), "{error}");
-        assert_eq!(job(100, refused).with_allow_empty(true).run().unwrap().failed["refused"], 100);
+        assert_eq!(job(100, refused).with_allow_empty(true).run().unwrap().failed["denied"], 100);
     }
 }
 

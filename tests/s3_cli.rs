@@ -196,7 +196,7 @@ fn objects_that_may_be_listed_but_not_read_are_no_empty_result() {
     assert!(bench.server.requests() - asked < 2 * 200, "it asked for all of them");
     assert!(report.rows > 0);
     let empty = [&args[..], &["skip", "--no-pca", "--allow-empty"]].concat();
-    assert_eq!(bench.report(&empty).failed["refused"], 200);
+    assert_eq!(bench.report(&empty).failed["denied"], 200);
 }
 
 #[test]
@@ -307,6 +307,19 @@ fn what_is_wrong_is_one_line_and_soon() {
     usage(&["s3://lab/in", "out", "--no-conditional-writes"], &["s3:// as OUT"]);
     usage(&["s3://lab/in", "out", "--attempts", "0"], &["--attempts"]);
     usage(&["s3://lab/in", "out", "--endpoint-url", "localhost"], &["localhost"]);
+    usage(&["in", "out", "--run-id", "x"], &["--run-id is for s3:// as OUT"]);
+    usage(&["in", "s3://lab/out", "--run-id", "two words"], &["run_id", "two words"]);
+    let one = bench.memory.keys("lab", "in/").remove(0);
+    let one = format!("s3://lab/{one}");
+    for option in [
+        &["--glob", "*"][..],
+        &["--extensions", "jpg"],
+        &["--min-bytes", "1"],
+        &["--max-bytes", "1"],
+        &["--one-level"],
+    ] {
+        usage(&[&[&one, "s3://lab/out"], option].concat(), &["is a single object"]);
+    }
     assert!(!bench.root.path().join("out").exists());
 }
 
@@ -364,6 +377,137 @@ fn an_outage_ends_the_job_whatever_the_policy() {
     }
 }
 
+#[test]
+fn what_an_endpoint_holds_beside_the_address_is_not_printed() {
+    let bench = Bench::new(1);
+    let address = bench.server.endpoint().replace("http://", "");
+    for url in [
+        format!("http://user:SECRET@{address}"),
+        format!("http://us?er:SECRET@{address}/x"),
+        format!("http://{address}?token=SECRET"),
+    ] {
+        let mut by_variable = bench.command(&["s3://lab/in", "s3://lab/out"]);
+        by_variable.env("AWS_ENDPOINT_URL_S3", &url);
+        let by_option = bench.command(&["s3://lab/in", "s3://lab/out", "--endpoint-url", &url]);
+        for mut command in [by_variable, by_option] {
+            let output = command.output().unwrap();
+            let message = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{message}");
+            assert!(message.contains("endpoint_url") && !message.contains("SECRET"), "{message}");
+        }
+    }
+}
+
+#[test]
+fn a_commit_in_doubt_has_a_status_and_can_be_repeated() {
+    let bench = Bench::new(12);
+    let args = ["s3://lab/in", "s3://lab/out", "--mode", "append", "--no-pca", "--attempts", "2"];
+    let rows = || {
+        let count = |file: Bytes| {
+            let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+            reader.metadata().file_metadata().num_rows() as u64
+        };
+        bench.parts_in_bucket().into_iter().map(count).sum::<u64>()
+    };
+    let first = bench.report(&args).rows;
+    for given in [None, Some("2026-01-01T00:00:00+00:00")] {
+        let before = rows();
+        // The server is down from the first upload's completion on.
+        let is_down = AtomicBool::new(false);
+        bench.server.plan(move |asked| {
+            if asked.method == "POST" && asked.query.contains("uploadId") {
+                is_down.store(true, Ordering::SeqCst);
+            }
+            is_down.load(Ordering::SeqCst).then_some(Fault::Error(503, "SlowDown"))
+        });
+        let named = given.map_or(vec![], |id| vec!["--run-id", id]);
+        let output = bench.extract(&[&args[..], &named].concat());
+        bench.server.heal();
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(3), "{message}");
+        assert!(message.contains("in doubt whether s3://lab/out was written"), "{message}");
+        let (_, id) = message.split_once("--run-id '").unwrap();
+        let (id, _) = id.split_once('\'').unwrap();
+        assert!(given.is_none_or(|given| given == id), "{message}");
+        // As often as one likes.
+        let again = [&args[..], &["--run-id", id]].concat();
+        for json in [false, true, false] {
+            let output =
+                bench.extract(&[&again[..], if json { &["--json"] } else { &[] }].concat());
+            let (text, message) =
+                [&output.stdout, &output.stderr].map(|t| String::from_utf8_lossy(t)).into();
+            assert!(output.status.success() && message.is_empty(), "{message}");
+            assert!(text.contains(&format!("run {id} is part of s3://lab/out already")), "{text}");
+            if json {
+                let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+                assert!(json["already_committed"].is_string());
+            }
+            assert_eq!(rows(), before + first);
+        }
+    }
+    // A model that was not fitted this time is not passed over.
+    let model = ["--run-id", "with-model", "--save-model", "model.json"];
+    let args = ["s3://lab/in", "s3://lab/pca"];
+    bench.report(&[&args[..], &model].concat());
+    bench.fails(&[&args[..], &model].concat(), 1, &["part of s3://lab/pca already", "model.json"]);
+}
+
+/// A user whose system allows few threads gets the job done, or is told so, soon.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_limit_of_threads_is_a_clear_error() {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::process::CommandExt as _;
+    // A limit does not bind root, so that it takes root to become somebody else, with no other process.
+    const NOBODY: u32 = 61_234;
+    let bench = Bench::new(6);
+    let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+    open(bench.root.path());
+    let program = bench.root.path().join("program");
+    fs::copy(env!("CARGO_BIN_EXE_orb-features"), &program).unwrap();
+    open(&program);
+    let mut outcomes = Vec::new();
+    for limit in 1..12 {
+        let mut command = Command::new("prlimit");
+        command.arg(format!("--nproc={limit}")).arg(&program);
+        command.args(["extract", "s3://lab/in", "s3://lab/out", "--mode", "overwrite"]);
+        command.args(["--threads", "2"]).envs(bench.server.environment());
+        command.current_dir(bench.root.path()).env("HOME", "/").uid(NOBODY).gid(NOBODY);
+        // A name, which takes a thread to look up.
+        command
+            .env("AWS_ENDPOINT_URL_S3", bench.server.endpoint().replace("127.0.0.1", "localhost"));
+        let started = Instant::now();
+        let mut child = match command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn() {
+            Ok(child) => child,
+            Err(error) => {
+                println!("skipped: not root, or no prlimit ({error})");
+                return;
+            }
+        };
+        while child.try_wait().unwrap().is_none() {
+            if started.elapsed() > Duration::from_secs(25) {
+                child.kill().unwrap();
+                panic!("it hangs with {limit} threads");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let output = child.wait_with_output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!message.contains("panicked"), "{limit}: {message}");
+        let is_clear =
+            message.contains("the system allows no more threads") && !message.contains("hint");
+        assert!(
+            output.status.success() || (output.status.code() == Some(1) && is_clear),
+            "{message}"
+        );
+        outcomes.push(output.status.success());
+    }
+    // The main thread, the one for signals, one for requests and one for names.
+    assert_eq!(outcomes[..2], [false, false]);
+    assert!(outcomes[10], "{outcomes:?}");
+    println!("{outcomes:?}");
+}
+
 /// Starts a run and gives the server a hand on it.
 fn start(bench: &Bench, args: &[&str]) -> Child {
     bench.command(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
@@ -397,13 +541,41 @@ fn an_interrupt_cleans_up_even_while_nothing_comes() {
         while !is_stuck.load(Ordering::SeqCst) {
             std::thread::sleep(Duration::from_millis(5));
         }
+        let started = Instant::now();
         signal(&child, "-INT");
         let output = child.wait_with_output().unwrap();
         let message = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(130), "{stuck}: {message}");
+        assert!(started.elapsed() < Duration::from_secs(9), "{stuck}: {:?}", started.elapsed());
         assert!(message.contains("interrupted"), "{message}");
         let left = (bench.memory.keys("lab", "out/"), bench.memory.uploads());
         assert_eq!(left, Default::default(), "{stuck}");
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn an_interrupt_is_quick_when_the_server_falls_silent() {
+    let bench = Bench::new(6);
+    for stuck in ["GET /lab", "PUT /lab/out/_work/", "POST /lab/out/part-", "PUT /lab/out/part-"] {
+        let is_silent = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&is_silent);
+        bench.server.plan(move |asked| {
+            if format!("{} {}", asked.method, asked.path).starts_with(stuck) {
+                flag.store(true, Ordering::SeqCst);
+            }
+            flag.load(Ordering::SeqCst).then_some(Fault::Late(Duration::from_mins(10)))
+        });
+        let child = start(&bench, &["s3://lab/in", "s3://lab/out"]);
+        while !is_silent.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let started = Instant::now();
+        signal(&child, "-INT");
+        let output = child.wait_with_output().unwrap();
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(130), "{stuck}: {message}");
+        assert!(started.elapsed() < Duration::from_secs(9), "{stuck}: {:?}", started.elapsed());
     }
 }
 

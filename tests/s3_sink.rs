@@ -553,3 +553,375 @@ fn an_interrupt_ends_the_waiting_and_leaves_nothing() {
     drop(sink);
     assert!(memory.keys("lab", "").is_empty() && memory.uploads().is_empty());
 }
+
+/// Puts a manifest, and a file for each name, into the output; what there is then.
+fn seed_manifest(memory: &Memory, manifest: &serde_json::Value, names: &[&str]) -> Vec<String> {
+    for name in names {
+        memory.seed("lab", &format!("out/{name}"), "dear");
+    }
+    memory.seed("lab", "out/_manifest.json", manifest.to_string());
+    memory.keys("lab", "")
+}
+
+const RUN: &str = "0123456789abcdef0123456789abcdef";
+
+#[test]
+fn a_manifest_that_names_other_files_is_refused_and_nothing_deleted() {
+    let file = |name: &str| serde_json::json!({ "name": name, "size": 4, "rows": null });
+    let part = format!("part-00000-{RUN}.parquet");
+    let other_part = format!("part-00000-{}.parquet", RUN.replace('0', "f"));
+    let names = [
+        "sub/precious.jpg",
+        "precious.jpg",
+        "../in/precious.jpg",
+        "_errors/../precious.jpg",
+        "_errors/sub/part-00000-x.parquet",
+        "_work/x.json",
+        "_SUCCESS",
+        "_manifest.json",
+        "",
+    ];
+    for name in names {
+        let current = |name: &str| serde_json::json!({ "run": RUN, "files": [file(name)] });
+        let pending = |kept: &str, garbage: &str, upload: &str| {
+            let upload = serde_json::json!({ "file": file(upload), "upload": "1", "parts": [] });
+            let (kept, garbage) = ([file(kept)], [garbage]);
+            serde_json::json!({ "run": RUN, "uploads": [upload], "kept": kept, "garbage": garbage })
+        };
+        let old = "part-00000-6f1c1a40-c000.snappy.parquet";
+        for (field, value) in [
+            ("current", current(name)),
+            ("pending", pending(name, old, &part)),
+            ("pending", pending(old, name, &part)),
+            ("pending", pending("part-1.parquet", old, name)),
+            // A name that is right in its form, of another run.
+            ("pending", pending("part-1.parquet", old, &other_part)),
+            ("finishing", serde_json::json!({ "garbage": [name] })),
+        ] {
+            for mode in [WriteMode::Error, WriteMode::Overwrite, WriteMode::Append] {
+                let (memory, server) = serve();
+                memory.seed("lab", "in/precious.jpg", "dear");
+                let mut manifest = serde_json::json!({
+                    "format": "orb_features.manifest", "format_version": 1, "generation": 1,
+                    "current": null,
+                });
+                manifest[field] = value.clone();
+                let named = ["sub/precious.jpg", "precious.jpg", &part, "part-1.parquet", old];
+                let before = seed_manifest(&memory, &manifest, &named);
+                let line = write(&server.connect(), mode, "a").unwrap_err().to_line();
+                assert!(line.contains("_manifest.json is not one that"), "{manifest} {line}");
+                assert_eq!(memory.keys("lab", ""), before, "{manifest}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_manifest_of_others_or_of_the_future_is_refused_in_every_mode() {
+    let ours = serde_json::json!({
+        "format": "orb_features.manifest", "format_version": 1, "generation": 0, "current": null,
+    });
+    let with = |field: &str, value: serde_json::Value| {
+        let mut changed = ours.clone();
+        changed[field] = value;
+        changed
+    };
+    for (manifest, says) in [
+        // A web app's.
+        (serde_json::json!({ "version": 3, "name": "app", "icons": [] }), "\"format\" is not"),
+        // What this crate wrote before there was a format.
+        (serde_json::json!({ "version": 1, "current": null, "recent": [] }), "\"format\" is not"),
+        (
+            serde_json::json!({ "version": 1, "current": null,
+                "finishing": { "garbage": ["sub/precious.jpg"] } }),
+            "\"format\" is not",
+        ),
+        (with("format", "other".into()), "\"format\" is not"),
+        (with("format", 1.into()), "\"format\" is not"),
+        (with("format_version", 2.into()), "format 2 is newer than 1"),
+        (with("name", "app".into()), "unknown field `name`"),
+        (
+            with("finishing", serde_json::json!({ "garbage": [], "more": 1 })),
+            "unknown field `more`",
+        ),
+        (with("recent", serde_json::json!([{ "run": "../x", "committed": true }])), "is no run"),
+        (serde_json::json!([1]), "_manifest.json"),
+    ] {
+        for mode in [WriteMode::Error, WriteMode::Overwrite, WriteMode::Append] {
+            let (memory, server) = serve();
+            let before = seed_manifest(&memory, &manifest, &["sub/precious.jpg"]);
+            let line = write(&server.connect(), mode, "a").unwrap_err().to_line();
+            assert!(line.contains(OUT) && line.contains(says), "{manifest} {line}");
+            assert_eq!(memory.keys("lab", ""), before);
+            let text = memory.objects("lab", "out/_manifest.json")["out/_manifest.json"].clone();
+            assert_eq!(text, manifest.to_string());
+        }
+    }
+    let (memory, server) = serve();
+    seed_manifest(&memory, &ours, &[]);
+    write(&server.connect(), WriteMode::Error, "a").unwrap();
+}
+
+#[test]
+fn what_is_read_of_the_output_is_bounded() {
+    let (memory, server) = serve();
+    memory.seed("lab", "out/_manifest.json", vec![b' '; (64 << 20) + 1]);
+    let line = write(&server.connect(), WriteMode::Overwrite, "a").unwrap_err().to_line();
+    assert!(line.contains("_manifest.json") && line.contains("longer than 67108864"), "{line}");
+    memory.remove("lab", "out/_manifest.json");
+    write(&server.connect(), WriteMode::Overwrite, "a").unwrap();
+    // A mark, a lease and an object among the leases that are not ours.
+    memory.seed("lab", "out/_SUCCESS", vec![b'x'; 1 << 20]);
+    memory.seed("lab", &format!("out/_work/{RUN}.json"), vec![b'x'; 1 << 20]);
+    memory.seed("lab", "out/_work/thesis.json", "dear");
+    memory.age("lab", "out/_work/", Duration::from_hours(1));
+    write(&server.connect(), WriteMode::Append, "b").unwrap();
+    assert_eq!(visible(&memory), rows(&[("a", 10), ("b", 10)]));
+    assert!(memory.objects("lab", "out/_SUCCESS")["out/_SUCCESS"].len() == 32);
+    assert!(memory.keys("lab", "out/_work/").contains(&"out/_work/thesis.json".to_owned()));
+}
+
+#[test]
+fn files_that_somebody_deleted_leave_the_manifest() {
+    let (memory, server) = serve();
+    write(&server.connect(), WriteMode::Error, "a").unwrap();
+    let gone = memory.keys("lab", "out/part-").swap_remove(1);
+    memory.remove("lab", &gone);
+    write(&server.connect(), WriteMode::Append, "b").unwrap();
+    let manifest = memory.objects("lab", "out/_manifest.json")["out/_manifest.json"].clone();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    let files = manifest["current"]["files"].as_array().unwrap();
+    let mut named: Vec<_> =
+        files.iter().map(|file| format!("out/{}", file["name"].as_str().unwrap())).collect();
+    named.sort();
+    assert_eq!(named, memory.keys("lab", "out/part-"));
+    // What is known of the others is kept.
+    assert!(files.iter().all(|file| file["rows"].is_u64()), "{files:?}");
+}
+
+fn write_as(s3: &S3, mode: WriteMode, name: &str, run_id: &str) -> Result<SinkReport> {
+    let mut sink = ParquetSink::create_in_s3(s3, OUT, params(mode).with_run_id(run_id))?;
+    sink.write(batch(name, 10, 2))?;
+    sink.finish()
+}
+
+#[test]
+fn a_run_of_the_same_id_is_done_once() {
+    let (memory, server) = serve();
+    let s3 = server.connect();
+    let is_done = |outcome: Result<SinkReport>| match outcome {
+        Err(Error::AlreadyCommitted { path, run_id }) => (&*path, &*run_id) == (OUT, "2026-01-01"),
+        _ => false,
+    };
+    write(&s3, WriteMode::Error, "a").unwrap();
+    write_as(&s3, WriteMode::Append, "b", "2026-01-01").unwrap();
+    for mode in [WriteMode::Append, WriteMode::Error, WriteMode::Overwrite] {
+        assert!(is_done(write_as(&s3, mode, "b", "2026-01-01")));
+    }
+    // However many came after it, as long as its rows are there.
+    for i in 0..20 {
+        write_as(&s3, WriteMode::Append, "c", &format!("c{i}")).unwrap();
+    }
+    assert!(is_done(write_as(&s3, WriteMode::Append, "b", "2026-01-01")));
+    assert_eq!(visible(&memory), rows(&[("a", 10), ("b", 10), ("c", 200)]));
+    assert_eq!((others(&memory), memory.uploads().len()), (DONE.map(str::to_owned).to_vec(), 0));
+    // Two at a time: the second sees it at its commit.
+    let begin = || {
+        let params = params(WriteMode::Append).with_run_id("both");
+        let mut sink = ParquetSink::create_in_s3(&s3, OUT, params).unwrap();
+        sink.write(batch("d", 10, 2)).unwrap();
+        sink
+    };
+    let (first, second) = (begin(), begin());
+    first.finish().unwrap();
+    assert!(matches!(second.finish(), Err(Error::AlreadyCommitted { .. })));
+    assert_eq!(visible(&memory)["d"], 10);
+    assert_eq!((others(&memory), memory.uploads().len()), (DONE.map(str::to_owned).to_vec(), 0));
+    // A new result forgets the old one's runs, but for the last.
+    write_as(&s3, WriteMode::Overwrite, "e", "e").unwrap();
+    assert!(matches!(
+        write_as(&s3, WriteMode::Overwrite, "e", "e"),
+        Err(Error::AlreadyCommitted { .. })
+    ));
+    for bad in ["", "two words", "new\nline", "été", &"x".repeat(129)] {
+        let line = write_as(&s3, WriteMode::Append, "f", bad).unwrap_err().to_line();
+        assert!(line.contains("run_id"), "{line}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let params = ParquetParams::default().with_run_id("x");
+    let line = ParquetSink::create(folder.path().join("out"), params).unwrap_err().to_line();
+    assert!(line.contains("run_id") && line.contains("S3"), "{line}");
+}
+
+/// A commit dies at each of its requests; the same work under the name that the error gives is done once.
+#[test]
+fn an_append_in_doubt_can_be_repeated() {
+    let mut in_doubt = 0;
+    for (run_id, after) in
+        [(None, false), (None, true), (Some("mine"), false), (Some("mine"), true)]
+    {
+        for requests in 0.. {
+            let (memory, server) = serve();
+            let calm = server.connect();
+            write(&calm, WriteMode::Error, "old").unwrap();
+            let mortal = server.params().with_attempts(1).connect().unwrap();
+            let mut params = params(WriteMode::Append);
+            if let Some(id) = run_id {
+                params = params.with_run_id(id);
+            }
+            let mut sink = ParquetSink::create_in_s3(&mortal, OUT, params).unwrap();
+            sink.write(batch("new", 10, 2)).unwrap();
+            let left = AtomicI64::new(requests);
+            server.plan(move |_| match left.fetch_sub(1, Ordering::SeqCst) {
+                1.. => None,
+                0 if after => Some(Fault::ResetAfterEffect),
+                _ => Some(Fault::Error(403, "Dead")),
+            });
+            let outcome = sink.finish();
+            server.heal();
+            let what = format!("{run_id:?} after {requests} requests ({after}): {outcome:?}");
+            let id = match outcome {
+                Ok(_) => break,
+                Err(Error::InDoubt { ref path, ref run_id, .. }) => {
+                    assert_eq!(&**path, OUT);
+                    in_doubt += 1;
+                    run_id.to_string()
+                }
+                // Nothing of it stays, so that it is to be repeated.
+                Err(_) => run_id.unwrap_or("new").to_owned(),
+            };
+            memory.age("lab", "out/_work/", Duration::from_hours(1));
+            match write_as(&calm, WriteMode::Append, "new", &id) {
+                Ok(_) | Err(Error::AlreadyCommitted { .. }) => {}
+                Err(error) => panic!("{what}: {}", error.to_line()),
+            }
+            assert_eq!(visible(&memory), rows(&[("old", 10), ("new", 10)]), "{what}");
+            assert_eq!(others(&memory), DONE.map(str::to_owned).to_vec(), "{what}");
+            assert_eq!(memory.uploads(), Vec::<String>::new(), "{what}");
+        }
+    }
+    assert!(in_doubt > 20, "{in_doubt}");
+}
+
+/// A run that lives longer than its lease lives on by renewing it.
+#[test]
+fn a_lease_is_renewed_while_a_run_lives() {
+    let (memory, server) = serve();
+    let s3 = server.params().with_lease(Duration::from_secs(4)).connect().unwrap();
+    let mut long = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Append)).unwrap();
+    long.write(batch("long", 10, 2)).unwrap();
+    let uploads = memory.uploads().len();
+    memory.age("lab", "out/_work/", Duration::from_hours(1));
+    // Some renewals later.
+    std::thread::sleep(Duration::from_secs(2));
+    write(&server.connect(), WriteMode::Append, "quick").unwrap();
+    assert_eq!(memory.uploads().len(), uploads);
+    long.finish().unwrap();
+    assert_eq!(visible(&memory), rows(&[("long", 10), ("quick", 10)]));
+    let line = server.params().with_lease(Duration::ZERO).connect().unwrap_err().to_line();
+    assert!(line.contains("lease"), "{line}");
+}
+
+/// A run is judged by the lease that it gave itself.
+#[test]
+fn a_run_without_a_sign_of_life_is_cleared_away_after_its_own_lease() {
+    for (lease, left) in [(Duration::from_mins(1), 0), (Duration::from_hours(4), 3)] {
+        let (memory, server) = serve();
+        let s3 = server.params().with_lease(lease).connect().unwrap();
+        let mut silent = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Append)).unwrap();
+        silent.write(batch("silent", 10, 2)).unwrap();
+        memory.age("lab", "out/_work/", Duration::from_hours(1));
+        write(&server.connect(), WriteMode::Append, "quick").unwrap();
+        assert_eq!(memory.uploads().len(), left, "{lease:?}");
+    }
+}
+
+/// A part on its way must not arrive after its upload was given up: what S3 then keeps costs storage.
+#[test]
+fn a_part_on_its_way_ends_with_its_upload() {
+    let (memory, server) = serve();
+    let s3 = server.params().with_timeout(Duration::from_mins(10)).connect().unwrap();
+    let params = ParquetParams::default()
+        .with_codec(Codec::Uncompressed)
+        .with_row_group_rows(20_000)
+        .with_score_width(ScoreWidth::F64);
+    let mut sink = ParquetSink::create_in_s3(&s3, OUT, params).unwrap();
+    server.plan(|asked| {
+        asked.query.contains("partNumber=1").then_some(Fault::Late(Duration::from_mins(10)))
+    });
+    let until = |what: &str, is: &dyn Fn() -> bool| {
+        let end = std::time::Instant::now() + Duration::from_secs(20);
+        while !is() {
+            assert!(std::time::Instant::now() < end, "{what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    // No more than it takes to send a part: the next would be waited for.
+    for _ in 0..12 {
+        if server.in_flight() == 0 {
+            sink.write(batch("a", 10_000, 20)).unwrap();
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+    until("the part is on its way", &|| server.in_flight() == 1);
+    drop(sink);
+    until("no request is under way", &|| server.in_flight() == 0);
+    assert!(memory.keys("lab", "").is_empty() && memory.uploads().is_empty());
+}
+
+#[test]
+fn an_interrupt_is_quick_when_the_server_is_silent() {
+    for stuck in ["GET", "POST", "PUT"] {
+        let (_memory, server) = serve();
+        let s3 = server.params().with_timeout(Duration::from_mins(10)).connect().unwrap();
+        let is_silent = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let silent = Arc::clone(&is_silent);
+        server.plan(move |asked| {
+            let is_first = asked.method == stuck && !asked.path.contains("_work");
+            if is_first {
+                silent.store(true, Ordering::SeqCst);
+            }
+            silent.load(Ordering::SeqCst).then_some(Fault::Late(Duration::from_mins(10)))
+        });
+        let other = s3.clone();
+        let writing = std::thread::spawn(move || write(&other, WriteMode::Error, "a"));
+        while !is_silent.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        let start = std::time::Instant::now();
+        s3.interrupt();
+        let outcome = writing.join().unwrap();
+        assert!(matches!(outcome, Err(Error::Interrupted)), "{stuck}: {outcome:?}");
+        assert!(start.elapsed() < Duration::from_secs(9), "{stuck}: {:?}", start.elapsed());
+    }
+}
+
+/// Past the point of no return a silent server leaves the result in doubt, and the caller is told so.
+#[test]
+fn an_interrupt_of_a_commit_that_has_begun_is_quick_too() {
+    let (memory, server) = serve();
+    let s3 = server.params().with_timeout(Duration::from_mins(10)).connect().unwrap();
+    let is_silent = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let silent = Arc::clone(&is_silent);
+    server.plan(move |asked| {
+        if asked.method == "POST" && asked.query.contains("uploadId") {
+            silent.store(true, Ordering::SeqCst);
+        }
+        silent.load(Ordering::SeqCst).then_some(Fault::Late(Duration::from_mins(10)))
+    });
+    let other = s3.clone();
+    let writing = std::thread::spawn(move || write_as(&other, WriteMode::Error, "a", "once"));
+    while !is_silent.load(Ordering::SeqCst) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let start = std::time::Instant::now();
+    s3.interrupt();
+    let outcome = writing.join().unwrap();
+    assert!(matches!(outcome, Err(Error::InDoubt { .. })), "{outcome:?}");
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+    server.heal();
+    let again = write_as(&server.connect(), WriteMode::Error, "a", "once");
+    assert!(matches!(again, Err(Error::AlreadyCommitted { .. })), "{again:?}");
+    assert_eq!(visible(&memory), rows(&[("a", 10)]));
+}

@@ -587,6 +587,133 @@ fn too_large_objects_are_not_even_asked_for() {
     assert_eq!(server.requests(), 3);
 }
 
+/// A grey photo with corners.
+fn photo() -> Vec<u8> {
+    let pixel = |i: usize| if (i % 64 / 8 + i / 512).is_multiple_of(2) { 0 } else { 255 };
+    [b"P5 64 64 255\n".to_vec(), (0..64 * 64).map(pixel).collect()].concat()
+}
+
+/// An error ends the job, and a chain of stages, though an object behind it never comes.
+#[test]
+fn an_error_does_not_wait_for_a_request_that_stalls() {
+    let (memory, server) = serve(&[]);
+    memory.seed_many("lab", (0..40).map(|i| format!("in/{i:02}.pgm")), photo().into());
+    memory.seed("lab", "in/03.pgm", "no image");
+    server.plan(|asked| {
+        let is_late = *asked.path > *"/lab/in/03.pgm";
+        is_late.then_some(Fault::Late(Duration::from_mins(10)))
+    });
+    let orb = OrbParams::default().with_edge_threshold(3).with_patch_size(5).build().unwrap();
+    let source = || {
+        let s3 = server.params().with_timeout(Duration::from_mins(10)).connect().unwrap();
+        S3Source::new(&s3, "s3://lab/in").unwrap()
+    };
+    let four = Parallelism::new(4);
+    let job = || Pipeline::new(source(), orb.clone(), NullSink::default()).with_parallelism(four);
+    let chain = |images: Box<dyn Iterator<Item = Result<ImageObject>> + Send>| {
+        let decode = DecodeParams::default();
+        let rows = images.orb_features(&orb, &decode, four).explode().batches(100);
+        rows.write_to(NullSink::default()).unwrap_err()
+    };
+    let ways: [(&str, &dyn Fn() -> Error); 4] = [
+        ("a job", &|| job().without_pca().run().unwrap_err()),
+        ("a job of two passes", &|| job().with_pca(PcaParams::new(2)).run().unwrap_err()),
+        ("a chain", &|| chain(Box::new(source().open().unwrap()))),
+        ("a chain with a stage before", &|| {
+            chain(Box::new(source().open().unwrap().par_map(four, || (), |(), image| image)))
+        }),
+    ];
+    for (what, run) in ways {
+        let start = Instant::now();
+        let error = run();
+        assert_eq!(error.uri(), Some("s3://lab/in/03.pgm"), "{what}: {error}");
+        assert!(start.elapsed() < Duration::from_secs(10), "{what}: {:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn objects_that_are_archived_or_partly_closed_are_no_want_of_access() {
+    let (memory, server) = serve(&[]);
+    memory.seed_many("lab", (0..60).map(|i| format!("in/{i:03}.jpg")), "x".into());
+    for (but, code, cause) in [
+        ("000.jpg", "AccessDenied", "denied"),
+        ("none", "InvalidObjectState", "refused"),
+        ("none", "AccessDenied", "no access"),
+    ] {
+        server.plan(move |asked| {
+            let is_denied = asked.path.len() > "/lab/in/".len() && !asked.path.ends_with(but);
+            is_denied.then_some(Fault::Error(403, code))
+        });
+        let from = source(&server, "s3://lab/in");
+        let job = Pipeline::new(from, OrbParams::default().build().unwrap(), NullSink::default());
+        let error = job.without_pca().with_on_error(OnError::Skip).run().unwrap_err();
+        assert_eq!(matches!(error, Error::NoAccess { .. }), cause == "no access", "{error}");
+        assert!(error.to_line().contains(cause), "{error}");
+    }
+}
+
+#[test]
+fn what_is_asked_of_folders_is_refused_of_a_single_object() {
+    let (_memory, server) = serve(&[("x/a.jpg", b"2"), ("x/odd", b"3")]);
+    let select = Selection::default;
+    for (selection, name) in [
+        (select().with_glob("*.png"), "glob: *.png"),
+        (select().with_extensions(["jpg", "png"]), "extensions: jpg,png"),
+        (select().with_sizes(1..), "sizes: "),
+        (select().with_recursive(false), "recursive: false"),
+    ] {
+        let source = source(&server, "s3://lab/x/a.jpg").with_selection(selection);
+        let line = source.open().unwrap_err().to_line();
+        assert!(line.contains(name) && line.contains("s3://lab/x/a.jpg is a single"), "{line}");
+    }
+    let label = select().with_label(LabelRule::None);
+    let odd = all(source(&server, "s3://lab/x/odd").with_selection(label)).remove(0).unwrap();
+    assert_eq!((odd.uri.as_str(), odd.label), ("s3://lab/x/odd", None));
+}
+
+#[test]
+fn a_folder_without_a_name_is_no_label() {
+    let (_memory, server) = serve(&[("in/a//c.png", b"1"), ("in//d.png", b"2")]);
+    let labels: Vec<_> = all(source(&server, "s3://lab/in"))
+        .into_iter()
+        .map(|image| image.unwrap())
+        .map(|image| (image.uri, image.label.unwrap()))
+        .collect();
+    let expected = [("s3://lab/in//d.png", "in"), ("s3://lab/in/a//c.png", "a")];
+    assert_eq!(labels, expected.map(|(uri, label)| (uri.to_owned(), label.to_owned())));
+}
+
+/// A server that answers without an end is given up, not read until memory ends.
+#[test]
+fn an_answer_without_an_end_is_not_read() {
+    use std::io::{Read as _, Write as _};
+    for status in ["200 OK", "403 Forbidden"] {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = std::thread::spawn(move || {
+            let (mut connection, _) = listener.accept().unwrap();
+            let _ = connection.read(&mut [0; 1 << 12]).unwrap();
+            write!(connection, "HTTP/1.1 {status}\r\ncontent-length: 99999999999\r\n\r\n").unwrap();
+            let mut sent = 0_u64;
+            while sent < 1 << 30 && connection.write_all(&[b' '; 1 << 12]).is_ok() {
+                sent += 1 << 12;
+            }
+            sent
+        });
+        let s3 = S3Params::default()
+            .with_endpoint_url(format!("http://{address}"))
+            .with_region("eu-central-1")
+            .with_credentials(ACCESS_KEY, SECRET_KEY, None)
+            .with_attempts(1)
+            .connect()
+            .unwrap();
+        let error = S3Source::new(&s3, "s3://lab/in").unwrap().open().unwrap_err();
+        assert!(matches!(error, Error::List { .. }), "{error:?}");
+        let sent = serving.join().unwrap();
+        assert!(sent < 64 << 20, "{status}: {sent}");
+    }
+}
+
 mod listing {
     //! Keys from files.
 
@@ -723,6 +850,58 @@ mod listing {
         memory.seed("lab", "inventory/1.parquet", bytes);
         let listing = "s3://lab/inventory/1.parquet";
         assert_eq!(uris(source(&server, "s3://lab/in").with_listing(listing)), expected());
+    }
+
+    #[test]
+    fn a_key_listed_n_times_gives_n_images() {
+        let (_memory, server) = serve_keys();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("keys");
+        fs::write(&file, "in/b.jpg\nin/b.jpg\nin/sub/z.jpg\nin/b.jpg\n").unwrap();
+        let found = uris(source(&server, "s3://lab/in").with_listing(&file));
+        let [b, z] = ["s3://lab/in/b.jpg", "s3://lab/in/sub/z.jpg"];
+        assert_eq!(found, [b, b, z, b]);
+    }
+
+    /// Lines without an end, small when they are packed.
+    #[test]
+    fn a_line_has_a_bound() {
+        let (_memory, server) = serve_keys();
+        let folder = tempfile::tempdir().unwrap();
+        let long = "x".repeat(64 << 20);
+        for (name, text) in [
+            ("lines.gz", format!("in/b.jpg\n{long}")),
+            ("lines", format!("in/b.jpg\n{long}\n")),
+            ("a.csv.gz", format!("lab,in/b.jpg,8\nlab,{long},8\n")),
+            ("b.csv.gz", format!("lab,in/b.jpg,8\nlab,\"{}\",8\n", "x\n".repeat(32 << 20))),
+            ("c.csv.gz", format!("lab,in/b.jpg,8\n{}", "lab,".repeat(16 << 20))),
+        ] {
+            let path = folder.path().join(name);
+            let is_packed = name.contains(".gz");
+            fs::write(&path, if is_packed { gzip(&text) } else { text.into_bytes() }).unwrap();
+            assert!(!is_packed || fs::metadata(&path).unwrap().len() < 1 << 20);
+            let last = all(source(&server, "s3://lab").with_listing(&path)).pop().unwrap();
+            let line = last.unwrap_err().to_line();
+            assert!(line.contains(name) && line.len() < 1000, "{name}");
+            assert!(line.contains("line 2: ") && line.contains("longer than 65536"), "{line}");
+        }
+        // The longest key there is, in the longest way to write it.
+        let key = format!("in/{}.jpg", "é".repeat(508) + "x");
+        assert_eq!(key.len(), 1024);
+        let (memory, server) = serve(&[]);
+        memory.seed("lab", &key, "x");
+        let encoded = key.replace("é", "%C3%A9").replace('x', "%78");
+        let acl = "A".repeat(32 << 10);
+        fs::write(folder.path().join("d.csv"), format!("lab,{encoded},1,{acl}\n")).unwrap();
+        fs::write(folder.path().join("d"), format!("s3://lab/{key}\t1\n")).unwrap();
+        for name in ["d.csv", "d"] {
+            let source = source(&server, "s3://lab").with_listing(folder.path().join(name));
+            assert_eq!(uris(source), [format!("s3://lab/{key}")]);
+        }
+        fs::write(folder.path().join("e"), format!("{key}x\n")).unwrap();
+        let source = source(&server, "s3://lab").with_listing(folder.path().join("e"));
+        let line = all(source).pop().unwrap().unwrap_err().to_line();
+        assert!(line.contains("line 1: the key has 1025 bytes"), "{line}");
     }
 
     #[test]

@@ -117,6 +117,25 @@ fn files_in_the_root_are_labelled_by_its_name() {
 }
 
 #[test]
+fn what_is_asked_of_folders_is_refused_of_a_single_file() {
+    let root = root();
+    write(root.path(), "fruits/odd", b"x");
+    let select = Selection::default;
+    let source = || FsSource::new(root.path().join("fruits/odd"));
+    for (selection, name) in [
+        (select().with_glob("*"), "glob: *"),
+        (select().with_extensions(["jpg"]), "extensions: jpg"),
+        (select().with_sizes(..9), "sizes: "),
+        (select().with_recursive(false), "recursive: false"),
+    ] {
+        let line = source().with_selection(selection).open().unwrap_err().to_line();
+        assert!(line.contains(name) && line.contains("fruits/odd is a file"), "{line}");
+    }
+    let rule = select().with_label(LabelRule::None);
+    assert_eq!(source().with_selection(rule).open().unwrap().next().unwrap().unwrap().label, None);
+}
+
+#[test]
 fn a_missing_folder_is_named() {
     let error = FsSource::new("/no/such/folder").open().unwrap_err();
     assert_eq!(error.uri(), Some("/no/such/folder"));

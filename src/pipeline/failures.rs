@@ -158,7 +158,7 @@ impl Failures {
 /// Whether an image was refused for want of a right, by S3 or by the file system.
 fn is_refusal(error: &Error) -> bool {
     match error {
-        Error::Object { cause, .. } => *cause == ObjectCause::Refused,
+        Error::Object { cause, .. } => *cause == ObjectCause::Denied,
         Error::Read { source, .. } => source.kind() == ErrorKind::PermissionDenied,
         _ => false,
     }

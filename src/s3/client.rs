@@ -17,13 +17,19 @@ use super::configure::{Configured, configure};
 use super::fault::{Fault, Kind};
 use super::params::S3Params;
 use super::route::{Route, Wallet};
+use super::runtime;
 use crate::error::{Error, Result};
+use crate::give_up;
 
 /// Attempts at a server that has never answered: a wrong address shows soon.
 const ATTEMPTS_UNREACHED: u32 = 3;
 
-/// How long a change that is under way may take when the caller asks to stop.
-const GRACE: Duration = Duration::from_secs(10);
+/// How long a request may go on without success once the caller asks to stop: a server that is silent must not keep
+/// anybody.
+pub(crate) const HASTE: Duration = Duration::from_secs(2);
+
+/// How long a change of many requests may take when the caller asks to stop.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// The slowest transfer that counts as progress, in bytes a second.
 pub(super) const SLOWEST: u64 = 16 << 10;
@@ -73,14 +79,7 @@ impl fmt::Debug for S3 {
 
 impl S3 {
     pub(super) fn connect(params: S3Params) -> Result<Self> {
-        let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(4));
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(threads)
-            .thread_name("orb-features-s3")
-            .enable_all()
-            .build()
-            .map_err(Error::connect)?;
-        let runtime = Background(Some(runtime));
+        let runtime = Background(Some(runtime::start().map_err(Error::connect)?));
         let wanted = params.clone();
         let Configured { client, wallet, endpoint } =
             block_on(&runtime, async move { configure(&wanted).await })?;
@@ -121,6 +120,11 @@ impl S3 {
         self.inner.params.conditional_writes
     }
 
+    /// How long a sink's sign of life holds.
+    pub(crate) fn lease(&self) -> Duration {
+        self.inner.params.lease
+    }
+
     /// Whether [`interrupt`](Self::interrupt) has been called.
     pub(crate) fn is_interrupted(&self) -> bool {
         *self.inner.interrupted.borrow()
@@ -128,12 +132,13 @@ impl S3 {
 
     /// Has sources and sinks of this connection stop waiting: they fail with [`Error::Interrupted`].
     ///
-    /// A commit that is past the point of return is finished nevertheless.
+    /// A commit that is past the point of return is finished nevertheless, unless the server is silent:
+    /// [`Error::InDoubt`] says so.
     pub fn interrupt(&self) {
         self.inner.interrupted.send_replace(true);
     }
 
-    /// Waits for something, on any thread, unless the connection is interrupted.
+    /// Waits for something, on any thread, unless the connection is interrupted, or this thread's work given up.
     pub(crate) fn wait_for<T>(&self, what: impl Future<Output = T>) -> Result<T> {
         // Unconstrained: in a task of another runtime, which cannot go on meanwhile, tokio would have us
         // yield to it after some hundred results.
@@ -143,6 +148,7 @@ impl S3 {
                 biased;
                 done = what => Ok(done),
                 _ = interrupted.wait_for(|is| *is) => Err(Error::Interrupted),
+                () = give_up::of_this_thread() => Err(Error::Interrupted),
             }
         }))
     }
@@ -160,6 +166,27 @@ impl S3 {
             return Err(Error::Interrupted);
         };
         Ok(outcome_of(outcome))
+    }
+
+    /// Has a request, with all its attempts, end within `haste` once the connection is interrupted.
+    pub(crate) async fn hurried<T>(
+        &self,
+        haste: Duration,
+        request: impl Future<Output = Result<T, Fault>>,
+    ) -> Result<T, Fault> {
+        let mut interrupted = self.inner.interrupted.subscribe();
+        let patience = async {
+            // Never an error: the sender lives as long as the connection.
+            let _ = interrupted.wait_for(|is| *is).await;
+            tokio::time::sleep(haste).await;
+        };
+        tokio::select! {
+            biased;
+            done = request => done,
+            () = patience => {
+                Err(Fault::new(Kind::Transient, "the server did not answer before the end"))
+            }
+        }
     }
 
     /// Starts a task on the connection's runtime.

@@ -15,7 +15,7 @@ use aws_sdk_s3::config::{
 use aws_types::service_config::ServiceConfigKey;
 
 use super::fault::{Fault, Kind};
-use super::params::{Addressing, S3Params};
+use super::params::{Addressing, Endpoint, S3Params};
 use super::route::Wallet;
 use super::whole::WholeAnswers;
 use crate::error::{Error, Result};
@@ -53,7 +53,8 @@ pub(super) async fn configure(params: &S3Params) -> Result<Configured> {
         // Who names a profile means it, also where the environment holds other credentials.
         loader = loader.profile_name(profile).credentials_provider(credentials);
     }
-    if let Some(url) = &params.endpoint_url {
+    if let Some(Endpoint(url)) = &params.endpoint_url {
+        check_endpoint(url)?;
         loader = loader.endpoint_url(url);
     }
     if let Some(region) = &params.region {
@@ -66,16 +67,11 @@ pub(super) async fn configure(params: &S3Params) -> Result<Configured> {
     };
     let config = loader.load().await;
     let endpoint = match &params.endpoint_url {
-        Some(url) => Some(url.clone()),
+        Some(Endpoint(url)) => Some(url.clone()),
         None => endpoint_of(&config),
     };
     if let Some(url) = &endpoint {
-        let valid = ["http://", "https://"].iter().any(|scheme| {
-            url.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'))
-        });
-        if !valid {
-            return Err(Error::param("endpoint_url", url, "http://host:port or https://host"));
-        }
+        check_endpoint(url)?;
     }
     let wallet = Wallet::new(config.credentials_provider());
     if !params.anonymous {
@@ -112,6 +108,34 @@ pub(super) async fn configure(params: &S3Params) -> Result<Configured> {
     Ok(Configured { client: Client::from_conf(builder.build()), wallet, endpoint })
 }
 
+/// Refuses what is no address of a server, or is more: nobody asks for credentials there, and errors name it.
+fn check_endpoint(url: &str) -> Result<()> {
+    let rest = ["http://", "https://"].iter().find_map(|scheme| url.strip_prefix(scheme));
+    let is_address = |rest: &str| {
+        let authority = rest.split('/').next().unwrap_or_default();
+        !authority.is_empty() && !rest.contains(['@', '?', '#'])
+    };
+    if rest.is_some_and(is_address) {
+        return Ok(());
+    }
+    let allowed = "http://host:port or https://host, without user, password or query";
+    Err(Error::param("endpoint_url", shown(url), allowed))
+}
+
+/// A URL as it may be shown: no more than its scheme where it holds more than an address.
+pub(super) fn shown(url: &str) -> String {
+    if !url.contains(['@', '?', '#']) {
+        return url.to_owned();
+    }
+    let scheme = url.find("://").map_or(0, |at| at + 3);
+    // What comes before an `@` may be a password, whatever it looks like.
+    if url[..scheme].contains(['@', '?', '#']) {
+        "..".to_owned()
+    } else {
+        format!("{}..", &url[..scheme])
+    }
+}
+
 /// The endpoint for S3 that environment or profile name, found as the SDK finds it.
 fn endpoint_of(config: &aws_config::SdkConfig) -> Option<String> {
     let key = ServiceConfigKey::builder()
@@ -124,4 +148,29 @@ fn endpoint_of(config: &aws_config::SdkConfig) -> Option<String> {
         .service_config()
         .and_then(|services| services.load_config(key))
         .or_else(|| config.endpoint_url().map(str::to_owned))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_an_address_and_shown_without_secrets() {
+        for url in ["http://localhost:9000", "https://h", "http://[::1]:9000/base/"] {
+            assert!(check_endpoint(url).is_ok() && shown(url) == url, "{url}");
+        }
+        for (url, shown) in [
+            ("http://user:pa@ss/wo?rd@host:1/x?token=secret", "http://.."),
+            ("https://user@host", "https://.."),
+            ("user:password@host", ".."),
+            ("us@er://password@host", ".."),
+            ("http://host#secret", "http://.."),
+            ("http:///x", "http:///x"),
+            ("http://", "http://"),
+            ("localhost:9000", "localhost:9000"),
+        ] {
+            let line = check_endpoint(url).unwrap_err().to_line();
+            assert!(line.contains(&format!("endpoint_url: {shown} (")), "{line}");
+        }
+    }
 }

@@ -28,7 +28,11 @@ pub(crate) enum Kind {
     Account,
     /// The credentials have come to their end: no request will pass with them.
     Expired,
-    /// Everything else that trying again does not mend, such as an object that is closed to us.
+    /// The object, or the place, is closed to us.
+    Denied,
+    /// The object is longer than the caller takes.
+    TooLarge,
+    /// Everything else that trying again does not mend.
     Refused,
 }
 
@@ -109,7 +113,9 @@ impl Fault {
             (_, "ExpiredToken") => (Kind::Expired, "the session token has expired"),
             (_, "InvalidToken") => (Kind::Account, "the session token is wrong"),
             (_, "RequestTimeTooSkewed") => (Kind::Account, "this machine's clock is wrong"),
-            (401 | 403, _) => (Kind::Refused, "access denied"),
+            // Of one object, which is archived.
+            (403, "InvalidObjectState") => (Kind::Refused, "access denied"),
+            (401 | 403, _) => (Kind::Denied, "access denied"),
             _ => (Kind::Refused, "the server refuses the request"),
         };
         Self::new(kind, format!("{what} ({answer})"))

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
-use aws_sdk_s3::primitives::{ByteStream, DateTime, DateTimeFormat};
+use aws_sdk_s3::primitives::{ByteStream, ByteStreamError, DateTime, DateTimeFormat};
 use aws_sdk_s3::types::{ChecksumMode, ServerSideEncryption};
 use aws_smithy_checksums::ChecksumAlgorithm;
 use aws_smithy_runtime_api::client::http::HttpConnectorSettings;
@@ -12,7 +12,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use bytes::{Bytes, BytesMut};
 use md5::{Digest as _, Md5};
 
-use super::client::{S3, SLOWEST};
+use super::client::{HASTE, S3, SLOWEST};
 use super::fault::{Fault, Kind};
 use super::requests::Listed;
 use super::route::{Learn, Route};
@@ -53,11 +53,11 @@ struct Head {
 }
 
 impl S3 {
-    /// Reads an object; if `wanted` has an ETag, that version of it.
+    /// Reads an object of at most `most` bytes; if `wanted` has an ETag, that version of it.
     ///
     /// A body that breaks off, stalls or does not fit its length or checksum is asked for again, or
     /// the rest of it, always with `If-Match`, so that no mixture of two versions comes about.
-    pub(crate) async fn get(&self, bucket: &str, wanted: &Listed) -> Result<Got, Fault> {
+    pub(crate) async fn get(&self, bucket: &str, wanted: &Listed, most: u64) -> Result<Got, Fault> {
         let mut attempts = 1;
         let mut head = None;
         let mut bytes = BytesMut::new();
@@ -65,7 +65,7 @@ impl S3 {
             // Longer than each of its waits together, if it is to get anywhere.
             let transfer = wanted.size.map_or(Duration::MAX, |n| Duration::from_secs(n / SLOWEST));
             let limit = self.params().timeout.saturating_mul(2).saturating_add(transfer);
-            let attempt = self.get_once(bucket, wanted, &mut head, &mut bytes);
+            let attempt = self.get_once(bucket, wanted, most, &mut head, &mut bytes);
             let attempt = tokio::time::timeout(limit, attempt).await;
             let outcome = match attempt.unwrap_or_else(|_| Err(stalled())) {
                 Ok(()) => {
@@ -97,21 +97,22 @@ impl S3 {
         start: u64,
     ) -> Result<Bytes, Fault> {
         let expected = wanted.size.unwrap_or_default().saturating_sub(start);
-        self.retry(|| async move {
+        let request = self.retry(|| async move {
             let ask = self.ask(bucket, &wanted.key, wanted.etag.clone(), start);
             let body = self.in_time(0, ask).await?.body;
             let end = self
                 .in_time(expected, async {
-                    body.collect().await.map_err(|e| Fault::of_transport(Kind::Network, &e))
+                    beginning(body, expected + 1)
+                        .await
+                        .map_err(|e| Fault::of_transport(Kind::Network, &e))
                 })
-                .await?
-                .into_bytes();
+                .await?;
             if end.len() as u64 != expected {
                 return Err(Fault::new(Kind::Corrupt, "the body has not the length asked for"));
             }
             Ok(end)
-        })
-        .await
+        });
+        self.hurried(HASTE, request).await
     }
 
     /// Reads from where `bytes` ends; leaves in it what has come.
@@ -119,6 +120,7 @@ impl S3 {
         &self,
         bucket: &str,
         wanted: &Listed,
+        most: u64,
         head: &mut Option<Head>,
         bytes: &mut BytesMut,
     ) -> Result<(), Fault> {
@@ -137,6 +139,9 @@ impl S3 {
             let kind = if wanted.etag.is_some() { Kind::Corrupt } else { Kind::Precondition };
             return Err(Fault::new(kind, other_size(whole, size)));
         }
+        if whole > most {
+            return Err(too_large(most));
+        }
         let expected = wanted.size.map_or(whole.min(RESERVED), |size| size.min(whole));
         bytes.reserve((expected as usize).saturating_sub(bytes.len()));
         loop {
@@ -145,6 +150,9 @@ impl S3 {
                 .map_err(|_| stalled())?;
             if let Some(size) = wanted.size.filter(|&size| bytes.len() as u64 > size) {
                 return Err(Fault::new(Kind::Corrupt, other_size(bytes.len() as u64, size)));
+            }
+            if bytes.len() as u64 > most {
+                return Err(too_large(most));
             }
             match piece {
                 None => return Ok(()),
@@ -274,6 +282,22 @@ fn other_size(bytes: u64, listed: u64) -> String {
     format!("it has {bytes} bytes, the listing says {listed}")
 }
 
+fn too_large(most: u64) -> Fault {
+    Fault::new(Kind::TooLarge, format!("it is longer than {most} bytes"))
+}
+
+/// The first `most` bytes of a body, whatever its length.
+pub(super) async fn beginning(mut body: ByteStream, most: u64) -> Result<Bytes, ByteStreamError> {
+    let mut bytes = BytesMut::new();
+    while (bytes.len() as u64) < most
+        && let Some(piece) = body.next().await
+    {
+        bytes.extend_from_slice(&piece?);
+    }
+    bytes.truncate(usize::try_from(most).unwrap_or(usize::MAX));
+    Ok(bytes.freeze())
+}
+
 fn stalled() -> Fault {
     Fault::new(Kind::Transient, "the body stalls")
 }
@@ -376,6 +400,18 @@ mod tests {
         };
         assert_eq!(kind(None, &crc, b"abc"), None);
         assert_eq!(kind(None, &crc, b"abd"), Some(Kind::Corrupt));
+    }
+
+    #[tokio::test]
+    async fn of_a_body_without_an_end_only_the_beginning_is_read() {
+        let endless = futures::stream::repeat_with(|| {
+            Ok::<_, std::io::Error>(hyper::body::Frame::data(Bytes::from_static(&[7; 1000])))
+        });
+        let body = http_body_util::StreamBody::new(endless);
+        let body = ByteStream::new(aws_sdk_s3::primitives::SdkBody::from_body_1_x(body));
+        assert_eq!(beginning(body, 2500).await.unwrap(), vec![7; 2500]);
+        let short = ByteStream::from_static(b"abc");
+        assert_eq!(&beginning(short, 10).await.unwrap()[..], b"abc");
     }
 
     #[test]

@@ -16,13 +16,14 @@ mod location;
 mod params;
 mod requests;
 mod route;
+mod runtime;
 mod whole;
 
 pub use client::S3;
-pub(crate) use client::outcome_of;
+pub(crate) use client::{HASTE, outcome_of};
 pub use location::S3Location;
 pub use params::{
-    Addressing, DEFAULT_ATTEMPTS, DEFAULT_CONNECT_TIMEOUT, DEFAULT_TIMEOUT, S3Params,
+    Addressing, DEFAULT_ATTEMPTS, DEFAULT_CONNECT_TIMEOUT, DEFAULT_LEASE, DEFAULT_TIMEOUT, S3Params,
 };
 
 pub(crate) use fault::{Fault, Kind};

@@ -5,6 +5,7 @@ use std::time::Duration;
 use aws_sdk_s3::config::Credentials;
 
 use super::S3;
+use super::configure::shown;
 use crate::error::{Error, Result};
 
 /// Default of [`S3Params::with_attempts`]: where a third of all requests fail, one object in forty
@@ -14,6 +15,8 @@ pub const DEFAULT_ATTEMPTS: u32 = 16;
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Default of [`S3Params::with_connect_timeout`].
 pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Default of [`S3Params::with_lease`].
+pub const DEFAULT_LEASE: Duration = Duration::from_mins(2);
 
 /// Whether the bucket goes into the host name or the path of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,7 +50,7 @@ pub enum Addressing {
 #[must_use]
 pub struct S3Params {
     pub(super) region: Option<String>,
-    pub(super) endpoint_url: Option<String>,
+    pub(super) endpoint_url: Option<Endpoint>,
     pub(super) addressing: Addressing,
     pub(super) profile: Option<String>,
     // Shown without its secrets.
@@ -58,7 +61,18 @@ pub struct S3Params {
     pub(super) connect_timeout: Duration,
     pub(super) timeout: Duration,
     pub(super) conditional_writes: bool,
+    pub(super) lease: Duration,
     pub(super) md5_etags: bool,
+}
+
+/// The address of a server, shown without what may be secret in it.
+#[derive(Clone)]
+pub(super) struct Endpoint(pub String);
+
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        shown(&self.0).fmt(f)
+    }
 }
 
 impl Default for S3Params {
@@ -75,6 +89,7 @@ impl Default for S3Params {
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             timeout: DEFAULT_TIMEOUT,
             conditional_writes: true,
+            lease: DEFAULT_LEASE,
             md5_etags: true,
         }
     }
@@ -87,9 +102,9 @@ impl S3Params {
         self
     }
 
-    /// Sets the server, such as `http://localhost:9000`.
+    /// Sets the server, such as `http://localhost:9000`: scheme, host, port and perhaps a path.
     pub fn with_endpoint_url(mut self, url: impl Into<String>) -> Self {
-        self.endpoint_url = Some(url.into());
+        self.endpoint_url = Some(Endpoint(url.into()));
         self
     }
 
@@ -168,6 +183,15 @@ impl S3Params {
         self
     }
 
+    /// Sets how long a sink that writes may go without a sign of life before runs on other machines take it for dead
+    /// and clear its uploads away (default [`DEFAULT_LEASE`]), at least a second.
+    ///
+    /// It gives eight signs in that time.
+    pub fn with_lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
     /// Sets whether an ETag that looks like an MD5 is one (default true: an object without a checksum
     /// whose MD5 is another has not arrived whole).
     ///
@@ -191,6 +215,10 @@ impl S3Params {
             if value.is_zero() {
                 return Err(Error::param(name, 0, "above 0"));
             }
+        }
+        if self.lease < Duration::from_secs(1) {
+            let allowed = "at least one second";
+            return Err(Error::param("lease", format!("{:?}", self.lease), allowed));
         }
         S3::connect(self)
     }

@@ -1,6 +1,6 @@
 //! Every request that is made of the server, but for reading objects.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::SdkError;
@@ -10,8 +10,11 @@ use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
-use super::client::{S3, SLOWEST};
+use super::client::{HASTE, S3, SLOWEST};
 use super::fault::{Fault, Kind};
+
+/// The haste of completing an upload, which takes the longest and is worth waiting for.
+const HASTE_COMPLETING: Duration = Duration::from_secs(5);
 
 /// Keys that S3 gives on one page, at most.
 pub(crate) const MAX_PAGE_SIZE: i32 = 1000;
@@ -61,8 +64,22 @@ impl S3 {
     where
         F: Future<Output = Result<T, Fault>>,
     {
+        self.request_with(HASTE, bytes, attempt).await
+    }
+
+    /// The same, with a haste of its own.
+    async fn request_with<T, F>(
+        &self,
+        haste: Duration,
+        bytes: u64,
+        attempt: impl Fn(Client) -> F,
+    ) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
         // The SDK's futures are large.
-        self.retry(|| self.in_time(bytes, Box::pin(attempt(self.client().clone())))).await
+        let request = self.retry(|| self.in_time(bytes, Box::pin(attempt(self.client().clone()))));
+        self.hurried(haste, request).await
     }
 
     /// A page of the objects whose keys begin with `prefix`, in the order of the keys' bytes.
@@ -268,7 +285,7 @@ impl S3 {
         let parts = &CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
         // S3 may take minutes to put many parts together.
         let patience = SLOWEST * 300;
-        self.request(patience, |client| async move {
+        self.request_with(HASTE_COMPLETING, patience, |client| async move {
             let answer = client
                 .complete_multipart_upload()
                 .bucket(bucket)

@@ -29,6 +29,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::RwLock;
 
 use super::fault::{Fault, Kind};
+use super::get::beginning;
 
 /// What stays as it is in the path of a request.
 const PATH: &AsciiSet =
@@ -112,13 +113,16 @@ impl Route {
     }
 }
 
+/// Longest body of an error that is read, in bytes.
+const MAX_ERROR_BYTES: u64 = 64 << 10;
+
 /// Reads an answer that is not a success.
 async fn refusal(answer: HttpResponse) -> Fault {
     let status = answer.status().as_u16();
     let region = answer.headers().get("x-amz-bucket-region").map(str::to_owned);
-    let body = aws_sdk_s3::primitives::ByteStream::new(answer.into_body()).collect().await;
-    let text = match body {
-        Ok(body) => String::from_utf8_lossy(&body.into_bytes()).into_owned(),
+    let body = aws_sdk_s3::primitives::ByteStream::new(answer.into_body());
+    let text = match beginning(body, MAX_ERROR_BYTES).await {
+        Ok(body) => String::from_utf8_lossy(&body).into_owned(),
         Err(error) => return Fault::of_transport(Kind::Network, &error),
     };
     let element = |name: &str| {

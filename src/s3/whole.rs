@@ -1,18 +1,44 @@
-//! Answers that lost their end: the SDK's parser takes what there is.
+//! Answers that lost their end, or have none: the SDK reads all that comes, and parses what there is.
 
-use aws_sdk_s3::config::interceptors::AfterDeserializationInterceptorContextRef;
+use aws_sdk_s3::config::interceptors::{
+    AfterDeserializationInterceptorContextRef, BeforeDeserializationInterceptorContextMut,
+};
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
+use aws_sdk_s3::primitives::SdkBody;
+use aws_smithy_runtime_api::client::orchestrator::Metadata;
+use http_body_util::Limited;
+
+/// Longest answer but for an object, in bytes: a page of 1,000 keys has less than 4 MiB.
+const MAX_ANSWER_BYTES: usize = 16 << 20;
 
 /// Refuses XML that does not end with the element that it begins with.
 ///
-/// A listing that was cut would otherwise look like a shorter one.
+/// A listing that was cut would otherwise look like a shorter one. An answer that is too long is not read to its
+/// end.
 #[derive(Debug)]
 pub(super) struct WholeAnswers;
 
 impl Intercept for WholeAnswers {
     fn name(&self) -> &'static str {
         "WholeAnswers"
+    }
+
+    fn modify_before_deserialization(
+        &self,
+        context: &mut BeforeDeserializationInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let response = context.response_mut();
+        let operation = config.load::<Metadata>().map_or("", Metadata::name);
+        // Objects are streams, whose reader has a limit of its own.
+        if operation != "GetObject" || !response.status().is_success() {
+            let body = std::mem::replace(response.body_mut(), SdkBody::taken());
+            let limited = Limited::new(body, MAX_ANSWER_BYTES);
+            *response.body_mut() = SdkBody::from_body_1_x(limited);
+        }
+        Ok(())
     }
 
     fn read_after_deserialization(

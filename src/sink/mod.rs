@@ -33,7 +33,8 @@ pub use layout::WriteMode;
 pub use null::NullSink;
 #[cfg(feature = "parquet")]
 pub use parquet::{
-    Codec, DEFAULT_ROW_GROUP_ROWS, DEFAULT_ROWS_PER_FILE, ParquetParams, ParquetSink,
+    Codec, DEFAULT_ROW_GROUP_ROWS, DEFAULT_ROWS_PER_FILE, MAX_RUN_ID_LEN, ParquetParams,
+    ParquetSink,
 };
 #[cfg(feature = "parquet")]
 pub use schema::{ScoreWidth, schema, to_record_batch};

@@ -30,6 +30,9 @@ pub const DEFAULT_ROW_GROUP_ROWS: usize = 32_768;
 /// Default of [`ParquetParams::with_rows_per_file`]: some 300 MB.
 pub const DEFAULT_ROWS_PER_FILE: u64 = 2_097_152;
 
+/// Longest [`ParquetParams::with_run_id`], in characters.
+pub const MAX_RUN_ID_LEN: usize = 128;
+
 /// Row groups are numbered with 16 bits, with a sign.
 const MAX_ROW_GROUPS: u64 = i16::MAX as u64;
 
@@ -81,6 +84,7 @@ pub struct ParquetParams {
     row_group_rows: usize,
     rows_per_file: u64,
     score_width: ScoreWidth,
+    run_id: Option<String>,
 }
 
 impl Default for ParquetParams {
@@ -92,6 +96,7 @@ impl Default for ParquetParams {
             row_group_rows: DEFAULT_ROW_GROUP_ROWS,
             rows_per_file: DEFAULT_ROWS_PER_FILE,
             score_width: ScoreWidth::default(),
+            run_id: None,
         }
     }
 }
@@ -133,6 +138,31 @@ impl ParquetParams {
     pub fn with_score_width(mut self, width: ScoreWidth) -> Self {
         self.score_width = width;
         self
+    }
+
+    /// Sets the name by which a result in S3 knows this run again: 1 to [`MAX_RUN_ID_LEN`] visible ASCII characters
+    /// (default: a random one).
+    ///
+    /// Work that is done again under the same name, because nobody knew whether it had come to its end, ends as
+    /// [`Error::AlreadyCommitted`] if it had: an append does not double the rows. Runs are remembered as long as the
+    /// result has files of theirs, and the last 16 in any case.
+    pub fn with_run_id(mut self, run_id: impl Into<String>) -> Self {
+        self.run_id = Some(run_id.into());
+        self
+    }
+
+    fn check_run_id(&self) -> Result<()> {
+        match &self.run_id {
+            Some(id)
+                if id.is_empty()
+                    || id.len() > MAX_RUN_ID_LEN
+                    || !id.bytes().all(|b| b.is_ascii_graphic()) =>
+            {
+                let allowed = format!("1 to {MAX_RUN_ID_LEN} visible ASCII characters");
+                Err(Error::param("run_id", format!("{id:?}"), allowed))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -184,6 +214,9 @@ impl ParquetSink {
     /// # Errors
     /// [`Error::OutputExists`], [`Error::Write`], or [`Error::InvalidParam`] for row counts of 0.
     pub fn create(path: impl AsRef<Path>, params: ParquetParams) -> Result<Self> {
+        if let Some(id) = &params.run_id {
+            return Err(Error::param("run_id", id, "for results in S3, not in folders"));
+        }
         Self::on(params, |mode, run_id| {
             Ok(Target::Folder(Staging::create(path.as_ref(), mode, run_id)?))
         })
@@ -195,13 +228,15 @@ impl ParquetSink {
     /// output.
     ///
     /// # Errors
-    /// [`Error::OutputExists`]; [`Error::Write`] also if the server cannot be reached or ignores
-    /// conditions on writes; [`Error::InvalidParam`].
+    /// [`Error::OutputExists`]; [`Error::AlreadyCommitted`]; [`Error::Write`] also if the server cannot be reached or
+    /// ignores conditions on writes; [`Error::InvalidParam`]. [`RowSink::finish`] may end as [`Error::InDoubt`].
     #[cfg(feature = "s3")]
     pub fn create_in_s3(s3: &S3, location: impl AsRef<str>, params: ParquetParams) -> Result<Self> {
         let location = location.as_ref().parse()?;
+        params.check_run_id()?;
+        let id = params.run_id.clone();
         Self::on(params, |mode, run_id| {
-            Ok(Target::S3(Box::new(S3Target::create(s3, location, mode, run_id)?)))
+            Ok(Target::S3(Box::new(S3Target::create(s3, location, mode, run_id, id.as_deref())?)))
         })
     }
 

@@ -69,7 +69,7 @@ impl ImageSource for FsSource {
     /// A folder without a single file to take ends in an [`Error::NoInput`] item.
     ///
     /// # Errors
-    /// [`Error::List`] if it is missing or closed to us, [`Error::InvalidParam`] for a bad glob,
+    /// [`Error::List`] if it is missing or closed to us, [`Error::InvalidParam`] for a bad glob, or for one of a single file,
     /// [`Error::NotUtf8`] for a path that no column can hold.
     fn open(self) -> Result<FsImages> {
         let root = name_of(&self.root)?.to_owned();
@@ -79,6 +79,8 @@ impl ImageSource for FsSource {
         if is_folder {
             // Now rather than at the first image: a closed folder is the caller's error.
             std::fs::read_dir(&self.root).map_err(|e| Error::list(root.as_str(), e))?;
+        } else {
+            self.selection.check_single(&root, "a file")?;
         }
         let walk = WalkDir::new(&self.root)
             .follow_links(true)

@@ -10,12 +10,12 @@ use crate::error::Error;
 /// How the label of an image follows from its path or key.
 ///
 /// Paths are split at `/` (and at `\` on Windows) and otherwise taken as they are: spaces, accents,
-/// `%` and `+` stay.
+/// `%` and `+` stay. Keys may have segments without a character, as `a//b.jpg` has: they are no labels.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 #[non_exhaustive]
 pub enum LabelRule {
-    /// The name of the folder that holds the image.
+    /// The name of the folder that holds the image, the nearest that has one.
     #[default]
     Parent,
     /// No label.
@@ -34,16 +34,16 @@ impl LabelRule {
         folders.pop();
         let label = match self {
             Self::None => None,
-            Self::Parent => folders
-                .last()
-                .copied()
-                .or_else(|| root.split(is_separator).rev().find(|s| !s.is_empty())),
+            Self::Parent => {
+                let outer = root.split(is_separator).rev();
+                folders.iter().rev().copied().chain(outer).find(|s| !s.is_empty())
+            }
             Self::Segment(n) => folders.get(*n).copied(),
             Self::Hive(key) => folders
                 .iter()
                 .find_map(|s| s.split_once('=').and_then(|(k, v)| (k == key).then_some(v))),
         };
-        label.map(str::to_owned)
+        label.filter(|label| !label.is_empty()).map(str::to_owned)
     }
 }
 
@@ -102,6 +102,11 @@ mod tests {
         assert_eq!(label("segment:2", path), None);
         assert_eq!(label("hive:kind", path).as_deref(), Some("Pêche+50%"));
         assert_eq!(label("hive:colour", path), None);
+        assert_eq!(label("parent", "a//x.jpg").as_deref(), Some("a"));
+        assert_eq!(label("parent", "//x.jpg").as_deref(), Some("root"));
+        assert_eq!(label("segment:1", "a//b/x.jpg"), None);
+        assert_eq!(label("segment:2", "a//b/x.jpg").as_deref(), Some("b"));
+        assert_eq!(label("hive:kind", "kind=/x.jpg"), None);
         for bad in ["", "child", "segment:", "segment:-1", "hive:"] {
             assert!(bad.parse::<LabelRule>().is_err(), "{bad}");
         }

@@ -16,6 +16,22 @@ use crate::s3::{Listed, S3, S3Location};
 /// Keys that are read at a time.
 const PAGE: usize = 1000;
 
+/// Longest key, in bytes: S3 has no longer ones.
+const MAX_KEY_BYTES: usize = 1024;
+
+/// Longest line or record, in bytes: an encoded key has three times its length, and the longest other column of an
+/// inventory, an access control list, less than 32 KiB.
+const MAX_LINE_BYTES: usize = 64 << 10;
+
+/// Buffer of a file of lines, in bytes.
+const BUFFER: usize = 8 << 10;
+
+/// Longest `manifest.json`, in bytes.
+const MAX_MANIFEST_BYTES: u64 = 64 << 20;
+
+/// Longest file of keys in S3, which is held in memory, in bytes.
+const MAX_FILE_BYTES: u64 = 1 << 30;
+
 /// Columns of an inventory, in lower case and without `_`, as both of its formats spell them.
 const KEY: &str = "key";
 
@@ -69,9 +85,40 @@ struct ManifestFile {
 
 /// An open file of keys.
 enum Reader {
-    Csv { rows: csv::Reader<Box<dyn Read + Send>>, columns: Option<Vec<String>> },
+    Csv { rows: csv::Reader<Portions>, columns: Option<Vec<String>> },
     Parquet(parquet::arrow::arrow_reader::ParquetRecordBatchReader),
-    Lines(io::Lines<BufReader<Box<dyn Read + Send>>>),
+    Lines { text: BufReader<Portions>, number: u64 },
+}
+
+/// A stream that gives no more bytes than one line may have until it is told that the next begins.
+///
+/// It bounds what a reader of lines holds, whatever the stream's length: a small compressed one may be endless.
+struct Portions {
+    bytes: Box<dyn Read + Send>,
+    left: usize,
+}
+
+impl Portions {
+    fn new(bytes: Box<dyn Read + Send>) -> Self {
+        Self { bytes, left: 0 }
+    }
+
+    fn begin_line(&mut self) {
+        self.left = MAX_LINE_BYTES + BUFFER;
+    }
+}
+
+impl Read for Portions {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left == 0 {
+            let why = format!("it is longer than {MAX_LINE_BYTES} bytes, as no line with a key is");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
+        let most = buffer.len().min(self.left);
+        let len = self.bytes.read(&mut buffer[..most])?;
+        self.left -= len;
+        Ok(len)
+    }
 }
 
 impl std::fmt::Debug for Reader {
@@ -89,7 +136,7 @@ impl Listing {
         let stem = lower.strip_suffix(".gz").unwrap_or(&lower);
         let ending = Path::new(stem).extension().and_then(std::ffi::OsStr::to_str);
         let files = if ending == Some("json") {
-            let text = place.read(s3).await?;
+            let text = place.read(s3, MAX_MANIFEST_BYTES).await?;
             let manifest: Manifest =
                 serde_json::from_slice(&text).map_err(|e| Error::list(name.as_str(), e))?;
             if manifest.source_bucket != bucket {
@@ -150,15 +197,24 @@ impl Place {
         }
     }
 
-    async fn read(&self, s3: &S3) -> Result<Bytes> {
+    /// Reads it whole, if it has at most `most` bytes.
+    async fn read(&self, s3: &S3, most: u64) -> Result<Bytes> {
         match self {
             Self::Local(path) => {
-                std::fs::read(path).map(Bytes::from).map_err(|e| Error::list(self.to_string(), e))
+                let failed = |e| Error::list(self.to_string(), e);
+                let mut bytes = Vec::new();
+                let file = File::open(path).map_err(failed)?;
+                file.take(most + 1).read_to_end(&mut bytes).map_err(failed)?;
+                if bytes.len() as u64 > most {
+                    let why = format!("it is longer than {most} bytes");
+                    return Err(Error::list(self.to_string(), why));
+                }
+                Ok(bytes.into())
             }
             Self::S3(location) => {
                 let key = location.key().to_owned();
                 let object = Listed { key, size: None, etag: None, modified: None };
-                s3.get(location.bucket(), &object)
+                s3.get(location.bucket(), &object, most)
                     .await
                     .map(|got| got.bytes)
                     .map_err(|fault| Error::list(self.to_string(), fault))
@@ -167,17 +223,18 @@ impl Place {
     }
 
     /// Opens it, and undoes the compression that its name tells of.
-    async fn stream(&self, s3: &S3) -> Result<Box<dyn Read + Send>> {
+    async fn stream(&self, s3: &S3) -> Result<Portions> {
         let bytes: Box<dyn Read + Send> = match self {
             Self::Local(path) => {
                 Box::new(File::open(path).map_err(|e| Error::list(self.to_string(), e))?)
             }
-            Self::S3(_) => Box::new(Cursor::new(self.read(s3).await?)),
+            Self::S3(_) => Box::new(Cursor::new(self.read(s3, MAX_FILE_BYTES).await?)),
         };
         if Path::new(&self.to_string()).extension().is_some_and(|e| e.eq_ignore_ascii_case("gz")) {
-            return Ok(Box::new(MultiGzDecoder::new(BufReader::with_capacity(1 << 16, bytes))));
+            let packed = BufReader::with_capacity(1 << 16, bytes);
+            return Ok(Portions::new(Box::new(MultiGzDecoder::new(packed))));
         }
-        Ok(bytes)
+        Ok(Portions::new(bytes))
     }
 }
 
@@ -238,7 +295,10 @@ type Why = crate::error::BoxError;
 impl Reader {
     async fn open(place: Place, format: Format, s3: &S3) -> Result<Self> {
         Ok(match format {
-            Format::Lines => Self::Lines(BufReader::new(place.stream(s3).await?).lines()),
+            Format::Lines => {
+                let text = BufReader::with_capacity(BUFFER, place.stream(s3).await?);
+                Self::Lines { text, number: 0 }
+            }
             Format::Csv(columns) => {
                 if columns.as_ref().is_some_and(|columns| !columns.iter().any(|c| c == KEY)) {
                     return Err(Error::list(place.to_string(), "it has no column Key"));
@@ -246,6 +306,7 @@ impl Reader {
                 let rows = csv::ReaderBuilder::new()
                     .has_headers(false)
                     .flexible(true)
+                    .buffer_capacity(BUFFER)
                     .from_reader(place.stream(s3).await?);
                 Self::Csv { rows, columns }
             }
@@ -259,7 +320,7 @@ impl Reader {
                         Builder::try_new(file).map_err(failed)?.with_batch_size(PAGE).build()
                     }
                     Place::S3(_) => {
-                        let bytes = place.read(s3).await?;
+                        let bytes = place.read(s3, MAX_FILE_BYTES).await?;
                         Builder::try_new(bytes).map_err(failed)?.with_batch_size(PAGE).build()
                     }
                 };
@@ -272,21 +333,33 @@ impl Reader {
     fn next_page(&mut self, bucket: &str) -> Result<Vec<Listed>, Why> {
         let mut page = Vec::new();
         match self {
-            Self::Lines(lines) => {
+            Self::Lines { text, number } => {
+                let mut line = String::new();
                 while page.len() < PAGE {
-                    let Some(line) = lines.next().transpose()? else { break };
-                    let line = line.strip_suffix('\r').unwrap_or(&line);
+                    line.clear();
+                    text.get_mut().begin_line();
+                    *number += 1;
+                    let of_line = |why: Why| Why::from(format!("line {number}: {why}"));
+                    if text.read_line(&mut line).map_err(|e| of_line(e.into()))? == 0 {
+                        break;
+                    }
+                    let line = line.strip_suffix('\n').unwrap_or(&line);
+                    let line = line.strip_suffix('\r').unwrap_or(line);
                     if !line.is_empty() {
-                        page.push(of_line(line, bucket)?);
+                        page.push(from_line(line, bucket).map_err(of_line)?);
                     }
                 }
             }
             Self::Csv { rows, columns } => {
                 let mut row = csv::StringRecord::new();
-                while page.len() < PAGE && rows.read_record(&mut row)? {
-                    let line = row.position().map_or(0, csv::Position::line);
-                    let object = of_row(&row, columns.as_deref(), bucket)
-                        .map_err(|why| format!("line {line}: {why}"))?;
+                while page.len() < PAGE {
+                    rows.get_mut().begin_line();
+                    let line = rows.position().line();
+                    let of_line = |why: Why| Why::from(format!("line {line}: {why}"));
+                    if !rows.read_record(&mut row).map_err(|e| of_line(e.into()))? {
+                        break;
+                    }
+                    let object = of_row(&row, columns.as_deref(), bucket).map_err(of_line)?;
                     page.extend(object);
                 }
             }
@@ -301,7 +374,16 @@ impl Reader {
     }
 }
 
-fn of_line(line: &str, bucket: &str) -> Result<Listed, Why> {
+/// Refuses a key that S3 cannot hold.
+fn checked(key: String) -> Result<String, Why> {
+    if key.len() > MAX_KEY_BYTES {
+        let len = key.len();
+        return Err(format!("the key has {len} bytes, and no key more than {MAX_KEY_BYTES}").into());
+    }
+    Ok(key)
+}
+
+fn from_line(line: &str, bucket: &str) -> Result<Listed, Why> {
     let (key, size) = match line.rsplit_once('\t') {
         Some((key, size)) => {
             (key, Some(size.parse().map_err(|_| format!("the size of {key} is {size:?}"))?))
@@ -315,7 +397,7 @@ fn of_line(line: &str, bucket: &str) -> Result<Listed, Why> {
     } else {
         key.to_owned()
     };
-    Ok(Listed { key, size, etag: None, modified: None })
+    Ok(Listed { key: checked(key)?, size, etag: None, modified: None })
 }
 
 fn of_bucket(found: &str, bucket: &str) -> Result<(), Why> {
@@ -354,7 +436,7 @@ fn of_row(
         })?),
     };
     let etag = value("etag").filter(|etag| !etag.is_empty()).map(quoted);
-    Ok(Some(Listed { key, size, etag, modified: None }))
+    Ok(Some(Listed { key: checked(key)?, size, etag, modified: None }))
 }
 
 /// An ETag as requests want it.
@@ -395,7 +477,7 @@ fn of_batch(
             continue;
         }
         page.push(Listed {
-            key: text(&keys, at).ok_or("there is no key")?,
+            key: checked(text(&keys, at).ok_or("there is no key")?)?,
             size: sizes
                 .as_ref()
                 .filter(|c| c.is_valid(at))

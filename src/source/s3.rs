@@ -93,7 +93,8 @@ impl S3Source {
     ///   one, its size in bytes.
     ///
     /// Versions that are not the latest, delete markers and keys that are not below the prefix are
-    /// passed over. Data files in S3 are held in memory one at a time.
+    /// passed over. A key that is listed n times gives its image n times. Data files in S3 are held in memory one at a
+    /// time, and have at most 1 GiB; a line has at most 64 KiB.
     pub fn with_listing(mut self, file: impl Into<PathBuf>) -> Self {
         self.listing = Some(file.into());
         self
@@ -240,6 +241,7 @@ impl Keys {
             let object = keys.s3.head(bucket, key).await;
             // Without the right to list, S3 denies what does not exist.
             if let Ok(Some(object)) = object {
+                options.selection.check_single(&options.root.to_string(), "a single object")?;
                 folder.truncate(key.rfind('/').map_or(0, |at| at + 1));
                 keys.folder = folder;
                 keys.page.push_back(object);
@@ -441,7 +443,7 @@ async fn fetch(
         return Err(Error::decode(uri, DecodeCause::TooLarge, what));
     }
     let permit = budget.reserve(size, number).await;
-    let got = match s3.get(bucket, &object).await {
+    let got = match s3.get(bucket, &object, options.max_object_bytes).await {
         Ok(got) => got,
         Err(fault) if fault.kind == Kind::Network => {
             return Err(lost_or_outage(options, s3, &uri, fault).await);
@@ -478,8 +480,9 @@ fn lost(uri: &str, fault: Fault) -> Error {
             return Error::connect(format!("{fault}: {uri}"));
         }
         Kind::Missing => ObjectCause::Vanished,
-        Kind::Precondition => ObjectCause::Changed,
+        Kind::Precondition | Kind::TooLarge => ObjectCause::Changed,
         Kind::Corrupt => ObjectCause::Corrupt,
+        Kind::Denied => ObjectCause::Denied,
         Kind::Refused | Kind::Unsupported => ObjectCause::Refused,
         Kind::Transient | Kind::Network => ObjectCause::Unavailable,
     };

@@ -16,7 +16,8 @@ pub const IMAGE_EXTENSIONS: [&str; 12] =
 /// labels them.
 ///
 /// By default all images, by the [`IMAGE_EXTENSIONS`], labelled by the folder that holds them. Names
-/// that begin with a dot, and all that is in folders of such names, are always passed over.
+/// that begin with a dot, and all that is in folders of such names, are always passed over. A source that is a single
+/// file or object takes it, whatever its name, and refuses all but a label rule.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Selection {
@@ -104,6 +105,22 @@ impl Selection {
             (None, Some(_)) => None,
         };
         Ok(Matcher { glob, extensions, sizes: self.sizes })
+    }
+
+    /// Refuses what has no part in taking a single file or object.
+    pub(super) fn check_single(&self, uri: &str, what: &str) -> Result<()> {
+        let given = [
+            ("glob", self.glob.clone()),
+            ("extensions", self.extensions.as_ref().map(|e| e.join(","))),
+            ("sizes", self.sizes.map(|(from, to)| format!("{from:?} to {to:?}"))),
+            ("recursive", (!self.recursive).then(|| "false".to_owned())),
+        ];
+        match given.into_iter().find_map(|(name, value)| Some((name, value?))) {
+            Some((name, value)) => {
+                Err(Error::param(name, value, format!("for folders: {uri} is {what}")))
+            }
+            None => Ok(()),
+        }
     }
 
     /// What is looked for, to say that there is none of it.

@@ -7,6 +7,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::give_up::GiveUp;
+
 /// Default of [`Parallelism::with_window`], for each thread.
 pub const DEFAULT_WINDOW_PER_THREAD: usize = 32;
 
@@ -68,8 +70,9 @@ impl Parallelism {
 ///
 /// Results come in the order of the items. The threads start at the first `next` and take items
 /// from the source one at a time, so that no queue of items builds up; they stop when the iterator
-/// is dropped, which waits for the work that is under way. A panic in the work or the source goes
-/// on in the consumer.
+/// is dropped, which waits for the work that is under way, but not for an
+/// `S3Source` that waits for its server. A panic in the work or the source goes on in the
+/// consumer.
 #[must_use = "iterator adaptors are lazy and do nothing unless consumed"]
 pub struct ParMap<T, R> {
     state: State<T, R>,
@@ -99,6 +102,8 @@ struct Shared<T, R> {
     progress: Condvar,
     /// Signals the thread at the source: there is room, or it is time to stop.
     room: Condvar,
+    /// Wakes the thread in the source when the consumer has gone.
+    give_up: GiveUp,
     window: usize,
 }
 
@@ -175,6 +180,7 @@ impl<T: Send + 'static, R: Send + 'static> ParMap<T, R> {
             }),
             progress: Condvar::new(),
             room: Condvar::new(),
+            give_up: GiveUp::new(),
             window: parallelism.window(),
         });
         let book = Arc::clone(&shared);
@@ -233,7 +239,8 @@ impl<T, R> Shared<T, R> {
             return None;
         }
         drop(book);
-        let item = catch_unwind(AssertUnwindSafe(|| source.items.as_mut()?.next()));
+        let next = || self.give_up.mark(|| source.items.as_mut()?.next());
+        let item = catch_unwind(AssertUnwindSafe(next));
         let item = match item {
             Ok(Some(item)) => Ok(item),
             Ok(None) => {
@@ -318,9 +325,14 @@ impl<T, R> ParMap<T, R> {
             let mut book = lock(&shared.book);
             book.stop = true;
             shared.room.notify_all();
+            drop(book);
+            // A source that waits for a server would keep us.
+            shared.give_up.tell();
             let running = |book: &mut Book<R>| book.threads > 0;
-            let mut book =
-                shared.progress.wait_while(book, running).unwrap_or_else(PoisonError::into_inner);
+            let mut book = shared
+                .progress
+                .wait_while(lock(&shared.book), running)
+                .unwrap_or_else(PoisonError::into_inner);
             let left = std::mem::take(&mut book.results);
             drop(book);
             drop(left);

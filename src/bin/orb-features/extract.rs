@@ -129,7 +129,7 @@ pub struct Extract {
 }
 
 impl Extract {
-    pub fn run(&self) -> Result<RunReport, Failed> {
+    pub fn run(&self) -> Result<Outcome, Failed> {
         Simd::set(self.simd)?;
         let params = self.orb.params(self.compat.unwrap_or_default());
         match self.backend {
@@ -153,7 +153,7 @@ impl Extract {
     fn run_with<E: FeatureExtractor + Clone + 'static>(
         &self,
         extractor: E,
-    ) -> Result<RunReport, Failed> {
+    ) -> Result<Outcome, Failed> {
         self.s3.check(&self.input, &self.output)?;
         self.check_selection()?;
         self.check_policies()?;
@@ -173,10 +173,13 @@ impl Extract {
         };
         // Looks at IN before OUT is touched.
         let images = self.images(s3.as_ref()).map_err(|error| self.failed(error))?;
-        let parquet = ParquetParams::default()
+        let mut parquet = ParquetParams::default()
             .with_rows_per_file(self.rows_per_file)
             .with_mode(self.mode.into())
             .with_force(self.force);
+        if let Some(id) = &self.s3.run_id {
+            parquet = parquet.with_run_id(id);
+        }
         let sink = match (&self.output, &s3) {
             (Place::Folder(path), _) => ParquetSink::create(path, parquet),
             (Place::S3(location), Some(s3)) => {
@@ -184,7 +187,10 @@ impl Extract {
             }
             (Place::S3(_), None) => unreachable!("a place in S3 has a connection"),
         };
-        let sink = sink.map_err(|error| self.failed(error))?;
+        let sink = match sink {
+            Err(error @ Error::AlreadyCommitted { .. }) => return self.done_before(&error),
+            sink => sink.map_err(|error| self.failed(error))?,
+        };
         let bar = progress_bar();
         let shown = bar.clone();
         let mut pipeline = Pipeline::new(images, extractor, sink)
@@ -217,7 +223,27 @@ impl Extract {
         };
         let report = pipeline.run();
         bar.finish_and_clear();
-        report.map_err(|error| self.failed(error))
+        match report {
+            Err(error @ Error::AlreadyCommitted { .. }) => self.done_before(&error),
+            report => report
+                .map(|report| Outcome::Done(Box::new(report)))
+                .map_err(|error| self.failed(error)),
+        }
+    }
+
+    /// Ends a run whose work was done before.
+    fn done_before(&self, error: &Error) -> Result<Outcome, Failed> {
+        match &self.save_model {
+            Some(path) => Err(Failed {
+                message: format!(
+                    "{}: {} is not written (the footers of the result's files have the model)",
+                    error.to_line(),
+                    path.display()
+                ),
+                status: 1,
+            }),
+            None => Ok(Outcome::DoneBefore(error.to_line())),
+        }
     }
 
     /// Refuses options that have no part in reading a single file.
@@ -292,10 +318,16 @@ impl Extract {
     /// Adds to what ended the job how to go on, where there is a way.
     fn failed(&self, error: Error) -> Failed {
         let hint = match error {
+            Error::InDoubt { ref run_id, .. } => &format!(
+                "\nhint: the same call with --run-id '{run_id}' settles it, and does nothing twice"
+            ),
             _ if error.is_of_one_image() && self.on_error == OnErrorName::Fail => {
                 "\nhint: --on-error skip or record goes on without such images"
             }
-            Error::Connect { .. } if !self.s3.no_sign_request => {
+            // The system's refusals are not about credentials.
+            Error::Connect { ref source }
+                if !self.s3.no_sign_request && !source.is::<std::io::Error>() =>
+            {
                 "\nhint: credentials come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile \
                  (--profile) or a role; --no-sign-request reads a public bucket"
             }
@@ -319,9 +351,9 @@ impl Extract {
             return Ok(());
         };
         model.save(path).map_err(|error| {
-            let Failed { message, status } = error.into();
-            let out = &self.output;
-            Failed { message: format!("{message} (the result in {out} is complete)"), status }
+            let failed = Failed::from(error);
+            let message = format!("{} (the result in {} is complete)", failed.message, self.output);
+            Failed { message, ..failed }
         })
     }
 
@@ -410,6 +442,13 @@ fn is_inside(file: &Path, folder: &Path) -> bool {
     fs::canonicalize(parent).is_ok_and(|parent| parent.starts_with(&folder))
 }
 
+/// How a run ended that did not fail.
+pub enum Outcome {
+    Done(Box<RunReport>),
+    /// There was nothing to do, for this reason.
+    DoneBefore(String),
+}
+
 enum Projection {
     None,
     Fit(PcaParams),
@@ -426,6 +465,9 @@ fn progress_bar() -> ProgressBar {
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
-    bar.enable_steady_tick(Duration::from_millis(100));
+    // It takes a thread, and panics if it gets none.
+    if std::thread::Builder::new().spawn(|| ()).is_ok() {
+        bar.enable_steady_tick(Duration::from_millis(100));
+    }
     bar
 }

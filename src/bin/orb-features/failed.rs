@@ -28,6 +28,7 @@ impl From<Error> for Failed {
         let status = match error {
             Error::Interrupted => 130,
             Error::InvalidParam { .. } => 2,
+            Error::InDoubt { .. } => 3,
             _ => 1,
         };
         Self { message: error.to_line(), status }

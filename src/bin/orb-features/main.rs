@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::extract::Extract;
+use crate::extract::{Extract, Outcome};
 use crate::failed::Failed;
 
 /// Photos in folders or S3 to ORB features, PCA and Parquet.
@@ -47,7 +47,17 @@ fn main() -> ExitCode {
     return_large_buffers();
     let Command::Extract(extract) = Cli::parse().command;
     match extract.run() {
-        Ok(report) => {
+        Ok(Outcome::DoneBefore(why)) => {
+            let text = if extract.json {
+                serde_json::json!({ "already_committed": why }).to_string()
+            } else {
+                format!("nothing to do: {why}")
+            };
+            // A reader that has gone needs no report.
+            let _ = writeln!(std::io::stdout(), "{text}");
+            ExitCode::SUCCESS
+        }
+        Ok(Outcome::Done(report)) => {
             let text = if extract.json {
                 serde_json::to_string(&report).unwrap_or_else(|e| format!("{{\"error\":\"{e}\"}}"))
             } else {

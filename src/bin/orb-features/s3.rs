@@ -50,6 +50,9 @@ pub struct S3Args {
     /// Read from a server whose ETags look like MD5s and are none.
     #[arg(long)]
     pub opaque_etags: bool,
+    /// Name of this run: if a run of that name is part of OUT already, nothing is done [default: a random one].
+    #[arg(long, value_name = "ID")]
+    pub run_id: Option<String>,
     /// Write to a server that ignores conditions on writes; see to it that no other run does so.
     #[arg(long)]
     pub no_conditional_writes: bool,
@@ -80,6 +83,7 @@ impl S3Args {
             (self.bytes_in_flight.is_some(), "--bytes-in-flight", from_s3, "IN"),
             (self.listing.is_some(), "--listing", from_s3, "IN"),
             (self.opaque_etags, "--opaque-etags", from_s3, "IN"),
+            (self.run_id.is_some(), "--run-id", to_s3, "OUT"),
             (self.no_conditional_writes, "--no-conditional-writes", to_s3, "OUT"),
         ] {
             if is_given && !has_part {

@@ -51,6 +51,13 @@ fn keeping_nohup<E>(set: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         // SAFETY: as above.
         unsafe { libc::signal(libc::SIGHUP, before) };
     }
+    if result.is_err() {
+        // Handlers without the thread that they wake would have the signals do nothing at all.
+        for number in [libc::SIGINT, libc::SIGTERM] {
+            // SAFETY: as above.
+            unsafe { libc::signal(number, libc::SIG_DFL) };
+        }
+    }
     result
 }
 

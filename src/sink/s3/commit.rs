@@ -9,7 +9,7 @@
 //!
 //! Steps 3 to 5 need nothing but the manifest: whoever comes next finishes what a dead run began.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,12 +18,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
-use super::manifest::{Manifest, Pending, PendingUpload, ResultFile};
-use crate::s3::{Condition, Fault, Kind, Listed, S3, outcome_of};
-use crate::sink::layout::{ERRORS, SUCCESS, WriteMode, is_file_of_a_result, run_of};
+use super::manifest::{
+    MANIFEST, MAX_MANIFEST_BYTES, Manifest, Pending, PendingUpload, ResultFile, is_name_of_a_result,
+};
+use crate::s3::{Condition, Fault, HASTE, Kind, Listed, S3, outcome_of};
+use crate::sink::layout::{ERRORS, SUCCESS, WriteMode, run_of};
 
-/// The state of the output.
-const MANIFEST: &str = "_manifest.json";
+/// Longest mark of success that may be ours, in bytes.
+const MAX_MARK_BYTES: u64 = 1 << 10;
+
 /// Signs of life of runs under way.
 pub(super) const WORK: &str = "_work/";
 
@@ -42,8 +45,12 @@ pub(super) enum Failed {
     Exists,
     /// There is something that is no result, so it is not overwritten.
     Foreign(String),
-    /// The manifest is not one of ours.
+    /// The manifest is not one of ours, or holds what none of ours does.
     Manifest(String),
+    /// A run of the caller's name is in the result already.
+    Committed,
+    /// Its manifest would be too long to be read.
+    TooManyFiles,
     /// Uploads of this run are gone.
     Lost(Vec<String>),
     /// The result that it is to be added to has other columns by now.
@@ -70,7 +77,16 @@ impl fmt::Display for Failed {
             Self::Foreign(name) => {
                 write!(f, "it holds {name:?}, which is not part of a result: it is not overwritten")
             }
-            Self::Manifest(why) => write!(f, "{MANIFEST} is not a manifest of this crate ({why})"),
+            Self::Manifest(why) => write!(
+                f,
+                "{MANIFEST} is not one that this version of the crate writes, so nothing here is touched: {why} \
+                 (move it away to go on)"
+            ),
+            Self::Committed => f.write_str("this run is part of it already"),
+            Self::TooManyFiles => write!(
+                f,
+                "{MANIFEST} would be longer than {MAX_MANIFEST_BYTES} bytes: there are too many files"
+            ),
             Self::Lost(names) => write!(
                 f,
                 "the server has lost the uploads of {} (a lifecycle rule, or someone, aborted them)",
@@ -108,9 +124,11 @@ impl Output {
         format!("{}{name}", self.base)
     }
 
-    async fn read(&self, name: &str) -> Result<Option<(Bytes, Option<String>)>, Fault> {
+    /// Reads an object of at most `most` bytes.
+    async fn read(&self, name: &str, most: u64) -> Result<Option<(Bytes, Option<String>)>, Fault> {
         let object = Listed { key: self.key(name), size: None, etag: None, modified: None };
-        match self.s3.get(&self.bucket, &object).await {
+        let request = self.s3.get(&self.bucket, &object, most);
+        match self.s3.hurried(HASTE, request).await {
             Ok(got) => Ok(Some((got.bytes, got.etag))),
             Err(fault) if fault.kind == Kind::Missing => Ok(None),
             Err(fault) => Err(fault),
@@ -118,13 +136,13 @@ impl Output {
     }
 
     async fn manifest(&self) -> Result<Seen, Failed> {
-        match self.read(MANIFEST).await? {
-            None => Ok((Manifest::default(), None)),
-            Some((bytes, etag)) => {
-                let manifest = serde_json::from_slice(&bytes)
-                    .map_err(|error| Failed::Manifest(error.to_string()))?;
-                Ok((manifest, etag))
+        match self.read(MANIFEST, MAX_MANIFEST_BYTES).await {
+            Ok(None) => Ok((Manifest::default(), None)),
+            Ok(Some((bytes, etag))) => {
+                Ok((Manifest::from_bytes(&bytes).map_err(Failed::Manifest)?, etag))
             }
+            Err(fault) if fault.kind == Kind::TooLarge => Err(Failed::Manifest(fault.to_string())),
+            Err(fault) => Err(fault.into()),
         }
     }
 
@@ -132,6 +150,9 @@ impl Output {
     async fn swap(&self, new: &Manifest, seen: Option<String>) -> Result<bool, Failed> {
         let body: Bytes =
             serde_json::to_vec(new).map_err(|e| Failed::Manifest(e.to_string()))?.into();
+        if body.len() as u64 > MAX_MANIFEST_BYTES && new.pending.is_some() {
+            return Err(Failed::TooManyFiles);
+        }
         let condition = match seen {
             _ if !self.s3.has_conditional_writes() => Condition::None,
             None => Condition::Absent,
@@ -141,7 +162,7 @@ impl Output {
         let Err(fault) = put else { return Ok(true) };
         // An attempt without an answer may have been the one that did it. Equal bytes are as good:
         // they say the same.
-        if matches!(self.read(MANIFEST).await?, Some((now, _)) if now == body) {
+        if matches!(self.read(MANIFEST, MAX_MANIFEST_BYTES).await?, Some((now, _)) if now == body) {
             return Ok(true);
         }
         match fault.kind {
@@ -192,10 +213,11 @@ impl Output {
     async fn is_marked(&self, manifest: &Manifest) -> Result<bool, Failed> {
         match &manifest.current {
             None => Ok(true),
-            Some(current) => {
-                let mark = self.read(SUCCESS).await?;
-                Ok(mark.is_some_and(|(run, _)| run == current.run.as_bytes()))
-            }
+            Some(current) => match self.read(SUCCESS, MAX_MARK_BYTES).await {
+                Ok(mark) => Ok(mark.is_some_and(|(run, _)| run == current.run.as_bytes())),
+                Err(fault) if fault.kind == Kind::TooLarge => Ok(false),
+                Err(fault) => Err(fault.into()),
+            },
         }
     }
 
@@ -280,10 +302,15 @@ impl Output {
                 plan.garbage = names.cloned().collect::<BTreeSet<_>>().into_iter().collect();
             }
             WriteMode::Append => {
-                plan.kept = known.to_vec();
-                let is_known = |name: &String| known.iter().any(|file| file.name == *name);
-                let others = found.into_iter().filter(|(name, _)| !is_known(name));
-                plan.kept.extend(others.map(|(name, size)| ResultFile { name, size, rows: None }));
+                // What is there counts: somebody may have deleted or added files.
+                let known: HashMap<_, _> = known.iter().map(|file| (&file.name, file)).collect();
+                let parts = found.iter().filter(|(name, _)| is_part(name));
+                plan.kept = parts
+                    .map(|(name, size)| match known.get(name) {
+                        Some(file) if file.size == *size => (*file).clone(),
+                        _ => ResultFile { name: name.clone(), size: *size, rows: None },
+                    })
+                    .collect();
             }
         }
         Ok(plan)
@@ -309,7 +336,7 @@ impl Output {
                     if name.is_empty() || own.contains(&name) {
                         continue;
                     }
-                    if size.is_some() && is_file_of_a_result(name) {
+                    if size.is_some() && is_name_of_a_result(name) {
                         files.push((name.to_owned(), size.unwrap_or_default()));
                     } else if mode == WriteMode::Overwrite {
                         return Err(Failed::Foreign(name.to_owned()));
@@ -328,10 +355,12 @@ impl Output {
 
     /// Makes the uploads of a run the result, or a part of it.
     ///
-    /// `begun` is set before the point of no return.
+    /// `begun` is set before the point of no return. A run whose name `id` is in the result already is not added
+    /// again.
     pub async fn commit(
         &self,
         run: &str,
+        id: Option<&str>,
         mode: WriteMode,
         columns: &[String],
         uploads: &[PendingUpload],
@@ -343,6 +372,9 @@ impl Output {
                 Some(true) => return Ok(()),
                 Some(false) => {
                     return Err(Failed::Lost(names(uploads)));
+                }
+                None if id.is_some_and(|id| manifest.has_committed(id)) => {
+                    return Err(Failed::Committed);
                 }
                 None => {}
             }
@@ -358,6 +390,7 @@ impl Output {
             begun.store(true, Ordering::SeqCst);
             let pending = Pending {
                 run: run.to_owned(),
+                id: id.map(str::to_owned),
                 columns: columns.to_vec(),
                 uploads: uploads.to_vec(),
                 kept: plan.kept,
@@ -436,4 +469,9 @@ pub(super) struct Plan {
 
 fn names(uploads: &[PendingUpload]) -> Vec<String> {
     uploads.iter().map(|upload| upload.file.name.clone()).collect()
+}
+
+/// Whether a name of a result's file is that of rows or failures, and not of what Spark leaves beside them.
+fn is_part(name: &str) -> bool {
+    name.rsplit('/').next().is_some_and(|file| file.starts_with("part-"))
 }

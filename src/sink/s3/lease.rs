@@ -4,27 +4,32 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use tokio::task::JoinHandle;
 
-use crate::s3::{Condition, S3};
+use crate::s3::{Condition, DEFAULT_LEASE, S3};
 
-/// A run whose lease is older than this is dead.
-const LEASE: Duration = Duration::from_mins(2);
+/// Longest lease object that is read, in bytes.
+pub(super) const MAX_LEASE_BYTES: u64 = 4 << 10;
 
 /// Who holds a lease.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Holder {
-    /// The machine, as far as process numbers are its own.
+    /// A hash of the machine and the output, which tells whether process numbers are those of this machine.
     machine: Option<String>,
     process: u32,
     /// When the process started, as numbers are used again.
     started: Option<String>,
+    /// Milliseconds without a renewal after which the run is dead.
+    lease_ms: Option<u64>,
 }
 
 impl Holder {
-    pub fn this_process() -> Self {
+    /// This process, as the holder of a lease on an output.
+    pub fn this_process(output: &str, lease: Duration) -> Self {
         let process = std::process::id();
-        Self { machine: machine(), process, started: started(process) }
+        let lease_ms = u64::try_from(lease.as_millis()).ok();
+        Self { machine: machine(output), process, started: started(process), lease_ms }
     }
 
     pub fn to_bytes(&self) -> Bytes {
@@ -36,9 +41,14 @@ impl Holder {
         serde_json::from_slice(bytes).unwrap_or_default()
     }
 
+    /// How long the lease holds after each renewal.
+    pub fn lease(&self) -> Duration {
+        self.lease_ms.map_or(DEFAULT_LEASE, Duration::from_millis)
+    }
+
     /// Whether the process is known to be gone: only ever on the machine that it ran on.
-    pub fn is_gone(&self) -> bool {
-        if self.machine.is_none() || self.machine != machine() || self.started.is_none() {
+    pub fn is_gone(&self, output: &str) -> bool {
+        if self.machine.is_none() || self.machine != machine(output) || self.started.is_none() {
             return false;
         }
         match started(self.process) {
@@ -65,9 +75,9 @@ fn does_not_exist(process: u32) -> bool {
     }
 }
 
-/// Whether a lease last written at `written` holds at `now`, both by the server's clock.
-pub(super) fn holds(written: SystemTime, now: SystemTime) -> bool {
-    now.duration_since(written).is_ok_and(|age| age < LEASE) || written >= now
+/// Whether a lease of this length, last written at `written`, holds at `now`, both by the server's clock.
+pub(super) fn holds(written: SystemTime, now: SystemTime, lease: Duration) -> bool {
+    now.duration_since(written).is_ok_and(|age| age < lease) || written >= now
 }
 
 /// Writes a lease anew until it is dropped.
@@ -75,14 +85,15 @@ pub(super) fn holds(written: SystemTime, now: SystemTime) -> bool {
 pub(super) struct Renewal(JoinHandle<()>);
 
 impl Renewal {
-    pub fn begin(s3: &S3, bucket: String, key: String, holder: Bytes) -> Self {
+    /// Renews a lease eight times in its length.
+    pub fn begin(s3: &S3, bucket: String, key: String, holder: Bytes, lease: Duration) -> Self {
         let client = s3.clone();
         Self(s3.spawn(async move {
             loop {
-                tokio::time::sleep(LEASE / 8).await;
+                tokio::time::sleep(lease / 8).await;
                 // The next one may pass; none may take so long that the lease ends meanwhile.
                 let put = client.put(&bucket, &key, holder.clone(), &Condition::None);
-                let _ = tokio::time::timeout(LEASE / 8, put).await;
+                let _ = tokio::time::timeout(lease / 8, put).await;
             }
         }))
     }
@@ -94,11 +105,16 @@ impl Drop for Renewal {
     }
 }
 
-/// What tells machines, and containers on one machine, apart.
-fn machine() -> Option<String> {
+/// Tells machines, and containers on one machine, apart.
+///
+/// A hash with the output, so that whoever reads the lease learns nothing that holds elsewhere: the machine's boot
+/// id is not published.
+fn machine(output: &str) -> Option<String> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let namespace = std::fs::read_link("/proc/self/ns/pid").ok()?;
-    Some(format!("{} {}", boot.trim(), namespace.display()))
+    let text = format!("orb_features.lease\n{}\n{}\n{output}", boot.trim(), namespace.display());
+    let sum = Sha256::digest(text);
+    Some(sum.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}")))
 }
 
 /// When a process started, as far as it can be seen; dead ones that nobody has buried count.
@@ -116,28 +132,49 @@ fn started(process: u32) -> Option<String> {
 mod tests {
     use super::*;
 
+    const OUTPUT: &str = "s3://lab/out/";
+
     #[test]
     fn a_lease_ends_by_the_servers_clock() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
-        assert!(holds(now - LEASE + Duration::from_secs(1), now));
-        assert!(!holds(now - LEASE, now));
-        assert!(holds(now + Duration::from_secs(5), now));
+        let lease = Duration::from_secs(7);
+        assert!(holds(now - lease + Duration::from_secs(1), now, lease));
+        assert!(!holds(now - lease, now, lease));
+        assert!(holds(now + Duration::from_secs(5), now, lease));
+        // Of the length that its holder gave it.
+        let holder = Holder::from_bytes(&Holder::this_process(OUTPUT, lease).to_bytes());
+        assert_eq!((holder.lease(), Holder::from_bytes(b"?").lease()), (lease, DEFAULT_LEASE));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_lease_does_not_publish_the_machine() {
+        let text = |output| {
+            let holder = Holder::this_process(output, DEFAULT_LEASE);
+            (String::from_utf8(holder.to_bytes().to_vec()).unwrap(), holder.machine)
+        };
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        let (shown, machine) = text(OUTPUT);
+        assert!(!shown.contains(boot.trim()) && !shown.contains("pid:["), "{shown}");
+        assert_eq!(machine, text(OUTPUT).1);
+        assert_ne!(machine, text("s3://lab/other/").1);
     }
 
     #[test]
     #[cfg(target_os = "linux")]
     fn a_process_is_gone_once_it_has_ended() {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let holder =
-            Holder { machine: machine(), process: child.id(), started: started(child.id()) };
+        let this = Holder::this_process(OUTPUT, DEFAULT_LEASE);
+        assert!(!this.is_gone(OUTPUT));
+        let holder = Holder { process: child.id(), started: started(child.id()), ..this };
         let copy = Holder::from_bytes(&holder.to_bytes());
         assert_eq!(copy, holder);
-        assert!(!copy.is_gone() && !Holder::this_process().is_gone());
+        assert!(!copy.is_gone(OUTPUT));
         child.kill().unwrap();
         child.wait().unwrap();
-        assert!(copy.is_gone());
+        assert!(copy.is_gone(OUTPUT));
         // Of another machine nothing is known.
         let other = Holder { machine: Some("elsewhere".to_owned()), ..holder };
-        assert!(!other.is_gone() && !Holder::from_bytes(b"?").is_gone());
+        assert!(!other.is_gone(OUTPUT) && !Holder::from_bytes(b"?").is_gone(OUTPUT));
     }
 }

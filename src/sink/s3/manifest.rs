@@ -1,19 +1,36 @@
 //! What `_manifest.json` in the output says.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::s3::UploadedPart;
+use crate::sink::layout::{SUCCESS, is_file_of_a_result, is_run_id, run_of};
 
-/// Runs that a manifest remembers.
+/// The name of the manifest in the output.
+pub(super) const MANIFEST: &str = "_manifest.json";
+
+/// Tells our manifests from other files of that name.
+const FORMAT: &str = "orb_features.manifest";
+/// The newest format that this version reads, and the one that it writes.
+const FORMAT_VERSION: u64 = 1;
+
+/// Longest manifest that is read or written, in bytes: some 400,000 files.
+pub(super) const MAX_MANIFEST_BYTES: u64 = 64 << 20;
+
+/// Runs that a manifest remembers though none of their files is left.
 const REMEMBERED: usize = 16;
 
 /// The state of an output: its complete result, and the commit that is under way.
 ///
 /// It is only ever changed by compare-and-swap.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Manifest {
+    format: String,
+    format_version: u64,
     /// Grows with each change.
-    pub version: u64,
+    generation: u64,
     /// The complete result, if there is one.
     pub current: Option<Current>,
     /// A result that is about to take its place.
@@ -22,13 +39,15 @@ pub(super) struct Manifest {
     /// What is left to do of the last commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finishing: Option<Finishing>,
-    /// The last runs, and whether they were committed: a run whose answer was lost finds it here.
+    /// The last runs, and all whose files are in the result, newest first. A run whose answer was lost, or that
+    /// is repeated, finds its outcome here.
     #[serde(default)]
     pub recent: Vec<Recent>,
 }
 
 /// A complete result. Names are below the output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Current {
     /// The run that made it what it is.
     pub run: String,
@@ -39,6 +58,7 @@ pub(super) struct Current {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct ResultFile {
     pub name: String,
     pub size: u64,
@@ -48,8 +68,12 @@ pub(super) struct ResultFile {
 
 /// A commit that can only go forward.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Pending {
     pub run: String,
+    /// The caller's name of the run, if it gave one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
     #[serde(default)]
     pub columns: Vec<String>,
     pub uploads: Vec<PendingUpload>,
@@ -61,6 +85,7 @@ pub(super) struct Pending {
 
 /// A file that is uploaded but not visible yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct PendingUpload {
     pub file: ResultFile,
     pub upload: String,
@@ -68,20 +93,25 @@ pub(super) struct PendingUpload {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Finishing {
     pub garbage: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Recent {
     pub run: String,
+    /// The caller's name of the run, if it gave one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
     pub committed: bool,
 }
 
 impl Manifest {
     /// The next state: a commit begins.
     pub fn begin(mut self, pending: Pending) -> Self {
-        self.version += 1;
+        self.generation += 1;
         self.pending = Some(pending);
         self
     }
@@ -89,36 +119,36 @@ impl Manifest {
     /// The next state: the new result is the current one.
     pub fn switch(mut self) -> Self {
         let Some(pending) = self.pending.take() else { return self };
-        self.version += 1;
+        self.generation += 1;
         let new = pending.uploads.into_iter().map(|u| u.file);
         let files = pending.kept.into_iter().chain(new).collect();
         let (run, columns) = (pending.run.clone(), pending.columns);
         self.current = Some(Current { run, columns, files });
         self.finishing = Some(Finishing { garbage: pending.garbage });
-        self.remember(pending.run, true);
+        self.remember(pending.run, pending.id, true);
         self
     }
 
     /// The next state: the new result cannot come about, the old one stays.
     pub fn back_out(mut self) -> Self {
         let Some(pending) = self.pending.take() else { return self };
-        self.version += 1;
+        self.generation += 1;
         let garbage = pending.uploads.into_iter().map(|u| u.file.name).collect();
         self.finishing = Some(Finishing { garbage });
-        self.remember(pending.run, false);
+        self.remember(pending.run, pending.id, false);
         self
     }
 
     /// The next state: the mark of success is missing.
     pub fn mark_again(mut self) -> Self {
-        self.version += 1;
+        self.generation += 1;
         self.finishing = Some(Finishing { garbage: Vec::new() });
         self
     }
 
     /// The next state: nothing is left to do.
     pub fn finish(mut self) -> Self {
-        self.version += 1;
+        self.generation += 1;
         self.finishing = None;
         self
     }
@@ -128,8 +158,107 @@ impl Manifest {
         self.recent.iter().find(|recent| recent.run == run).map(|recent| recent.committed)
     }
 
-    fn remember(&mut self, run: String, committed: bool) {
-        self.recent.insert(0, Recent { run, committed });
-        self.recent.truncate(REMEMBERED);
+    /// Whether a run that its caller, or this crate, gave this name was committed.
+    pub fn has_committed(&self, id: &str) -> bool {
+        let is_it = |recent: &Recent| recent.id.as_deref() == Some(id) || recent.run == id;
+        self.recent.iter().any(|recent| recent.committed && is_it(recent))
     }
+
+    fn remember(&mut self, run: String, id: Option<String>, committed: bool) {
+        self.recent.insert(0, Recent { run, id, committed });
+        let files = self.current.as_ref().map_or(&[][..], |current| &current.files);
+        let present: HashSet<&str> = files.iter().filter_map(|file| run_of(&file.name)).collect();
+        let mut age = 0;
+        self.recent.retain(|recent| {
+            age += 1;
+            age <= REMEMBERED || present.contains(recent.run.as_str())
+        });
+    }
+
+    /// Reads a manifest of ours, and refuses all else.
+    ///
+    /// # Errors
+    /// Why it is none, or why it is not to be acted upon.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
+        /// The fields that every format has.
+        #[derive(Deserialize)]
+        struct Head {
+            format: Option<serde_json::Value>,
+            format_version: Option<u64>,
+        }
+        let head: Head = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+        if head.format.as_ref().and_then(|format| format.as_str()) != Some(FORMAT) {
+            return Err(format!("its field \"format\" is not {FORMAT:?}"));
+        }
+        match head.format_version {
+            Some(newer) if newer > FORMAT_VERSION => Err(format!(
+                "its format {newer} is newer than {FORMAT_VERSION}, the newest that this version reads"
+            )),
+            _ => {
+                let manifest: Self = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+                manifest.check()?;
+                Ok(manifest)
+            }
+        }
+    }
+
+    /// Refuses names that no run of ours puts into a manifest: what it names may be deleted.
+    fn check(&self) -> Result<(), String> {
+        let mut runs: Vec<&str> = self.recent.iter().map(|recent| recent.run.as_str()).collect();
+        let (mut stay, mut go) = (Vec::new(), Vec::new());
+        if let Some(current) = &self.current {
+            runs.push(&current.run);
+            stay.extend(&current.files);
+        }
+        if let Some(finishing) = &self.finishing {
+            go.extend(&finishing.garbage);
+        }
+        let (mut kept, mut replaced) = (Vec::new(), Vec::new());
+        if let Some(pending) = &self.pending {
+            runs.push(&pending.run);
+            for PendingUpload { file, .. } in &pending.uploads {
+                if run_of(&file.name) != Some(&pending.run) {
+                    return Err(format!("{:?} is no file of the run {}", file.name, pending.run));
+                }
+                kept.push(file);
+            }
+            kept.extend(&pending.kept);
+            replaced.extend(&pending.garbage);
+        }
+        if let Some(run) = runs.into_iter().find(|run| !is_run_id(run)) {
+            return Err(format!("{run:?} is no run"));
+        }
+        for (stay, go) in [(stay, go), (kept, replaced)] {
+            let stay: HashSet<&str> = stay.iter().map(|file| file.name.as_str()).collect();
+            let names = stay.iter().copied().chain(go.iter().map(|name| name.as_str()));
+            if let Some(name) = names.into_iter().find(|name| !is_name_of_a_result(name)) {
+                return Err(format!("{name:?} is no file of a result"));
+            }
+            if let Some(name) = go.iter().find(|name| stay.contains(name.as_str())) {
+                return Err(format!("{name:?} is to stay and to go"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Default for Manifest {
+    /// The state of an output that nobody has written to.
+    fn default() -> Self {
+        Self {
+            format: FORMAT.to_owned(),
+            format_version: FORMAT_VERSION,
+            generation: 0,
+            current: None,
+            pending: None,
+            finishing: None,
+            recent: Vec::new(),
+        }
+    }
+}
+
+/// Whether a name below the output is that of a file that a job of ours, or of Spark, leaves in a result; the mark of
+/// success is none.
+pub(super) fn is_name_of_a_result(name: &str) -> bool {
+    name != SUCCESS && is_file_of_a_result(name)
 }

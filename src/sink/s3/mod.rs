@@ -13,16 +13,23 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use self::commit::{Failed, Output, WORK};
-use self::lease::{Holder, Renewal};
+use self::lease::{Holder, MAX_LEASE_BYTES, Renewal};
 use self::upload::SharedUploads;
+use super::part::broken;
 use crate::error::{Error, Result};
 use crate::s3::{Condition, Kind, S3, S3Location};
-use crate::sink::layout::WriteMode;
+use crate::sink::layout::{WriteMode, is_run_id};
 
 pub(super) use self::upload::Upload;
 
 /// How long a sink that gives up may take to tidy: what is left is invisible, and goes later.
 const TIDYING: Duration = Duration::from_secs(20);
+
+/// The same when the caller asks to stop.
+const TIDYING_IN_HASTE: Duration = Duration::from_secs(4);
+
+/// Longest footer of a Parquet file that is read, in bytes: one of 32,767 row groups has less.
+const MAX_FOOTER_BYTES: u64 = 256 << 20;
 
 /// How long a commit may go on that the caller gives up before the point of no return.
 const GIVING_UP: Duration = Duration::from_secs(5);
@@ -34,6 +41,8 @@ pub(super) struct S3Target {
     output: Output,
     mode: WriteMode,
     run: String,
+    /// The caller's name of the run, if it gave one.
+    id: Option<String>,
     uploads: SharedUploads,
     lease: Option<Renewal>,
     /// Whether the run's uploads are no longer ours to give up.
@@ -42,7 +51,15 @@ pub(super) struct S3Target {
 
 impl S3Target {
     /// Finishes what dead runs have left, after looking whether the mode allows the target.
-    pub fn create(s3: &S3, location: S3Location, mode: WriteMode, run: &str) -> Result<Self> {
+    ///
+    /// A run whose name `id` is in the result already ends as [`Error::AlreadyCommitted`].
+    pub fn create(
+        s3: &S3,
+        location: S3Location,
+        mode: WriteMode,
+        run: &str,
+        id: Option<&str>,
+    ) -> Result<Self> {
         let output = Output {
             s3: s3.counted(),
             bucket: location.bucket().to_owned(),
@@ -53,6 +70,7 @@ impl S3Target {
             output,
             mode,
             run: run.to_owned(),
+            id: id.map(str::to_owned),
             uploads: SharedUploads::default(),
             lease: None,
             committed: false,
@@ -68,11 +86,12 @@ impl S3Target {
 
     fn open(&mut self) -> Result<(), Failed> {
         let (output, key, mode) = (self.output.clone(), self.lease_key(), self.mode);
-        let (run, s3) = (self.run.clone(), self.output.s3.clone());
-        let holder = Holder::this_process().to_bytes();
+        let (run, id, s3) = (self.run.clone(), self.id.clone(), self.output.s3.clone());
+        let lease = s3.lease();
+        let holder = Holder::this_process(&output.uri(), lease).to_bytes();
         let body = holder.clone();
-        let lease = Renewal::begin(&s3, output.bucket.clone(), key.clone(), holder);
-        self.lease = Some(lease);
+        let renewal = Renewal::begin(&s3, output.bucket.clone(), key.clone(), holder, lease);
+        self.lease = Some(renewal);
         let opening = s3.spawn(async move {
             match output.s3.put(&output.bucket, &key, body.clone(), &Condition::Absent).await {
                 Ok(_) => {}
@@ -85,8 +104,14 @@ impl S3Target {
                 output.probe(&key, &body).await?;
             }
             let (manifest, _) = output.settle().await?;
-            output.plan(&manifest, mode).await?;
+            let is_done = id.is_some_and(|id| manifest.has_committed(&id));
+            if !is_done {
+                output.plan(&manifest, mode).await?;
+            }
             tidy_after_the_dead(&output, &run).await?;
+            if is_done {
+                return Err(Failed::Committed);
+            }
             Ok(())
         });
         s3.wait_for_change(opening).unwrap_or(Err(Failed::Interrupted))
@@ -96,7 +121,7 @@ impl S3Target {
     pub fn file(&self, name: &str) -> Result<Upload> {
         let Output { s3, bucket, .. } = &self.output;
         Upload::begin(s3, bucket, self.output.key(name), name, &self.uploads)
-            .map_err(|e| Error::write_to(self.uri(name), e))
+            .map_err(|e| broken(&self.uri(name), e))
     }
 
     /// The URI of a name below the target, or of the target itself.
@@ -109,6 +134,11 @@ impl S3Target {
 
     /// The last `len` bytes of the first Parquet file that is there, its URI and its length.
     pub fn end_of_first_file(&self, len: u64) -> Result<Option<(String, u64, Bytes)>> {
+        if len > MAX_FOOTER_BYTES {
+            let why =
+                format!("the footer of its first file is longer than {MAX_FOOTER_BYTES} bytes");
+            return Err(Error::write_to(self.location.to_string(), why));
+        }
         let output = self.output.clone();
         let found = self.output.s3.wait(move |_| async move {
             let page = output.s3.list_all(&output.bucket, &output.key("part-"), true).await?;
@@ -128,13 +158,14 @@ impl S3Target {
     /// Makes the files visible, and returns how many requests had to be made again in all.
     pub fn commit(mut self, columns: Vec<String>) -> Result<u64> {
         let (output, run, mode) = (self.output.clone(), self.run.clone(), self.mode);
+        let id = self.id.clone();
         let uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner).whole.clone();
         let begun = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&begun);
         let mut commit = self.output.s3.spawn(async move {
-            let Err(failed) = output.commit(&run, mode, &columns, &uploads, &flag).await else {
-                return Ok(());
-            };
+            let committed =
+                output.commit(&run, id.as_deref(), mode, &columns, &uploads, &flag).await;
+            let Err(failed) = committed else { return Ok(()) };
             if flag.load(Ordering::SeqCst) {
                 // On which side of the point of no return?
                 match output.outcome(&run).await {
@@ -174,21 +205,30 @@ impl S3Target {
         let retries = self.output.s3.own_retries();
         match outcome {
             Ok(()) => Ok(retries),
-            Err(Failed::Request(fault)) if self.committed => {
-                let why = format!(
-                    "{fault}; the result is uploaded, and the next run that writes to this place \
-                     finishes its commit"
-                );
-                Err(Error::write_to(self.location.to_string(), why))
-            }
+            Err(failed) if self.committed => Err(Error::InDoubt {
+                path: self.location.to_string().into(),
+                run_id: self.id().into(),
+                source: failed.into(),
+            }),
             Err(failed) => Err(self.failed(failed)),
         }
+    }
+
+    /// The name by which the run is known outside.
+    fn id(&self) -> &str {
+        self.id.as_deref().unwrap_or(&self.run)
     }
 
     fn failed(&self, failed: Failed) -> Error {
         match failed {
             Failed::Exists => Error::OutputExists { path: self.location.to_string().into() },
             Failed::Interrupted => Error::Interrupted,
+            Failed::Committed => Error::AlreadyCommitted {
+                path: self.location.to_string().into(),
+                run_id: self.id().into(),
+            },
+            // What a request says that the interrupt has cut short.
+            Failed::Request(_) if self.output.s3.is_interrupted() => Error::Interrupted,
             failed => Error::write_to(self.location.to_string(), failed),
         }
     }
@@ -203,6 +243,8 @@ impl S3Target {
             uploads.begun.clone()
         };
         let had_any = !known.is_empty();
+        let is_in_haste = self.output.s3.is_interrupted();
+        let limit = if is_in_haste { TIDYING_IN_HASTE } else { TIDYING };
         self.output.s3.wait(move |_| async move {
             let tidy = async {
                 let mut left = if committed { Vec::new() } else { known.clone() };
@@ -216,7 +258,7 @@ impl S3Target {
                 let _ = output.s3.delete(&output.bucket, &lease).await;
             };
             // What is left is invisible, and the next run tidies after this one.
-            let _ = tokio::time::timeout(TIDYING, tidy).await;
+            let _ = tokio::time::timeout(limit, tidy).await;
         });
     }
 }
@@ -228,6 +270,11 @@ impl Drop for S3Target {
 }
 
 impl Output {
+    /// The output, as one text.
+    fn uri(&self) -> String {
+        format!("s3://{}/{}", self.bucket, self.base)
+    }
+
     /// Whether a run has taken the right to commit; if so it is committed, now or later.
     async fn outcome(&self, run: &str) -> Result<Option<bool>, Failed> {
         let (manifest, _) = self.settle().await?;
@@ -245,17 +292,15 @@ async fn tidy_after_the_dead(output: &Output, run: &str) -> Result<(), Failed> {
     let Some(now) = now else { return Ok(()) };
     let (mut alive, mut dead) = (BTreeSet::from([run.to_owned()]), Vec::new());
     for lease in leases {
-        let Some(of) = lease.key.strip_prefix(&work).and_then(|name| name.strip_suffix(".json"))
-        else {
-            continue;
-        };
-        if alive.contains(of) {
-            continue;
-        }
-        let holds = lease.modified.is_none_or(|written| lease::holds(written, now));
-        let is_gone = match output.s3.get(&output.bucket, &lease).await {
-            _ if !holds => true,
-            Ok(got) => Holder::from_bytes(&got.bytes).is_gone(),
+        // Whatever else lies there is not ours to delete.
+        let of = lease.key.strip_prefix(&work).and_then(|name| name.strip_suffix(".json"));
+        let Some(of) = of.filter(|of| is_run_id(of) && !alive.contains(*of)) else { continue };
+        let is_gone = match output.s3.get(&output.bucket, &lease, MAX_LEASE_BYTES).await {
+            Ok(got) => {
+                let holder = Holder::from_bytes(&got.bytes);
+                let holds = |written| lease::holds(written, now, holder.lease());
+                !lease.modified.is_none_or(holds) || holder.is_gone(&output.uri())
+            }
             // Renewed or ended while we look.
             Err(_) => false,
         };

@@ -225,6 +225,11 @@ impl Server {
         self.shared.faults.load(Ordering::Relaxed)
     }
 
+    /// Requests that are under way.
+    pub fn in_flight(&self) -> u64 {
+        self.shared.in_flight.load(Ordering::Relaxed)
+    }
+
     /// The most requests that were under way at a time.
     pub fn most_in_flight(&self) -> u64 {
         self.shared.most_in_flight.load(Ordering::Relaxed)
@@ -312,10 +317,18 @@ impl Faulty {
                 answer.headers_mut().insert("x-amz-bucket-region", region.parse()?);
                 return Ok(answer);
             }
-            Some(Fault::Late(by)) => tokio::time::sleep(by).await,
             _ => {}
         }
-        let answer = self.service.call(request.map(s3s::Body::from)).await;
+        let request = if let Some(Fault::Late(by)) = fault {
+            let (head, body) = request.into_parts();
+            // Read first: only then is it seen that the client has gone.
+            let body = body.collect().await?.to_bytes();
+            tokio::time::sleep(by).await;
+            Request::from_parts(head, s3s::Body::from(body))
+        } else {
+            request.map(s3s::Body::from)
+        };
+        let answer = self.service.call(request).await;
         let answer = answer.map_err(|e| -> BoxError { format!("{e:?}").into() })?;
         let reset = &self.reset;
         let (mut head, body) = answer.into_parts();

@@ -1,0 +1,94 @@
+//! Tells a thread that waits in a source that nobody wants the answer any more.
+//!
+//! A parallel stage takes images from its source on its own threads. When its consumer has gone, one of them may be
+//! waiting for a server. The stage marks its threads with a [`GiveUp`] while they are in the source, whatever
+//! adaptors lie between; who waits there watches `of_this_thread`.
+
+use std::cell::RefCell;
+#[cfg(feature = "s3")]
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+#[cfg(feature = "s3")]
+use std::task::{Context, Poll};
+
+thread_local! {
+    static CURRENT: RefCell<Option<GiveUp>> = const { RefCell::new(None) };
+}
+
+/// A wish that can be told once, from any thread.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct GiveUp(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    is_told: bool,
+    /// Who waits: one, as one thread at a time is in a source.
+    waiting: Option<Waker>,
+    /// Those of stages within the source.
+    within: Vec<GiveUp>,
+}
+
+impl GiveUp {
+    /// Makes one that is also told when the work of this thread is to be given up.
+    pub fn new() -> Self {
+        let new = Self::default();
+        if let Some(outer) = CURRENT.with_borrow(Clone::clone) {
+            outer.lock().within.push(new.clone());
+        }
+        new
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics that holds it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells it to whoever waits, now and later.
+    pub fn tell(&self) {
+        let (waiting, within) = {
+            let mut state = self.lock();
+            state.is_told = true;
+            (state.waiting.take(), std::mem::take(&mut state.within))
+        };
+        waiting.into_iter().for_each(Waker::wake);
+        within.iter().for_each(Self::tell);
+    }
+
+    /// Does some work on this thread that is to be given up with it.
+    pub fn mark<T>(&self, work: impl FnOnce() -> T) -> T {
+        /// Restores what was there before, also after a panic.
+        struct Restore(Option<GiveUp>);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                CURRENT.set(self.0.take());
+            }
+        }
+        let _restore = Restore(CURRENT.replace(Some(self.clone())));
+        work()
+    }
+}
+
+/// Ends when the work that this thread does is to be given up.
+#[cfg(feature = "s3")]
+pub(crate) fn of_this_thread() -> impl Future<Output = ()> {
+    Told(CURRENT.with_borrow(Clone::clone))
+}
+
+#[cfg(feature = "s3")]
+struct Told(Option<GiveUp>);
+
+#[cfg(feature = "s3")]
+impl Future for Told {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let Some(give_up) = &self.0 else { return Poll::Pending };
+        let mut state = give_up.lock();
+        if state.is_told {
+            return Poll::Ready(());
+        }
+        state.waiting = Some(context.waker().clone());
+        Poll::Pending
+    }
+}
