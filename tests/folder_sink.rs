@@ -125,8 +125,9 @@ impl Bench {
     /// Starts a job of many features, and waits until there is a folder of that kind in one.
     fn start(&self, args: &[&str], folder: &Path, is: impl Fn(&str) -> bool) -> Child {
         let slow = ["--n-features", "5000", "--first-level", "12", "--edge-threshold", "5"];
-        let child = self.command(&[&slow[..], args].concat()).spawn().unwrap();
+        let mut child = self.command(&[&slow[..], args].concat()).spawn().unwrap();
         while !folder.exists() || one(folder, &is).is_none() {
+            assert!(child.try_wait().unwrap().is_none(), "it has ended by itself");
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
         child
@@ -263,7 +264,7 @@ fn folders_of_dead_runs_are_cleared_by_the_next() {
     // The same in the output.
     let before = (names(&bench.path("out")), count(&bench.path("out")));
     let is_hidden = |name: &str| name.starts_with("_temporary-");
-    kill(bench.start(&["--mode", "append"], &bench.path("out"), is_hidden));
+    kill(bench.start(&["--mode", "append", "--force"], &bench.path("out"), is_hidden));
     assert_eq!(count(&bench.path("out")), before.1);
     bench.ok(&["--n-features", "5", "--mode", "append"]);
     assert_eq!(names(&bench.path("out")).len(), before.0.len() + 1);
