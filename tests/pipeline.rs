@@ -449,7 +449,7 @@ fn refusals_of_every_image_so_far_end_the_job_early_as_want_of_access() {
         let first_is_text =
             |i| if i == 0 { Ok(ImageObject::new("0.jpg", "text")) } else { refused(i) };
         let error = job(100, first_is_text).run().unwrap_err().to_line();
-        assert!(error.starts_with("all 100 images failed (not_an_image 1, refused 99)"), "{error}");
+        assert!(error.starts_with("all 100 images failed (denied 99, not_an_image 1)"), "{error}");
         assert_eq!(job(100, refused).with_allow_empty(true).run().unwrap().failed["denied"], 100);
     }
 }
