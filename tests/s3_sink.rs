@@ -925,3 +925,27 @@ fn an_interrupt_of_a_commit_that_has_begun_is_quick_too() {
     assert!(matches!(again, Err(Error::AlreadyCommitted { .. })), "{again:?}");
     assert_eq!(visible(&memory), rows(&[("a", 10)]));
 }
+
+#[test]
+fn appends_of_other_parameters_at_the_same_time_do_not_mix() {
+    let (memory, server) = serve();
+    let s3 = server.connect();
+    let begin = |force, wta_k| {
+        let params = params(WriteMode::Append).with_force(force);
+        let mut sink = ParquetSink::create_in_s3(&s3, OUT, params).unwrap();
+        let orb = OrbParams::default().with_wta_k(wta_k).build().unwrap();
+        sink.annotate("orb", &orb.describe());
+        sink.begin().unwrap();
+        sink.write(batch("x", 3, 2)).unwrap();
+        sink
+    };
+    let parts = || memory.keys("lab", "out/part-").len();
+    // Each looks before the other is there.
+    let (first, second, forced) = (begin(false, 2), begin(false, 4), begin(true, 4));
+    first.finish().unwrap();
+    let error = second.finish().unwrap_err().to_line();
+    assert!(error.contains("wta_k: there 2, in this job 4"), "{error}");
+    assert_eq!(parts(), 1);
+    forced.finish().unwrap();
+    assert_eq!(parts(), 2);
+}

@@ -386,8 +386,7 @@ impl RowSink for ParquetSink {
         let Self { target, schema, .. } = self;
         let (failures, bytes) = self.failures.close(&target, &self.notes)?;
         let schema = schema.unwrap_or_else(|| Arc::new(Schema::empty()));
-        let notes = (!self.params.force).then_some(self.notes.as_slice());
-        let retries = target.commit(&schema, notes)?;
+        let retries = target.commit(&schema, &self.notes, self.params.force)?;
         let bytes = self.report.bytes + bytes;
         Ok(SinkReport { bytes, failures, retries, ..self.report })
     }

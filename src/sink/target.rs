@@ -10,7 +10,7 @@ use parquet::file::metadata::KeyValue;
 
 use super::folder::fsync;
 #[cfg(feature = "s3")]
-use super::s3::{S3Target, Upload};
+use super::s3::{Content, S3Target, Upload};
 #[cfg(feature = "s3")]
 use super::schema::column_types;
 use super::staging::Staging;
@@ -76,8 +76,8 @@ impl Target {
     }
 
     /// Makes all files, with these columns and notes, visible, and returns how many requests had to be made
-    /// again in all. Without notes they are not compared.
-    pub fn commit(self, schema: &Schema, notes: Option<&[KeyValue]>) -> Result<u64> {
+    /// again in all. With `force` they may be added to files of other notes.
+    pub fn commit(self, schema: &Schema, notes: &[KeyValue], force: bool) -> Result<u64> {
         match self {
             Self::Folder(staging) => {
                 let given = staging.given().display().to_string();
@@ -85,12 +85,16 @@ impl Target {
                 let fits = |folder: &Path| {
                     let found = columns_in_folder(folder)?;
                     same_columns(&given, found.clone(), schema)?;
-                    notes.map_or(Ok(()), |notes| same_notes(&given, found, notes))
+                    if force { Ok(()) } else { same_notes(&given, found, notes) }
                 };
                 staging.commit(fits).map(|()| 0)
             }
             #[cfg(feature = "s3")]
-            Self::S3(target) => target.commit(column_types(schema)),
+            Self::S3(target) => {
+                let pair = |note: &KeyValue| Some((note.key.clone(), note.value.clone()?));
+                let notes = notes.iter().filter_map(pair).collect();
+                target.commit(Content { columns: column_types(schema), notes, force })
+            }
         }
     }
 }

@@ -9,7 +9,7 @@
 //!
 //! Steps 3 to 5 need nothing but the manifest: whoever comes next finishes what a dead run began.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,10 +19,12 @@ use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use super::manifest::{
-    MANIFEST, MAX_MANIFEST_BYTES, Manifest, Pending, PendingUpload, ResultFile, is_name_of_a_result,
+    Current, MANIFEST, MAX_MANIFEST_BYTES, Manifest, Pending, PendingUpload, ResultFile,
+    is_name_of_a_result,
 };
 use crate::s3::{Condition, Fault, HASTE, Kind, Listed, S3, outcome_of};
 use crate::sink::layout::{ERRORS, SUCCESS, WriteMode, run_of};
+use crate::sink::notes::compare;
 
 /// Longest mark of success that may be ours, in bytes.
 const MAX_MARK_BYTES: u64 = 1 << 10;
@@ -55,6 +57,8 @@ pub(super) enum Failed {
     Lost(Vec<String>),
     /// The result that it is to be added to has other columns by now.
     Columns,
+    /// It was made otherwise, by its notes.
+    Notes(String),
     /// Other runs get ahead all the time.
     Contended,
     /// The server does not check conditions on writes.
@@ -95,6 +99,12 @@ impl fmt::Display for Failed {
             Self::Columns => {
                 f.write_str("its columns differ from those of the rows that were added meanwhile")
             }
+            Self::Notes(why) => {
+                write!(
+                    f,
+                    "rows that were added meanwhile were made otherwise ({why}); only force adds to them"
+                )
+            }
             Self::Contended => f.write_str("other runs write to it all the time"),
             Self::NoConditions => f.write_str(
                 "the server does not check conditions on writes, so that two runs could mix: use \
@@ -106,6 +116,35 @@ impl fmt::Display for Failed {
 }
 
 impl std::error::Error for Failed {}
+
+/// What the rows of a run are.
+#[derive(Debug)]
+pub(in crate::sink) struct Content {
+    /// The columns.
+    pub columns: Vec<String>,
+    /// The notes in the footers of its files.
+    pub notes: BTreeMap<String, String>,
+    /// Whether they may be added to rows of other notes.
+    pub force: bool,
+}
+
+impl Content {
+    /// Refuses to be added to a result of other columns or, unless forced, notes.
+    fn check(&self, current: &Current) -> Result<(), Failed> {
+        if !current.columns.is_empty() && current.columns != self.columns {
+            return Err(Failed::Columns);
+        }
+        if self.force {
+            return Ok(());
+        }
+        let notes = compare(pairs(&current.notes), pairs(&self.notes));
+        notes.map_err(Failed::Notes)
+    }
+}
+
+fn pairs(notes: &BTreeMap<String, String>) -> impl Iterator<Item = (&str, &str)> {
+    notes.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+}
 
 /// A place for results.
 #[derive(Clone, Debug)]
@@ -362,7 +401,7 @@ impl Output {
         run: &str,
         id: Option<&str>,
         mode: WriteMode,
-        columns: &[String],
+        content: &Content,
         uploads: &[PendingUpload],
         begun: &AtomicBool,
     ) -> Result<(), Failed> {
@@ -379,9 +418,14 @@ impl Output {
                 None => {}
             }
             let plan = self.plan(&manifest, mode).await?;
-            let known = manifest.current.as_ref().map_or(&[][..], |current| &current.columns);
-            if mode == WriteMode::Append && !known.is_empty() && known != columns {
-                return Err(Failed::Columns);
+            let mut notes = &content.notes;
+            if mode == WriteMode::Append
+                && let Some(current) = &manifest.current
+            {
+                content.check(current)?;
+                if !current.files.is_empty() {
+                    notes = &current.notes;
+                }
             }
             self.check_alive(uploads).await?;
             if self.s3.is_interrupted() {
@@ -391,7 +435,8 @@ impl Output {
             let pending = Pending {
                 run: run.to_owned(),
                 id: id.map(str::to_owned),
-                columns: columns.to_vec(),
+                columns: content.columns.clone(),
+                notes: notes.clone(),
                 uploads: uploads.to_vec(),
                 kept: plan.kept,
                 garbage: plan.garbage,

@@ -1,6 +1,6 @@
 //! What `_manifest.json` in the output says.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +54,9 @@ pub(super) struct Current {
     /// The columns of its rows.
     #[serde(default)]
     pub columns: Vec<String>,
+    /// The notes in the footer of its first file.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub notes: BTreeMap<String, String>,
     pub files: Vec<ResultFile>,
 }
 
@@ -76,6 +79,8 @@ pub(super) struct Pending {
     pub id: Option<String>,
     #[serde(default)]
     pub columns: Vec<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub notes: BTreeMap<String, String>,
     pub uploads: Vec<PendingUpload>,
     /// Files of the old result that stay.
     pub kept: Vec<ResultFile>,
@@ -122,8 +127,8 @@ impl Manifest {
         self.generation += 1;
         let new = pending.uploads.into_iter().map(|u| u.file);
         let files = pending.kept.into_iter().chain(new).collect();
-        let (run, columns) = (pending.run.clone(), pending.columns);
-        self.current = Some(Current { run, columns, files });
+        let Pending { columns, notes, .. } = pending;
+        self.current = Some(Current { run: pending.run.clone(), columns, notes, files });
         self.finishing = Some(Finishing { garbage: pending.garbage });
         self.remember(pending.run, pending.id, true);
         self

@@ -20,6 +20,7 @@ use crate::error::{Error, Result};
 use crate::s3::{Condition, Kind, S3, S3Location};
 use crate::sink::layout::{WriteMode, is_run_id};
 
+pub(super) use self::commit::Content;
 pub(super) use self::upload::Upload;
 
 /// How long a sink that gives up may take to tidy: what is left is invisible, and goes later.
@@ -156,7 +157,7 @@ impl S3Target {
     }
 
     /// Makes the files visible, and returns how many requests had to be made again in all.
-    pub fn commit(mut self, columns: Vec<String>) -> Result<u64> {
+    pub fn commit(mut self, content: Content) -> Result<u64> {
         let (output, run, mode) = (self.output.clone(), self.run.clone(), self.mode);
         let id = self.id.clone();
         let uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner).whole.clone();
@@ -164,7 +165,7 @@ impl S3Target {
         let flag = Arc::clone(&begun);
         let mut commit = self.output.s3.spawn(async move {
             let committed =
-                output.commit(&run, id.as_deref(), mode, &columns, &uploads, &flag).await;
+                output.commit(&run, id.as_deref(), mode, &content, &uploads, &flag).await;
             let Err(failed) = committed else { return Ok(()) };
             if flag.load(Ordering::SeqCst) {
                 // On which side of the point of no return?
