@@ -2,6 +2,7 @@
 
 use ndarray::{ArrayView2, ArrayView3};
 
+#[cfg(feature = "jpeg")]
 use super::{Failure, check_memory};
 use crate::arch::Kernels;
 use crate::error::{Error, Result};
@@ -289,6 +290,7 @@ impl GrayImage {
     }
 
     /// Becomes an image of zeros, whatever it was before, and lets `fill` write it.
+    #[cfg(feature = "jpeg")]
     pub(super) fn refill(
         &mut self,
         width: usize,

@@ -11,7 +11,7 @@ pub(super) fn is_vectorized() -> bool {
 
 /// Takes the decoder's place.
 #[derive(Debug, Default)]
-pub(super) struct JpegDecoder;
+pub(super) struct JpegDecoder {}
 
 impl JpegDecoder {
     #[expect(clippy::unused_self, reason = "as the decoder that it stands for")]

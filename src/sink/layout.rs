@@ -81,6 +81,7 @@ pub fn run_of(name: &str) -> Option<&str> {
 }
 
 /// Whether a job of ours, or of Spark, leaves a file of that name, below the output, in a result.
+#[cfg(any(feature = "s3", test))]
 pub fn is_file_of_a_result(name: &str) -> bool {
     match name.split_once('/') {
         None => Place::Result.has_file(name),

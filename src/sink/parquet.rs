@@ -151,6 +151,7 @@ impl ParquetParams {
         self
     }
 
+    #[cfg(feature = "s3")]
     fn check_run_id(&self) -> Result<()> {
         match &self.run_id {
             Some(id)
