@@ -197,6 +197,11 @@ fn a_header_of_a_huge_image_allocates_nothing() {
     for name in ["rgb444.jpg", "rgb.png"] {
         assert_eq!(cause(object(name).bytes, &small), DecodeCause::TooLarge, "{name}");
     }
+    // All that a decoder allocates counts: coefficients of a progressive JPEG, a WebP's canvas.
+    for (name, bytes) in [("progressive.jpg", 23 * 17 * 3), ("rgb.webp", 23 * 17 * 11)] {
+        let small = DecodeParams::default().with_max_alloc(bytes);
+        assert_eq!(cause(object(name).bytes, &small), DecodeCause::TooLarge, "{name}");
+    }
 }
 
 fn crc32(bytes: &[u8]) -> u32 {

@@ -67,9 +67,9 @@ extern "C-unwind" fn message(info: &mut jpeg_common_struct, level: c_int) {
 
 /// Bounds the time that a small file can take.
 extern "C-unwind" fn progress(info: &mut jpeg_common_struct) {
-    // SAFETY: it is set in a `jpeg_decompress_struct` alone, whose first field is `info`.
-    let scans =
-        unsafe { (*std::ptr::from_mut(info).cast::<jpeg_decompress_struct>()).input_scan_number };
+    let decompressor = info.client_data.cast::<jpeg_decompress_struct>();
+    // SAFETY: `decode` has put the decompressor there, whose first field is `info`.
+    let scans = unsafe { (*decompressor).input_scan_number };
     if scans > MAX_SCANS {
         let text = format!("more than {MAX_SCANS} scans");
         resume_unwind(Box::new(Complaint(DecodeCause::TooLarge, text)));
@@ -149,12 +149,14 @@ fn decode(
     // SAFETY: `error`, `monitor` and `bytes` outlive all calls but that of the destructor, which reads none of
     // them.
     unsafe {
-        info.common.err = jpeg_std_error(error);
+        jpeg_std_error(error);
         error.error_exit = Some(complain);
         error.emit_message = Some(message);
+        info.common.err = &raw mut **error;
         jpeg_create_decompress(info);
         monitor.progress_monitor = Some(progress);
         info.common.progress = &raw mut **monitor;
+        info.common.client_data = (&raw mut *info).cast();
         jpeg_mem_src(info, bytes.as_ptr(), bytes.len() as c_ulong);
         jpeg_read_header(info, 1);
     }

@@ -75,7 +75,8 @@ impl DecodeParams {
     }
 
     /// Sets the most bytes that decoding one image may take beside its file (default [`DEFAULT_MAX_ALLOC`]): the
-    /// decoder's pixels or coefficients, and the grey pixels. Turning it upright takes the grey pixels once more.
+    /// decoder's pixels or coefficients, and the grey pixels. Turning it upright takes the grey pixels once more, and
+    /// ORB's levels take 1.3 times the grey pixels beside them.
     pub fn with_max_alloc(mut self, max_alloc: u64) -> Self {
         self.max_alloc = max_alloc;
         self

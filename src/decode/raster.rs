@@ -4,7 +4,7 @@ use std::io::Cursor;
 
 use image::error::ImageError;
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
 use super::{DecodeParams, Failure, GrayImage, check_limits, check_memory};
 use crate::error::DecodeCause;
@@ -21,11 +21,13 @@ pub(super) fn decode(
     if reader.format().is_none() {
         return Err((DecodeCause::NotAnImage, "the bytes are of no known image format".into()));
     }
+    // The canvas and the frame of WebP, which its decoder allocates outside of the limits that it is given.
+    let beside = if reader.format() == Some(ImageFormat::WebP) { 2 * 4 } else { 0 };
     let mut decoder = reader.into_decoder().map_err(failure)?;
     let (width, height) = decoder.dimensions();
     // The decoder's pixels and the grey ones.
     let pixels = u64::from(width) * u64::from(height);
-    let bytes = decoder.total_bytes().saturating_add(pixels);
+    let bytes = decoder.total_bytes().saturating_add(pixels.saturating_mul(1 + beside));
     let left = check_limits(params, width as usize, height as usize, bytes)?;
     check_memory(usize::try_from(bytes).unwrap_or(usize::MAX))?;
     let mut limits = Limits::no_limits();
