@@ -241,3 +241,36 @@ fn a_damaged_file_is_the_same_on_any_number_of_threads() {
         }
     }
 }
+
+/// A progressive file of 1 + 14 `coefficients` scans: the first of the grey one, then each coefficient bit by bit.
+fn many_scans(coefficients: u8) -> Vec<u8> {
+    let file = read("gray_progressive.jpg");
+    let (_, data) = segments(&file);
+    let end = data + file[data..].windows(2).position(|w| w[0] == 0xff && w[1] != 0).unwrap();
+    let mut jpeg = file[..end].to_vec();
+    // Codes of five bits for runs of 2^k blocks without a coefficient.
+    jpeg.extend([0xff, 0xc4, 0, 35, 0x10, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    jpeg.extend((0..16).map(|k| k << 4));
+    for coefficient in 1..=coefficients {
+        for low in (0..14).rev() {
+            let bits = if low == 13 { low } else { (low + 1) << 4 | low };
+            jpeg.extend([0xff, 0xda, 0, 8, 1, 1, 0, coefficient, coefficient, bits]);
+            // The code of 2^3, and 1 in three bits: all nine blocks.
+            jpeg.push(0b0001_1001);
+        }
+    }
+    jpeg.extend([0xff, 0xd9]);
+    jpeg
+}
+
+#[test]
+fn a_file_of_more_than_100_scans_is_refused() {
+    let decode =
+        |jpeg| Decoder::new(DecodeParams::default()).decode(&ImageObject::new("a.jpg", jpeg));
+    assert_eq!(decode(many_scans(7)).unwrap().width(), 23);
+    for coefficients in [8, 63] {
+        let error = decode(many_scans(coefficients)).unwrap_err();
+        assert!(error.to_string().contains("more than 100 scans"), "{error}");
+        assert_eq!(error.code(), "too_large");
+    }
+}
