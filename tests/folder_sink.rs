@@ -458,6 +458,62 @@ fn a_destination_that_cannot_be_replaced_is_said_before_the_job() {
 }
 
 #[test]
+fn a_link_that_the_kernel_refuses_to_follow_is_not_followed() {
+    let bench = Bench::new(1);
+    let output = mounted(
+        bench.root.path(),
+        "mkdir t; mount -t tmpfs -o nosymfollow t t 2>/dev/null || { echo skipped >&2; exit; }
+         mkdir t/real; echo '{}' > t/real.json; ln -s real t/link; ln -s real.json t/link.json
+         cat t/link.json 2>/dev/null && { echo skipped >&2; exit; }
+         for mode in error overwrite append; do
+         $PROGRAM extract in t/link --mode $mode && exit 9; $PROGRAM extract in t/link/new --mode $mode && exit 9
+         done; $PROGRAM extract in new --save-model t/link.json && exit 9
+         ls -A t/real >&2; cat t/real.json >&2",
+    );
+    let Some(output) = output else { return };
+    let message = said(&output);
+    assert!(output.status.success(), "{message}");
+    assert!(message.ends_with("skipped\n") || message.ends_with("{}\n"), "{message}");
+    assert!(!message.contains("part-") && !message.contains("_SUCCESS"), "{message}");
+}
+
+#[test]
+fn a_setgid_output_gives_its_files_its_group() {
+    if !is_root() {
+        return;
+    }
+    let bench = Bench::new(1);
+    let out = bench.path("out");
+    let shell = format!("umask 027; exec {PROGRAM} extract in out --mode \"$1\"");
+    fs::create_dir(&out).unwrap();
+    chown(&out, None, Some(4000)).unwrap();
+    for (permissions, group) in [(0o2770, 4000), (0o770, 0)] {
+        for mode in ["error", "overwrite", "append"] {
+            if mode == "error" {
+                for name in names(&out) {
+                    fs::remove_file(out.join(name)).unwrap();
+                }
+            }
+            set_mode(&out, permissions);
+            let mut command = Command::new("sh");
+            command.args(["-c", &shell, "sh", mode]).current_dir(bench.root.path());
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{mode}: {}", said(&output));
+            assert_eq!((mode_of(&out), fs::metadata(&out).unwrap().gid()), (permissions, 4000));
+            for name in names(&out) {
+                let file = out.join(&name);
+                assert_eq!(
+                    fs::metadata(&file).unwrap().gid(),
+                    group,
+                    "{mode} {permissions:o} {name}"
+                );
+                assert_eq!(mode_of(&file), 0o640, "{mode} {name}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_finished_result_that_cannot_be_put_in_place_is_kept() {
     for mode in [WriteMode::Error, WriteMode::Overwrite] {
         let root = tempfile::tempdir().unwrap();

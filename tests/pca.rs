@@ -187,6 +187,17 @@ fn a_row_projects_to_the_same_bits_in_any_batch() {
     assert_eq!(floats, whole);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_link_that_cannot_be_followed_is_not_replaced() {
+    let root = tempfile::tempdir().unwrap();
+    let link = root.path().join("model.json");
+    std::os::unix::fs::symlink("model.json", &link).unwrap();
+    let model = fit(descriptors().view(), &PcaParams::new(2)).unwrap();
+    assert!(model.save(&link).unwrap_err().to_line().contains("model.json"));
+    assert!(link.is_symlink());
+}
+
 #[test]
 fn a_saved_model_is_the_same_to_the_bit() {
     let folder = tempfile::tempdir().unwrap();

@@ -338,6 +338,14 @@ mod unix {
             let _ = self.handle.set_permissions(fs::Permissions::from_mode(mode));
         }
 
+        /// Stays private, but gives its files the group that files in another one have.
+        pub fn hand_down(&self, other: &Self) -> io::Result<()> {
+            let of = other.handle.metadata()?;
+            let _ = fchown(&self.handle, None, Some(of.gid()));
+            self.set_mode(0o700 | of.mode() & 0o2000);
+            Ok(())
+        }
+
         /// Takes the owner and the permissions of another one, as far as we may give them.
         pub fn take_after(&self, old: &Self) -> io::Result<()> {
             let of = old.handle.metadata()?;
@@ -444,6 +452,10 @@ impl Folder {
     pub fn set_mode(&self, _mode: u32) {}
 
     pub fn take_after(&self, _old: &Self) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub fn hand_down(&self, _other: &Self) -> io::Result<()> {
         Ok(())
     }
 

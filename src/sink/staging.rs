@@ -94,13 +94,13 @@ impl Staging {
             };
             (parent.clone(), layout::hidden_name(name, run, layout::TMP))
         };
-        if exists {
-            let old = Folder::open(&target).map_err(failed)?;
+        let old = if exists { Some(Folder::open(&target).map_err(failed)?) } else { None };
+        if let Some(old) = &old {
             if mode == WriteMode::Append {
                 old.lock(PATIENCE).map_err(failed)?;
-                undo_the_dead(&old).map_err(failed)?;
+                undo_the_dead(old).map_err(failed)?;
             }
-            check_content(&old, mode)?;
+            check_content(old, mode)?;
             if mode != WriteMode::Append {
                 check_working_folder(&target)?;
             }
@@ -126,6 +126,9 @@ impl Staging {
             settled: false,
         };
         staging.permissions = staging.try_out(exists)?;
+        if let Some(old) = &old {
+            staging.folder.hand_down(old).map_err(failed)?;
+        }
         Ok(staging)
     }
 
@@ -494,6 +497,11 @@ fn resolve(given: &Path) -> io::Result<PathBuf> {
     }
     if path.as_os_str().is_empty() && !given.as_os_str().is_empty() {
         path.push(Component::CurDir);
+    }
+    // The kernel first: it may refuse a link that was planted here, which canonicalizing would read for itself.
+    match fs::metadata(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
     }
     match fs::canonicalize(&path) {
         // A link to nothing is not replaced, either.
