@@ -352,9 +352,9 @@ fn a_file_whose_numbers_no_fit_can_give_is_refused() {
         ("components 0 and 1", |m| m["components"][1][7] = 0.9.into()),
         ("orthonormal", |m| m["components"][1] = m["components"][0].clone()),
         ("number out of range", |m| m["mean"][0] = "1e999".into()),
-        ("its mean is none of bytes", |m| m["mean"][0] = 3e38.into()),
-        ("its mean is none of bytes", |m| m["mean"][31] = 255.1.into()),
-        ("its mean is none of bytes", |m| m["mean"][0] = (-0.1).into()),
+        ("its mean is not that of bytes", |m| m["mean"][0] = 3e38.into()),
+        ("its mean is not that of bytes", |m| m["mean"][31] = 255.1.into()),
+        ("its mean is not that of bytes", |m| m["mean"][0] = (-0.1).into()),
         ("null", |m| m["components"][0][0] = serde_json::Value::Null),
         ("negative", |m| {
             for value in m["components"][2].as_array_mut().unwrap() {

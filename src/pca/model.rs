@@ -393,7 +393,7 @@ impl PcaModel {
         }
         // Every fit is to rows of bytes; such a mean cannot give infinite scores of 32 bits, either.
         if !self.mean.iter().all(|mean| (0.0..=255.0).contains(mean)) {
-            return Err("its mean is none of bytes, 0 to 255".to_owned());
+            return Err("its mean is not that of bytes, 0 to 255".to_owned());
         }
         if !self.components.iter().all(|v| v.is_finite()) {
             return Err("its components are not finite".to_owned());
