@@ -289,11 +289,16 @@ pub enum Error {
     },
     /// The output exists already, and the write mode forbids touching it.
     #[error(
-        "output {path} exists and is not empty (choose another, or the mode overwrite or append)"
+        "output {path} exists and is not empty (choose another, or the mode overwrite or append){}",
+        .kept.as_ref().map_or_else(String::new, |kept| {
+            format!("; the finished files of this run are kept in {kept}")
+        })
     )]
     OutputExists {
         /// The output folder.
         path: Box<str>,
+        /// Where the finished files are, if it came into being during the job.
+        kept: Option<Box<str>>,
     },
     /// The result cannot be written.
     #[error("cannot write {path}: {source}")]
@@ -463,7 +468,7 @@ impl Error {
             | Self::Extract { uri, .. }
             | Self::Model { uri, .. } => Some(uri),
             Self::Spool { path, .. }
-            | Self::OutputExists { path }
+            | Self::OutputExists { path, .. }
             | Self::Write { path, .. }
             | Self::InDoubt { path, .. }
             | Self::AlreadyCommitted { path, .. } => Some(path),

@@ -299,6 +299,7 @@ fn torn(root: &Path) -> PathBuf {
     let run = parts[0].trim_start_matches("part-00000-").trim_end_matches(".parquet");
     let dead = out.join(format!("_temporary-{run}"));
     fs::create_dir(&dead).unwrap();
+    set_mode(&dead, 0o700);
     fs::rename(out.join("_SUCCESS"), dead.join("_SUCCESS.before")).unwrap();
     fs::rename(other.join(&parts[0]), out.join(&parts[0])).unwrap();
     fs::rename(other.join(&parts[1]), dead.join(&parts[1])).unwrap();
@@ -395,7 +396,11 @@ fn an_append_to_what_is_replaced_meanwhile_is_refused() {
     let error = sink.finish().unwrap_err().to_line();
     assert!(error.contains("another run has replaced it"), "{error}");
     assert_eq!((count(&out), names(&out).len()), (2, 2));
-    assert_eq!(names(&root.path().join("old")).len(), 2);
+    // It is kept where it is by now.
+    let old = fs::canonicalize(root.path().join("old")).unwrap();
+    let kept = one(&old, |name| name.starts_with("_complete-")).unwrap();
+    assert!(error.contains(&format!("kept in {}", kept.display())), "{error}");
+    assert_eq!((names(&old).len(), count(&old), count(&kept)), (3, 1, 3));
 }
 
 /// Runs a script as root in a file system of its own, with `$PROGRAM`; none if that cannot be.
@@ -458,6 +463,62 @@ fn a_destination_that_cannot_be_replaced_is_said_before_the_job() {
 }
 
 #[test]
+fn a_link_that_the_kernel_refuses_to_follow_is_not_followed() {
+    let bench = Bench::new(1);
+    let output = mounted(
+        bench.root.path(),
+        "mkdir t; mount -t tmpfs -o nosymfollow t t 2>/dev/null || { echo skipped >&2; exit; }
+         mkdir t/real; echo '{}' > t/real.json; ln -s real t/link; ln -s real.json t/link.json
+         cat t/link.json 2>/dev/null && { echo skipped >&2; exit; }
+         for mode in error overwrite append; do
+         $PROGRAM extract in t/link --mode $mode && exit 9; $PROGRAM extract in t/link/new --mode $mode && exit 9
+         done; $PROGRAM extract in new --save-model t/link.json && exit 9
+         ls -A t/real >&2; cat t/real.json >&2",
+    );
+    let Some(output) = output else { return };
+    let message = said(&output);
+    assert!(output.status.success(), "{message}");
+    assert!(message.ends_with("skipped\n") || message.ends_with("{}\n"), "{message}");
+    assert!(!message.contains("part-") && !message.contains("_SUCCESS"), "{message}");
+}
+
+#[test]
+fn a_setgid_output_gives_its_files_its_group() {
+    if !is_root() {
+        return;
+    }
+    let bench = Bench::new(1);
+    let out = bench.path("out");
+    let shell = format!("umask 027; exec {PROGRAM} extract in out --mode \"$1\"");
+    fs::create_dir(&out).unwrap();
+    chown(&out, None, Some(4000)).unwrap();
+    for (permissions, group) in [(0o2770, 4000), (0o770, 0)] {
+        for mode in ["error", "overwrite", "append"] {
+            if mode == "error" {
+                for name in names(&out) {
+                    fs::remove_file(out.join(name)).unwrap();
+                }
+            }
+            set_mode(&out, permissions);
+            let mut command = Command::new("sh");
+            command.args(["-c", &shell, "sh", mode]).current_dir(bench.root.path());
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{mode}: {}", said(&output));
+            assert_eq!((mode_of(&out), fs::metadata(&out).unwrap().gid()), (permissions, 4000));
+            for name in names(&out) {
+                let file = out.join(&name);
+                assert_eq!(
+                    fs::metadata(&file).unwrap().gid(),
+                    group,
+                    "{mode} {permissions:o} {name}"
+                );
+                assert_eq!(mode_of(&file), 0o640, "{mode} {name}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_finished_result_that_cannot_be_put_in_place_is_kept() {
     for mode in [WriteMode::Error, WriteMode::Overwrite] {
         let root = tempfile::tempdir().unwrap();
@@ -477,6 +538,49 @@ fn a_finished_result_that_cannot_be_put_in_place_is_kept() {
         assert!(kept.join("_SUCCESS").exists());
         assert_eq!(names(root.path()).len(), 2);
     }
+}
+
+#[test]
+fn a_finished_result_is_kept_if_something_came_into_its_place_during_the_job() {
+    for mode in [WriteMode::Error, WriteMode::Overwrite] {
+        for foreign in ["thesis.doc", "_errors/thesis.doc"] {
+            let root = tempfile::tempdir().unwrap();
+            let out = root.path().join("out");
+            if mode == WriteMode::Overwrite {
+                write(&out, WriteMode::Error, 1).unwrap();
+            }
+            let mut sink = create(&out, mode).unwrap();
+            sink.write(rows(5)).unwrap();
+            let foreign = out.join(foreign);
+            fs::create_dir_all(foreign.parent().unwrap()).unwrap();
+            fs::write(&foreign, b"dear").unwrap();
+            let error = sink.finish().unwrap_err();
+            assert_eq!(matches!(error, Error::OutputExists { .. }), mode == WriteMode::Error);
+            let error = error.to_line();
+            let kept = one(root.path(), |name| name.ends_with(".complete")).expect(&error);
+            assert!(error.contains(kept.to_str().unwrap()), "{error}");
+            assert!(kept.join("_SUCCESS").exists() && count(&kept) == 5 && foreign.exists());
+            assert_eq!(names(root.path()).len(), 2);
+        }
+    }
+}
+
+#[test]
+fn failures_are_added_to_a_folder_or_the_files_kept() {
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("out");
+    write(&out, WriteMode::Error, 1).unwrap();
+    let mut sink = create(&out, WriteMode::Append).unwrap();
+    sink.write(rows(5)).unwrap();
+    sink.record(&failure()).unwrap();
+    fs::write(out.join("_errors"), b"a file").unwrap();
+    let error = sink.finish().unwrap_err().to_line();
+    let kept = one(&out, |name| name.starts_with("_complete-")).expect(&error);
+    assert!(error.contains("_errors") && error.contains(kept.to_str().unwrap()), "{error}");
+    assert_eq!((count(&out), count(&kept), names(&kept.join("_errors")).len()), (1, 5, 1));
+    // The next one is told before the job.
+    let error = create(&out, WriteMode::Append).unwrap_err().to_line();
+    assert!(error.contains("its _errors is not a folder"), "{error}");
 }
 
 #[test]

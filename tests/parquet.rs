@@ -273,9 +273,11 @@ fn a_folder_of_other_things_is_never_overwritten() {
     let mut sink = ParquetSink::create(&out, mode(WriteMode::Overwrite)).unwrap();
     sink.write(batch(0..3, None)).unwrap();
     fs::write(out.join("dear.jpg"), b"photo").unwrap();
-    assert!(sink.finish().is_err());
+    let error = sink.finish().unwrap_err().to_line();
     assert_eq!(fs::read(out.join("dear.jpg")).unwrap(), b"photo");
-    assert_eq!(names(root.path()), ["photos"]);
+    assert_eq!(names(&out), ["dear.jpg"]);
+    let [kept, _] = &names(root.path())[..] else { panic!("not only what is kept: {error}") };
+    assert!(kept.ends_with(".complete") && error.contains(kept), "{error}");
 }
 
 #[test]
@@ -325,9 +327,13 @@ fn a_failed_append_undoes_itself() {
     sink.record(&failure).unwrap();
     // A file where the folder of failures should go.
     fs::write(out.join("_errors"), b"in the way").unwrap();
-    assert!(sink.finish().unwrap_err().to_string().contains("_errors"));
+    let error = sink.finish().unwrap_err().to_line();
+    assert!(error.contains("_errors"), "{error}");
     fs::remove_file(out.join("_errors")).unwrap();
-    assert_eq!(names(&out), before, "the old result is whole and marked so");
+    let (kept, left): (Vec<_>, Vec<_>) =
+        names(&out).into_iter().partition(|name| name.starts_with("_complete-"));
+    assert_eq!(left, before, "the old result is whole and marked so");
+    assert!(kept.len() == 1 && error.contains(&kept[0]), "{error}");
 }
 
 #[test]
@@ -623,9 +629,13 @@ fn of_two_runs_at_once_one_wins_and_one_is_told() {
     first.write(batch(0..3, None)).unwrap();
     second.write(batch(0..5, None)).unwrap();
     second.finish().unwrap();
-    assert!(matches!(first.finish(), Err(Error::OutputExists { .. })));
+    let Err(Error::OutputExists { kept: Some(kept), .. }) = first.finish() else {
+        panic!("it is not told")
+    };
     assert_eq!(read(&parts(&out)[0]).num_rows(), 5);
-    assert_eq!(names(root.path()), ["out"]);
+    let kept = Path::new(&*kept);
+    assert_eq!(read(&parts(kept)[0]).num_rows(), 3);
+    assert_eq!(names(root.path()), [kept.file_name().unwrap().to_str().unwrap(), "out"]);
 }
 
 #[test]

@@ -187,6 +187,17 @@ fn a_row_projects_to_the_same_bits_in_any_batch() {
     assert_eq!(floats, whole);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_link_that_cannot_be_followed_is_not_replaced() {
+    let root = tempfile::tempdir().unwrap();
+    let link = root.path().join("model.json");
+    std::os::unix::fs::symlink("model.json", &link).unwrap();
+    let model = fit(descriptors().view(), &PcaParams::new(2)).unwrap();
+    assert!(model.save(&link).unwrap_err().to_line().contains("model.json"));
+    assert!(link.is_symlink());
+}
+
 #[test]
 fn a_saved_model_is_the_same_to_the_bit() {
     let folder = tempfile::tempdir().unwrap();
@@ -326,7 +337,7 @@ fn a_file_whose_numbers_no_fit_can_give_is_refused() {
         PcaModel::load(&path)
     };
     assert_eq!(load(&good).unwrap(), model);
-    let spoilt: [(&str, Spoil); 17] = [
+    let spoilt: [(&str, Spoil); 20] = [
         ("rank", |m| m["rank"] = 3.into()),
         ("rank", |m| m["rank"] = 5.into()),
         ("explained_variance", |m| m["explained_variance"][3] = (-1.0).into()),
@@ -341,6 +352,9 @@ fn a_file_whose_numbers_no_fit_can_give_is_refused() {
         ("components 0 and 1", |m| m["components"][1][7] = 0.9.into()),
         ("orthonormal", |m| m["components"][1] = m["components"][0].clone()),
         ("number out of range", |m| m["mean"][0] = "1e999".into()),
+        ("its mean is not that of bytes", |m| m["mean"][0] = 3e38.into()),
+        ("its mean is not that of bytes", |m| m["mean"][31] = 255.1.into()),
+        ("its mean is not that of bytes", |m| m["mean"][0] = (-0.1).into()),
         ("null", |m| m["components"][0][0] = serde_json::Value::Null),
         ("negative", |m| {
             for value in m["components"][2].as_array_mut().unwrap() {

@@ -1,6 +1,6 @@
 //! A fitted PCA.
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis};
@@ -258,10 +258,13 @@ impl PcaModel {
         let write = || -> std::io::Result<()> {
             let mut json = serde_json::to_vec_pretty(self)?;
             json.push(b'\n');
-            // The file itself and not a link to it is what gets replaced.
-            if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
-                return std::fs::write(path, json);
+            // The kernel first: it may refuse a link that was planted here.
+            match std::fs::metadata(path) {
+                Ok(found) if !found.is_file() => return std::fs::write(path, json),
+                Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+                _ => {}
             }
+            // The file itself and not a link to it is what gets replaced.
             let target = path.canonicalize().or_else(|_| std::path::absolute(path))?;
             let mut builder = tempfile::Builder::new();
             #[cfg(unix)]
@@ -387,6 +390,10 @@ impl PcaModel {
             if !vector.iter().all(|v| v.is_finite()) {
                 return Err(format!("its {name} is not finite"));
             }
+        }
+        // Every fit is to rows of bytes; such a mean cannot give infinite scores of 32 bits, either.
+        if !self.mean.iter().all(|mean| (0.0..=255.0).contains(mean)) {
+            return Err("its mean is not that of bytes, 0 to 255".to_owned());
         }
         if !self.components.iter().all(|v| v.is_finite()) {
             return Err("its components are not finite".to_owned());

@@ -14,7 +14,7 @@ const FIRST_FAILURES: usize = 10;
 /// The number of images after which [`MaxFailures::Millionths`] can end a job early.
 pub const JUDGED_FROM: u64 = 1_000;
 
-/// The number of refused images, and no other, that ends a job as one without access.
+/// If the first so many images were all denied, the job ends.
 pub const MAX_REFUSALS: u64 = 32;
 
 /// The most images that may fail before the job does.
@@ -66,7 +66,8 @@ impl FromStr for MaxFailures {
     /// Reads `100` as a number of images, `5%` or `0.25%` as a share: up to 100 %, with up to four decimals.
     fn from_str(text: &str) -> Result<Self> {
         let parsed = match text.strip_suffix('%') {
-            None => text.parse().ok().map(Self::Images),
+            None if is_number(text) => text.parse().ok().map(Self::Images),
+            None => None,
             Some(percent) => millionths(percent).map(Self::Millionths),
         };
         parsed.ok_or_else(|| {
@@ -76,9 +77,13 @@ impl FromStr for MaxFailures {
     }
 }
 
+/// Digits and no sign.
+fn is_number(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_digit())
+}
+
 fn millionths(percent: &str) -> Option<u32> {
     let (whole, decimals) = percent.split_once('.').unwrap_or((percent, "0"));
-    let is_number = |digits: &str| digits.bytes().all(|b| b.is_ascii_digit());
     if decimals.len() > 4 || !is_number(whole) || !is_number(decimals) {
         return None;
     }
@@ -193,6 +198,7 @@ mod tests {
             ".5%",
             "1.-5%",
             "+1%",
+            "+1",
             "nan%",
         ] {
             let error = text.parse::<MaxFailures>().unwrap_err().to_string();

@@ -76,7 +76,7 @@ impl Staging {
         if let Some((parent, name)) = &beside
             && let Ok(parent) = Folder::open(parent)
         {
-            put_back(&parent, name).map_err(failed)?;
+            put_back(&parent, name);
             clear_the_dead(&parent, name);
         }
         let exists = match fs::metadata(&target) {
@@ -94,13 +94,13 @@ impl Staging {
             };
             (parent.clone(), layout::hidden_name(name, run, layout::TMP))
         };
-        if exists {
-            let old = Folder::open(&target).map_err(failed)?;
+        let old = if exists { Some(Folder::open(&target).map_err(failed)?) } else { None };
+        if let Some(old) = &old {
             if mode == WriteMode::Append {
                 old.lock(PATIENCE).map_err(failed)?;
-                undo_the_dead(&old).map_err(failed)?;
+                undo_the_dead(old).map_err(failed)?;
             }
-            check_content(&old, mode)?;
+            check_content(old, mode)?;
             if mode != WriteMode::Append {
                 check_working_folder(&target)?;
             }
@@ -126,6 +126,9 @@ impl Staging {
             settled: false,
         };
         staging.permissions = staging.try_out(exists)?;
+        if let Some(old) = &old {
+            staging.folder.hand_down(old).map_err(failed)?;
+        }
         Ok(staging)
     }
 
@@ -150,8 +153,7 @@ impl Staging {
         Ok(permissions)
     }
 
-    /// The hidden folder holds something: nothing can be renamed to it, but all else that stands against a
-    /// renaming is said first.
+    /// This rename always fails, as the hidden folder is not empty; every other reason is reported before that one.
     fn try_out_replacing(&self, hidden: &OsStr, target: &OsStr) -> Result<()> {
         let why = match self.parent.rename(target, hidden) {
             Err(e) if is_not_empty(&e) => return Ok(()),
@@ -242,6 +244,10 @@ impl Staging {
     /// Keeps the finished files, which could not be made visible, and names them in the error.
     fn keep(&mut self, error: Error) -> Error {
         self.settled = true;
+        if !self.parent.has(&self.name, &self.folder) {
+            // Somebody has removed them.
+            return error;
+        }
         let kept = match self.mode {
             WriteMode::Append => format!("_complete-{}", self.run).into(),
             _ => layout::hidden_name(self.target_name(), &self.run, layout::COMPLETE),
@@ -250,12 +256,14 @@ impl Staging {
             Ok(()) => kept,
             Err(_) => self.name.clone(),
         };
-        let kept = self.parent.path().join(kept);
+        let kept = self.parent.path_now().join(kept).display().to_string();
         match error {
             Error::Write { path, source } => {
-                let kept = kept.display();
                 let why = format!("{source}; the finished files of this run are kept in {kept}");
                 Error::Write { path, source: why.into() }
+            }
+            Error::OutputExists { path, .. } => {
+                Error::OutputExists { path, kept: Some(kept.into()) }
             }
             error => error,
         }
@@ -285,7 +293,7 @@ impl Staging {
                             continue;
                         }
                         // What was not there at the start may have come since.
-                        check_content(old, self.mode)?;
+                        check_content(old, self.mode).map_err(|e| self.keep(e))?;
                     }
                     if let Err(e) = self.folder.take_after(old) {
                         return Err(self.keep_for(e));
@@ -299,11 +307,16 @@ impl Staging {
                 }
                 Err(e) if !is_not_empty(&e) => return Err(self.keep_for(e)),
                 // Another run was faster.
-                Err(_) if self.mode == WriteMode::Error => return Err(exists(&self.target)),
+                Err(_) if self.mode == WriteMode::Error => {
+                    let error = exists(&self.target);
+                    return Err(self.keep(error));
+                }
                 Err(_) => {}
             }
             let Some(old) = old else { continue };
             let Some(name) = self.put_aside(&old, &target)? else { continue };
+            // As all that the next run may clear if this one dies here.
+            old.set_mode(0o700);
             // Before the old result is gone.
             self.stand(&target)?;
             // The result stands; what cannot be removed of the old one is litter, not a failure.
@@ -332,7 +345,7 @@ impl Staging {
                     .exchange(&self.name, target)
                     .map_err(|e| Error::write(&self.target, e))?;
                 self.settled = false;
-                checked.map(|()| None)
+                checked.map(|()| None).map_err(|e| self.keep(e))
             }
             Ok(false) => {
                 // No such call here: for a moment there is neither, and the next run puts the old one back if
@@ -356,16 +369,18 @@ impl Staging {
 
     /// Has the new result outlive a loss of power.
     fn stand(&self, target: &OsStr) -> Result<()> {
-        let failed = |e| Error::write(&self.target, e);
-        match self.parent.sync() {
+        let synced = self.parent.sync();
+        if !self.parent.has(target, &self.folder) {
+            return Err(Error::write(&self.target, "something else has taken its place"));
+        }
+        match synced {
             // A folder that is not ours need not let us open it.
-            Err(e) if e.kind() != io::ErrorKind::PermissionDenied => return Err(failed(e)),
-            _ => {}
+            Err(e) if e.kind() != io::ErrorKind::PermissionDenied => {
+                let why = format!("the result is there, but may not outlive a loss of power: {e}");
+                Err(Error::write(&self.target, why))
+            }
+            _ => Ok(()),
         }
-        if self.parent.has(target, &self.folder) {
-            return Ok(());
-        }
-        Err(failed(io::Error::other("something else has taken its place")))
     }
 
     /// Moves the files into the target, under its lock.
@@ -375,9 +390,9 @@ impl Staging {
         }
         let now = Folder::open(&self.target).and_then(|now| now.id());
         if now.is_err() || now.ok() != self.parent.id().ok() {
-            // The hidden folder was in what has gone.
-            let why = "another run has replaced it meanwhile: nothing is added";
-            return Err(Error::write(&self.target, why));
+            let why =
+                "another run has replaced it, or somebody renamed it, meanwhile: nothing is added";
+            return Err(self.keep(Error::write(&self.target, why)));
         }
         let added = self.add_locked(fits);
         self.parent.unlock();
@@ -396,7 +411,8 @@ impl Staging {
             Ok(Some(from)) => {
                 let made = self.parent.make(ERRORS, 0o777).is_ok();
                 let to = self.parent.open_in(ERRORS);
-                let to = to.map_err(|e| Error::write(&self.target.join(ERRORS), e))?;
+                let errors = self.target.join(ERRORS);
+                let to = to.map_err(|e| self.keep(Error::write(&errors, e)))?;
                 Some((from, to, made))
             }
             Ok(None) => None,
@@ -453,7 +469,10 @@ impl Staging {
         let _ = hidden.remove_file(MARK_BEFORE);
         let _ = hidden.remove_folder(ERRORS);
         let _ = target.remove_folder(&self.name);
-        target.sync().map_err(|e| Error::write(&self.target, e))
+        target.sync().map_err(|e| {
+            let why = format!("the files are added, but may not outlive a loss of power: {e}");
+            Error::write(&self.target, why)
+        })
     }
 }
 
@@ -495,6 +514,11 @@ fn resolve(given: &Path) -> io::Result<PathBuf> {
     if path.as_os_str().is_empty() && !given.as_os_str().is_empty() {
         path.push(Component::CurDir);
     }
+    // The kernel first: it may refuse a link that was planted here, which canonicalizing would read for itself.
+    match fs::metadata(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
     match fs::canonicalize(&path) {
         // A link to nothing is not replaced, either.
         Err(e) if e.kind() == io::ErrorKind::NotFound && !path.is_symlink() => Ok(path),
@@ -517,7 +541,7 @@ fn is_there(path: &Path) -> bool {
 }
 
 fn exists(target: &Path) -> Error {
-    Error::OutputExists { path: target.display().to_string().into() }
+    Error::OutputExists { path: target.display().to_string().into(), kept: None }
 }
 
 fn is_not_empty(error: &io::Error) -> bool {
@@ -550,6 +574,9 @@ fn check_content(target: &Folder, mode: WriteMode) -> Result<()> {
     let entries = target.entries().map_err(failed)?;
     if mode == WriteMode::Error {
         return if entries.is_empty() { Ok(()) } else { Err(exists(target.path())) };
+    }
+    if !matches!(target.kind_of(ERRORS).map_err(failed)?, None | Some(Kind::Folder)) {
+        return refused(format!("its {ERRORS} is not a folder: nothing is added to it"));
     }
     match target.kind_of(SUCCESS).map_err(failed)? {
         Some(Kind::File) => return Ok(()),
@@ -621,10 +648,12 @@ fn make_private(parent: &Folder, name: &OsStr) -> io::Result<Folder> {
     Err(io::Error::other("others remove it all the time"))
 }
 
-/// The hidden folder of a run of ours that is known to be dead, locked.
+/// The hidden folder of a run of ours that is known to be dead, locked. A folder that others may enter is none:
+/// somebody has given it such a name.
 fn dead(parent: &Folder, name: &OsStr) -> Option<Folder> {
     let folder = parent.open_in(name).ok()?;
-    let is_dead = folder.is_own() && folder.is_local() && folder.try_lock() == Lock::Held;
+    let is_ours = folder.is_own() && folder.mode().is_ok_and(|mode| mode & 0o777 == mode & 0o700);
+    let is_dead = is_ours && folder.is_local() && folder.try_lock() == Lock::Held;
     (is_dead && parent.has(name, &folder)).then_some(folder)
 }
 
@@ -633,8 +662,8 @@ fn clear_the_dead(parent: &Folder, target: &OsStr) {
     // Best effort: they are litter, and the parent need not let us list it.
     for (name, kind) in parent.entries().unwrap_or_default() {
         let is = |ending| layout::run_of_hidden(&name, target, ending).is_some();
-        // The only old result is not litter.
-        let is_old = is(layout::OLD) && matches!(parent.kind_of(target), Ok(Some(_)));
+        // The only complete result is not litter.
+        let is_old = is(layout::OLD) && is_complete(parent, target);
         if kind == Kind::Folder
             && (is(layout::TMP) || is(layout::TRY) || is_old)
             && let Some(folder) = dead(parent, &name)
@@ -644,29 +673,43 @@ fn clear_the_dead(parent: &Folder, target: &OsStr) {
     }
 }
 
+fn is_complete(parent: &Folder, target: &OsStr) -> bool {
+    let mark = parent.open_in(target).and_then(|target| target.kind_of(SUCCESS));
+    matches!(mark, Ok(Some(Kind::File)))
+}
+
 fn remove(parent: &Folder, name: &OsStr, folder: &Folder, place: Place) {
     if matches!(foreign(folder, place), Ok(None)) && clear(folder, place).is_ok() {
         let _ = parent.remove_folder(name);
     }
 }
 
-/// Puts an old result back that a run took away and then died, before the new one was in its place.
-fn put_back(parent: &Folder, target: &OsStr) -> io::Result<()> {
-    let Ok(None) = parent.kind_of(target) else { return Ok(()) };
+/// Puts an old result of ours back that a run took away and then died, before the new one was in its place. An
+/// empty folder that somebody has made there since is replaced. It is no failure if that cannot be done.
+fn put_back(parent: &Folder, target: &OsStr) {
+    let is_missing = match parent.find(target) {
+        Ok(None) => true,
+        Ok(Some(folder)) => folder.entries().is_ok_and(|entries| entries.is_empty()),
+        Err(_) => false,
+    };
+    if !is_missing {
+        return;
+    }
     for (name, kind) in parent.entries().unwrap_or_default() {
         if kind != Kind::Folder || layout::run_of_hidden(&name, target, layout::OLD).is_none() {
             continue;
         }
         let Ok(old) = parent.open_in(&name) else { continue };
         // A run that lives is between its two steps.
-        let is_alive = old.try_lock() == Lock::Taken;
-        if !is_alive && parent.has(&name, &old) && matches!(foreign(&old, Place::Result), Ok(None))
+        let is_ours = old.is_own() && old.try_lock() != Lock::Taken && parent.has(&name, &old);
+        if is_ours
+            && matches!(foreign(&old, Place::Result), Ok(None))
+            && parent.rename(&name, target).is_ok()
         {
-            parent.move_to(&name, parent, target)?;
-            return parent.sync();
+            let _ = parent.sync();
+            return;
         }
     }
-    Ok(())
 }
 
 /// Takes back what dead runs have added to an output, whose lock is held, and removes their folders.
@@ -830,9 +873,76 @@ mod tests {
         let new = write(&target, WriteMode::Error).unwrap();
         assert!(has(&target, &new) && has(&aside, &old));
         drop(held);
-        // Now it is litter.
+        // Not litter, either: others may enter it, so somebody may have given it that name.
+        write(&target, WriteMode::Overwrite).unwrap();
+        assert!(has(&aside, &old));
+        // Nor as long as there is no complete result.
+        Folder::open(&aside).unwrap().set_mode(0o700);
+        fs::remove_file(target.join(SUCCESS)).unwrap();
+        write(&target, WriteMode::Overwrite).unwrap();
+        assert!(has(&aside, &old));
         write(&target, WriteMode::Overwrite).unwrap();
         assert_eq!(names(root.path()), ["out"]);
+    }
+
+    #[test]
+    fn an_old_result_comes_back_in_place_of_an_empty_folder_if_it_is_ours() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("out");
+        let old = write(&target, WriteMode::Error).unwrap();
+        let aside = root.path().join(layout::hidden_name(OsStr::new("out"), &old, layout::OLD));
+        fs::rename(&target, &aside).unwrap();
+        fs::create_dir(&target).unwrap();
+        let next = write(&target, WriteMode::Error);
+        assert!(matches!(next, Err(Error::OutputExists { kept: None, .. })), "{next:?}");
+        assert!(has(&target, &old) && !aside.exists());
+        // A stranger's is left, and only root can make one.
+        if rustix::process::geteuid().is_root() {
+            fs::rename(&target, &aside).unwrap();
+            std::os::unix::fs::chown(&aside, Some(4001), None).unwrap();
+            write(&target, WriteMode::Error).unwrap();
+            assert!(has(&aside, &old) && !has(&target, &old));
+        }
+    }
+
+    #[test]
+    fn a_folder_that_others_may_enter_is_no_dead_runs() {
+        let root = tempfile::tempdir().unwrap();
+        let (target, other) = (root.path().join("out"), root.path().join("other"));
+        let run = write(&other, WriteMode::Error).unwrap();
+        write(&target, WriteMode::Error).unwrap();
+        let names = [layout::TMP, layout::TRY, layout::OLD]
+            .map(|ending| root.path().join(layout::hidden_name(OsStr::new("out"), &run, ending)));
+        let mut from = other;
+        for name in names.into_iter().chain([target.join(layout::unfinished_name(&run))]) {
+            fs::rename(&from, &name).unwrap();
+            write(&target, WriteMode::Append).unwrap();
+            assert!(has(&name, &run), "{name:?}");
+            from = name;
+        }
+    }
+
+    #[test]
+    fn an_fsync_that_fails_after_the_last_move_says_that_the_result_is_there() {
+        let root = tempfile::tempdir().unwrap();
+        let root = fs::canonicalize(root.path()).unwrap();
+        let target = root.join("out");
+        // Folders are fsynced in this order: the hidden one's, the target's, and what holds the last name.
+        for (mode, at, spared) in [
+            (WriteMode::Error, &root, 0),
+            (WriteMode::Overwrite, &root, 0),
+            (WriteMode::Append, &target, 1),
+        ] {
+            let name = at.file_name().unwrap().to_str().unwrap().to_owned();
+            watch::SPARED.set(spared);
+            watch::FAILS.set(Some((name, rustix::io::Errno::IO.raw_os_error())));
+            let error = write(&target, mode).unwrap_err().to_line();
+            watch::FAILS.take();
+            assert!(error.contains("but may not outlive a loss of power"), "{error}");
+            assert!(!error.contains("kept in"), "{error}");
+            assert_eq!(files(&Folder::open(&target).unwrap()).unwrap().len(), 1 + spared as usize);
+            assert!(target.join(SUCCESS).exists());
+        }
     }
 
     #[test]

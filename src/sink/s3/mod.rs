@@ -222,7 +222,9 @@ impl S3Target {
 
     fn failed(&self, failed: Failed) -> Error {
         match failed {
-            Failed::Exists => Error::OutputExists { path: self.location.to_string().into() },
+            Failed::Exists => {
+                Error::OutputExists { path: self.location.to_string().into(), kept: None }
+            }
             Failed::Interrupted => Error::Interrupted,
             Failed::Committed => Error::AlreadyCommitted {
                 path: self.location.to_string().into(),
