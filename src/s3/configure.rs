@@ -82,14 +82,15 @@ pub(super) async fn configure(params: &S3Params) -> Result<Configured> {
             let limit = params.timeout;
             Error::connect(format!("no AWS credentials{of} came within {limit:?}"))
         })?;
-        given.map_err(|error| match (&error, &params.profile) {
-            (CredentialsError::CredentialsNotLoaded(_), None) => Error::connect(
-                "no AWS credentials were found in the environment, in ~/.aws or from a role",
-            ),
-            _ => {
-                let fault = Fault::of_transport(Kind::Account, &error);
-                Error::connect(format!("the AWS credentials{of} cannot be used: {fault}"))
+        given.map_err(|error| {
+            let is_missing = matches!(error, CredentialsError::CredentialsNotLoaded(_));
+            if is_missing && params.profile.is_none() {
+                let why =
+                    "no AWS credentials were found in the environment, in ~/.aws or from a role";
+                return Error::connect(why);
             }
+            let fault = Fault::of_transport(Kind::Account, &error);
+            Error::connect(format!("the AWS credentials{of} cannot be used: {fault}"))
         })?;
     }
     let path_style = match params.addressing {
