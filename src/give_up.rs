@@ -30,11 +30,18 @@ struct State {
 }
 
 impl GiveUp {
-    /// Makes one that is also told when the work of this thread is to be given up.
+    /// Makes one that is also told when the work of this thread is to be given up, now or already.
     pub fn new() -> Self {
         let new = Self::default();
         if let Some(outer) = CURRENT.with_borrow(Clone::clone) {
-            outer.lock().within.push(new.clone());
+            let mut outer = outer.lock();
+            if outer.is_told {
+                new.lock().is_told = true;
+            } else {
+                // Those whose stages have ended are held by nobody else.
+                outer.within.retain(|inner| Arc::strong_count(&inner.0) > 1);
+                outer.within.push(new.clone());
+            }
         }
         new
     }
@@ -90,5 +97,33 @@ impl Future for Told {
         }
         state.waiting = Some(context.waker().clone());
         Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_within_one_that_was_told_is_told() {
+        let outer = GiveUp::new();
+        let before = outer.mark(GiveUp::new);
+        assert!(!before.lock().is_told);
+        outer.tell();
+        let after = outer.mark(GiveUp::new);
+        assert!(before.lock().is_told && after.lock().is_told);
+        assert!(!GiveUp::new().lock().is_told);
+    }
+
+    #[test]
+    fn stages_that_have_ended_are_not_kept() {
+        let outer = GiveUp::new();
+        let alive = outer.mark(GiveUp::new);
+        for _ in 0..1000 {
+            drop(outer.mark(GiveUp::new));
+        }
+        assert!(outer.lock().within.len() <= 2);
+        outer.tell();
+        assert!(alive.lock().is_told);
     }
 }

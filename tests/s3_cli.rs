@@ -555,6 +555,36 @@ fn an_interrupt_cleans_up_even_while_nothing_comes() {
 
 #[test]
 #[cfg(unix)]
+fn a_service_for_credentials_that_is_silent_is_given_up() {
+    let bench = Bench::new(1);
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let token = bench.root.path().join("token");
+    fs::write(&token, "token").unwrap();
+    let command = |timeout: &str| {
+        let mut command = bench.command(&["s3://lab/in", "s3://lab/out", "--timeout", timeout]);
+        command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
+        command.env("AWS_ENDPOINT_URL_STS", format!("http://{}", silent.local_addr().unwrap()));
+        command.env("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/x");
+        command.env("AWS_WEB_IDENTITY_TOKEN_FILE", &token);
+        command
+    };
+    let started = Instant::now();
+    bench.ends(command("1"), 1, &["no AWS credentials came within 1s"]);
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    // It was asked; so is the next one.
+    let first = silent.accept().unwrap();
+    let child = command("1000").stderr(Stdio::piped()).spawn().unwrap();
+    let second = silent.accept().unwrap();
+    let started = Instant::now();
+    signal(&child, "-INT");
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    drop((first, second));
+}
+
+#[test]
+#[cfg(unix)]
 fn an_interrupt_is_quick_when_the_server_falls_silent() {
     let bench = Bench::new(6);
     for stuck in ["GET /lab", "PUT /lab/out/_work/", "POST /lab/out/part-", "PUT /lab/out/part-"] {

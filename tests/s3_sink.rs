@@ -639,6 +639,16 @@ fn a_manifest_of_others_or_of_the_future_is_refused_in_every_mode() {
         (with("format", "other".into()), "\"format\" is not"),
         (with("format", 1.into()), "\"format\" is not"),
         (with("format_version", 2.into()), "format 2 is newer than 1"),
+        (with("format_version", 0.into()), "format 0 was never written"),
+        (with("generation", u64::MAX.into()), "generation 18446744073709551615"),
+        (
+            with(
+                "pending",
+                serde_json::json!({ "run": RUN, "uploads": [], "kept": [],
+                    "garbage": ["part-1.parquet"] }),
+            ),
+            "is to commit no file",
+        ),
         (with("name", "app".into()), "unknown field `name`"),
         (
             with("finishing", serde_json::json!({ "garbage": [], "more": 1 })),
@@ -674,11 +684,18 @@ fn what_is_read_of_the_output_is_bounded() {
     memory.seed("lab", "out/_SUCCESS", vec![b'x'; 1 << 20]);
     memory.seed("lab", &format!("out/_work/{RUN}.json"), vec![b'x'; 1 << 20]);
     memory.seed("lab", "out/_work/thesis.json", "dear");
+    // One that is named like a lease.
+    let named = format!("out/_work/{}.json", RUN.replace('0', "f"));
+    memory.seed("lab", &named, "{\"title\": \"thesis\"}");
     memory.age("lab", "out/_work/", Duration::from_hours(1));
     write(&server.connect(), WriteMode::Append, "b").unwrap();
     assert_eq!(visible(&memory), rows(&[("a", 10), ("b", 10)]));
     assert!(memory.objects("lab", "out/_SUCCESS")["out/_SUCCESS"].len() == 32);
-    assert!(memory.keys("lab", "out/_work/").contains(&"out/_work/thesis.json".to_owned()));
+    let left = memory.keys("lab", "out/_work/");
+    assert!(
+        left.contains(&"out/_work/thesis.json".to_owned()) && left.contains(&named),
+        "{left:?}"
+    );
 }
 
 #[test]
@@ -751,6 +768,88 @@ fn a_run_of_the_same_id_is_done_once() {
     let params = ParquetParams::default().with_run_id("x");
     let line = ParquetSink::create(folder.path().join("out"), params).unwrap_err().to_line();
     assert!(line.contains("run_id") && line.contains("S3"), "{line}");
+}
+
+#[test]
+fn a_run_id_whose_rows_are_gone_is_no_success() {
+    let (memory, server) = serve();
+    let s3 = server.connect();
+    let refused = |mode, id: &str| {
+        let before = memory.objects("lab", "");
+        let line = write_as(&s3, mode, "again", id).unwrap_err().to_line();
+        assert!(
+            line.contains(&format!("the run {id} was committed and has been replaced")),
+            "{line}"
+        );
+        assert_eq!((memory.objects("lab", ""), memory.uploads().len()), (before, 0));
+    };
+    write_as(&s3, WriteMode::Error, "a", "first").unwrap();
+    write_as(&s3, WriteMode::Overwrite, "b", "second").unwrap();
+    for mode in [WriteMode::Append, WriteMode::Error, WriteMode::Overwrite] {
+        refused(mode, "first");
+    }
+    for key in memory.keys("lab", "out/part-") {
+        memory.remove("lab", &key);
+    }
+    refused(WriteMode::Append, "second");
+    write_as(&s3, WriteMode::Append, "c", "third").unwrap();
+    assert_eq!(visible(&memory), rows(&[("c", 10)]));
+    // Seen at the commit, too.
+    let params = params(WriteMode::Append).with_run_id("both");
+    let mut late = ParquetSink::create_in_s3(&s3, OUT, params).unwrap();
+    late.write(batch("d", 10, 2)).unwrap();
+    write_as(&s3, WriteMode::Append, "d", "both").unwrap();
+    write(&s3, WriteMode::Overwrite, "e").unwrap();
+    let line = late.finish().unwrap_err().to_line();
+    assert!(line.contains("the run both was committed and has been replaced"), "{line}");
+    assert_eq!(visible(&memory), rows(&[("e", 10)]));
+}
+
+/// The first attempt to commit lands without an answer, another run finishes it and goes on, and then the server fails.
+#[test]
+fn an_append_that_another_run_finished_is_in_doubt_and_not_a_failure() {
+    let (memory, server) = serve();
+    let calm = server.connect();
+    write(&calm, WriteMode::Error, "old").unwrap();
+    let s3 = server.params().with_attempts(3).connect().unwrap();
+    let mut sink =
+        ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Append).with_run_id("mine")).unwrap();
+    sink.write(batch("new", 10, 2)).unwrap();
+    let stage = AtomicI64::new(0);
+    server.plan(move |asked| {
+        let is_of_manifest = asked.path == "/lab/out/_manifest.json";
+        match (stage.load(Ordering::SeqCst), asked.method.as_str()) {
+            (0, "PUT") if is_of_manifest => {
+                stage.store(1, Ordering::SeqCst);
+                Some(Fault::ResetAfterEffect)
+            }
+            // The second attempt comes after another run.
+            (1, "PUT") if is_of_manifest => {
+                stage.store(2, Ordering::SeqCst);
+                let other = calm.clone();
+                tokio::task::block_in_place(|| {
+                    std::thread::spawn(move || write(&other, WriteMode::Append, "other"))
+                        .join()
+                        .unwrap()
+                        .unwrap();
+                });
+                stage.store(3, Ordering::SeqCst);
+                None
+            }
+            (3, "GET") if is_of_manifest => {
+                stage.store(4, Ordering::SeqCst);
+                None
+            }
+            (4, _) => Some(Fault::Error(500, "InternalError")),
+            _ => None,
+        }
+    });
+    let outcome = sink.finish();
+    assert!(matches!(outcome, Err(Error::InDoubt { .. })), "{outcome:?}");
+    server.heal();
+    let again = write_as(&server.connect(), WriteMode::Append, "new", "mine");
+    assert!(matches!(again, Err(Error::AlreadyCommitted { .. })), "{again:?}");
+    assert_eq!(visible(&memory), rows(&[("new", 10), ("old", 10), ("other", 10)]));
 }
 
 /// A commit dies at each of its requests; the same work under the name that the error gives is done once.
@@ -948,4 +1047,52 @@ fn appends_of_other_parameters_at_the_same_time_do_not_mix() {
     assert_eq!(parts(), 1);
     forced.finish().unwrap();
     assert_eq!(parts(), 2);
+}
+
+/// Adds three rows of an extractor with this `wta_k`.
+fn append_of(s3: &S3, wta_k: u32, force: bool) -> Result<SinkReport> {
+    let mut sink =
+        ParquetSink::create_in_s3(s3, OUT, params(WriteMode::Append).with_force(force)).unwrap();
+    let orb = OrbParams::default().with_wta_k(wta_k).build().unwrap();
+    sink.annotate("orb", &orb.describe());
+    sink.begin()?;
+    sink.write(batch("x", 3, 2))?;
+    sink.finish()
+}
+
+#[test]
+fn the_notes_of_the_first_rows_decide_whatever_file_is_first() {
+    let (memory, server) = serve();
+    let s3 = server.connect();
+    let keys = || memory.keys("lab", "out/part-");
+    append_of(&s3, 2, false).unwrap();
+    let first = keys();
+    append_of(&s3, 4, true).unwrap();
+    let forced = keys().into_iter().find(|key| !first.contains(key)).unwrap();
+    // To be the first by its name.
+    let file = memory.objects("lab", &forced)[&forced].clone();
+    memory.remove("lab", &forced);
+    memory.seed("lab", &format!("out/part-00000-{}.parquet", "0".repeat(32)), file);
+    let line = append_of(&s3, 4, false).unwrap_err().to_line();
+    assert!(
+        line.contains("the result was made otherwise (wta_k: there 2, in this job 4)"),
+        "{line}"
+    );
+    append_of(&s3, 2, false).unwrap();
+    assert_eq!(keys().len(), 3);
+}
+
+#[test]
+fn a_result_whose_files_were_deleted_binds_nobody() {
+    let (memory, server) = serve();
+    let s3 = server.connect();
+    append_of(&s3, 2, false).unwrap();
+    for key in memory.keys("lab", "out/part-") {
+        memory.remove("lab", &key);
+    }
+    append_of(&s3, 4, false).unwrap();
+    append_of(&s3, 4, false).unwrap();
+    let error = append_of(&s3, 2, false).unwrap_err().to_line();
+    assert!(error.contains("wta_k: there 4, in this job 2"), "{error}");
+    assert_eq!(memory.keys("lab", "out/part-").len(), 2);
 }

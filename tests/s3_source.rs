@@ -671,6 +671,94 @@ fn what_is_asked_of_folders_is_refused_of_a_single_object() {
     assert_eq!((odd.uri.as_str(), odd.label), ("s3://lab/x/odd", None));
 }
 
+/// A folder is one, also where consoles have left an object in its place.
+#[test]
+fn filters_are_for_folders_that_have_an_object_in_their_place() {
+    let select = Selection::default;
+    let objects: [&[(&str, &[u8])]; 2] = [
+        &[("ph", b""), ("ph/a.jpg", b"1"), ("ph/sub/b.jpg", b"2")],
+        &[("ph/", b""), ("ph/a.jpg", b"1")],
+    ];
+    for objects in objects {
+        let (_memory, server) = serve(objects);
+        for location in ["s3://lab/ph", "s3://lab/ph/"] {
+            for selection in [select().with_glob("none*.jpg"), select().with_glob("x/*.jpg")] {
+                let images = source(&server, location).with_selection(selection).open().unwrap();
+                let outcomes: Vec<_> = images.collect();
+                assert!(matches!(&outcomes[..], [Err(Error::NoInput { .. })]), "{outcomes:?}");
+            }
+            let selection = select().with_glob("a*");
+            let found = uris(source(&server, location).with_selection(selection));
+            assert_eq!(found, ["s3://lab/ph/a.jpg"]);
+        }
+    }
+    let (_memory, server) = serve(&[("ph", b""), ("ph/sub/b.jpg", b"2")]);
+    let selection = select().with_recursive(false);
+    let images = source(&server, "s3://lab/ph").with_selection(selection).open().unwrap();
+    assert!(matches!(images.collect::<Vec<_>>()[..], [Err(Error::NoInput { .. })]));
+}
+
+/// A server that gives the same answer to every request; also how often it was asked.
+fn answering(body: String) -> (String, Arc<std::sync::atomic::AtomicU64>) {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let requests = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let counter = Arc::clone(&requests);
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let mut connection = connection.unwrap();
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                if connection.read(&mut byte).unwrap_or(0) == 0 {
+                    break;
+                }
+                asked.push(byte[0]);
+            }
+            counter.fetch_add(1, Ordering::SeqCst);
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                body.len()
+            );
+            let _ = connection.write_all(head.as_bytes());
+            let _ = connection.write_all(body.as_bytes());
+        }
+    });
+    (address, requests)
+}
+
+#[test]
+fn listings_that_no_server_of_sense_gives_are_refused() {
+    let page = |more: &str, content: &str| {
+        format!(
+            "<?xml version=\"1.0\"?><ListBucketResult><Name>lab</Name><IsTruncated>{}</IsTruncated>{more}\
+             <Contents><Key>{content}</Key><Size>1</Size></Contents></ListBucketResult>",
+            !more.is_empty()
+        )
+    };
+    let again = "<NextContinuationToken>x</NextContinuationToken>";
+    for (body, says, most) in [
+        (page("", &format!("in/{}", "k".repeat(17 << 20))), "longer than any", 1),
+        (page("", &format!("in/{}", "k".repeat(1022))), "1025 bytes", 1),
+        (page("", &format!("in/{}", "k".repeat(70_000))), "70003 bytes", 1),
+        (page(again, "other/a.txt"), "does not go on", 2),
+    ] {
+        let (endpoint, requests) = answering(body);
+        let s3 = S3Params::default()
+            .with_endpoint_url(endpoint)
+            .with_credentials(ACCESS_KEY, SECRET_KEY, None)
+            .with_backoff(Duration::from_millis(1), Duration::from_millis(2))
+            .connect()
+            .unwrap();
+        let images = S3Source::new(&s3, "s3://lab/in").unwrap().open();
+        let error = images.and_then(|mut images| images.next().unwrap()).unwrap_err();
+        let line = error.to_line();
+        assert!(matches!(error, Error::List { .. }) && line.contains(says), "{says}: {line}");
+        assert_eq!(requests.load(Ordering::SeqCst), most, "{says}");
+    }
+}
+
 #[test]
 fn a_folder_without_a_name_is_no_label() {
     let (_memory, server) = serve(&[("in/a//c.png", b"1"), ("in//d.png", b"2")]);
@@ -850,6 +938,70 @@ mod listing {
         memory.seed("lab", "inventory/1.parquet", bytes);
         let listing = "s3://lab/inventory/1.parquet";
         assert_eq!(uris(source(&server, "s3://lab/in").with_listing(listing)), expected());
+    }
+
+    /// A Parquet file without compression, and where its columns begin.
+    fn parquet(columns: &[(&str, &str)]) -> (Vec<u8>, Vec<usize>) {
+        use arrow::array::{RecordBatch, StringArray};
+        use parquet::arrow::ArrowWriter;
+        let columns =
+            columns.iter().map(|&(name, value)| (name, array(StringArray::from(vec![value]))));
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let mut bytes = Vec::new();
+        let properties = parquet::file::properties::WriterProperties::builder()
+            .set_dictionary_enabled(false)
+            .build();
+        let mut writer =
+            ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).unwrap();
+        writer.write(&batch).unwrap();
+        let metadata = writer.close().unwrap();
+        let columns = metadata.row_group(0).columns();
+        let starts = columns.iter().map(|column| column.data_page_offset() as usize).collect();
+        (bytes, starts)
+    }
+
+    #[test]
+    fn of_an_inventory_in_parquet_no_more_is_read_than_is_wanted() {
+        let (_memory, server) = serve_keys();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x.parquet");
+        let listed = |bytes: Vec<u8>| {
+            fs::write(&file, bytes).unwrap();
+            source(&server, "s3://lab/in").with_listing(&file)
+        };
+        // A column that nobody asks for is as large as it likes, and broken.
+        let long = "x".repeat(1 << 20);
+        let (mut bytes, starts) =
+            parquet(&[("bucket", "lab"), ("acl", &long), ("key", "in/b.jpg")]);
+        bytes[starts[1]..starts[1] + 16].fill(0xff);
+        assert_eq!(uris(listed(bytes)), ["s3://lab/in/b.jpg"]);
+        for (name, other) in [("key", ("bucket", "lab")), ("e_tag", ("key", "in/b.jpg"))] {
+            let line = listed(parquet(&[other, (name, &long)]).0).open().unwrap_err().to_line();
+            assert!(line.contains(&format!("its column {name} has")) && line.len() < 300, "{line}");
+        }
+    }
+
+    #[test]
+    fn an_inventory_of_many_files_has_its_columns_once() {
+        let (_memory, server) = serve_keys();
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("x"), "in/b.jpg\n").unwrap();
+        let manifest = |columns: usize, files: usize| {
+            let path = folder.path().join("manifest.json");
+            let schema = format!("key{}", ",a".repeat(columns));
+            let files = vec![r#"{"key":"x"}"#; files].join(",");
+            let text = format!(
+                r#"{{"sourceBucket":"lab","destinationBucket":"d","fileFormat":"CSV","fileSchema":"{schema}","files":[{files}]}}"#
+            );
+            fs::write(&path, text).unwrap();
+            source(&server, "s3://lab/in").with_listing(path)
+        };
+        // Some 50 GB, had each file its own.
+        let start = Instant::now();
+        manifest(32_000, 60_000).open().unwrap();
+        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+        let line = manifest(33_000, 1).open().unwrap_err().to_line();
+        assert!(line.contains("fileSchema is longer than 65536") && line.len() < 300, "{line}");
     }
 
     #[test]

@@ -75,15 +75,22 @@ pub(super) async fn configure(params: &S3Params) -> Result<Configured> {
     }
     let wallet = Wallet::new(config.credentials_provider());
     if !params.anonymous {
-        wallet.provide_credentials().await.map_err(|error| match (&error, &params.profile) {
-            (CredentialsError::CredentialsNotLoaded(_), None) => Error::connect(
-                "no AWS credentials were found in the environment, in ~/.aws or from a role",
-            ),
-            (_, profile) => {
-                let fault = Fault::of_transport(Kind::Account, &error);
-                let of = profile.as_ref().map_or(String::new(), |p| format!(" of the profile {p}"));
-                Error::connect(format!("the AWS credentials{of} cannot be used: {fault}"))
+        let of = params.profile.as_ref().map_or(String::new(), |p| format!(" of the profile {p}"));
+        // Services, and programs, that give credentials may be silent.
+        let given = tokio::time::timeout(params.timeout, wallet.provide_credentials()).await;
+        let given = given.map_err(|_| {
+            let limit = params.timeout;
+            Error::connect(format!("no AWS credentials{of} came within {limit:?}"))
+        })?;
+        given.map_err(|error| {
+            let is_missing = matches!(error, CredentialsError::CredentialsNotLoaded(_));
+            if is_missing && params.profile.is_none() {
+                let why =
+                    "no AWS credentials were found in the environment, in ~/.aws or from a role";
+                return Error::connect(why);
             }
+            let fault = Fault::of_transport(Kind::Account, &error);
+            Error::connect(format!("the AWS credentials{of} cannot be used: {fault}"))
         })?;
     }
     let path_style = match params.addressing {

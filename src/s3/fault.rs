@@ -6,6 +6,7 @@ use std::fmt;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use http_body_util::LengthLimitError;
 
 /// The kind of a failure: what the caller decides by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +146,9 @@ where
     E: ProvideErrorMetadata + StdError + 'static,
 {
     fn from(error: SdkError<E, HttpResponse>) -> Self {
+        if is_of::<LengthLimitError>(&error) {
+            return Self::new(Kind::Refused, "the answer is longer than any that S3 gives");
+        }
         match &error {
             SdkError::ServiceError(service) => {
                 let response = service.raw();
@@ -164,7 +168,7 @@ where
                         Self::new(Kind::Network, "no connection, or no answer, in time")
                     }
                     Some(error) if error.is_io() => Self::of_transport(Kind::Network, error),
-                    Some(error) if is_about_credentials(error) => Self::new(
+                    Some(error) if is_of::<CredentialsError>(error) => Self::new(
                         Kind::Account,
                         format!("no usable credentials ({})", innermost(error)),
                     ),
@@ -179,10 +183,11 @@ where
     }
 }
 
-fn is_about_credentials(error: &(dyn StdError + 'static)) -> bool {
+/// Whether an error, or one of its causes, is of a kind.
+fn is_of<T: StdError + 'static>(error: &(dyn StdError + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        if error.is::<CredentialsError>() {
+        if error.is::<T>() {
             return true;
         }
         cause = error.source();

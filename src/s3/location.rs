@@ -3,7 +3,14 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::configure::shown;
 use crate::error::Error;
+
+/// Longest key, in bytes: S3 has no longer ones.
+pub(crate) const MAX_KEY_BYTES: usize = 1024;
+
+/// Longest name of a bucket, in bytes: some are that old.
+const MAX_BUCKET_BYTES: usize = 255;
 
 /// A bucket and a key or prefix in it, written `s3://bucket/prefix` (or `s3a://`, as Spark does).
 ///
@@ -74,8 +81,20 @@ impl FromStr for S3Location {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         let rest = strip_scheme(text)
-            .ok_or_else(|| Error::param("location", text, "s3://bucket/prefix"))?;
+            .ok_or_else(|| Error::param("location", shown(text), "s3://bucket/prefix"))?;
         let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+        if bucket.contains(['@', ':']) {
+            // Not shown: it may be a secret.
+            let allowed = "s3://bucket/prefix, without credentials or a port";
+            return Err(Error::param("location", "s3://..", allowed));
+        }
+        if bucket.len() > MAX_BUCKET_BYTES || key.len() > MAX_KEY_BYTES {
+            let allowed = format!(
+                "a bucket of at most {MAX_BUCKET_BYTES} bytes and a key of at most {MAX_KEY_BYTES}"
+            );
+            let given = format!("s3://.. of {} and {} bytes", bucket.len(), key.len());
+            return Err(Error::param("location", given, allowed));
+        }
         if bucket.is_empty() || bucket.contains(char::is_whitespace) {
             return Err(Error::param("location", text, "s3://bucket/prefix, with a bucket"));
         }
@@ -110,6 +129,30 @@ mod tests {
         }
         for bad in ["", "b/c", "s3://", "s3:///key", "https://b/c", "s3://a b/c"] {
             assert!(bad.parse::<S3Location>().is_err(), "{bad}");
+        }
+        assert!(format!("s3://b/{}", "k".repeat(1024)).parse::<S3Location>().is_ok());
+        for bad in
+            [format!("s3://b/{}", "k".repeat(1025)), format!("s3://{}/k", "b".repeat(1 << 17))]
+        {
+            let line = bad.parse::<S3Location>().unwrap_err().to_line();
+            assert!(line.contains("at most 1024") && line.len() < 200, "{line}");
+        }
+    }
+
+    #[test]
+    fn credentials_in_a_location_are_refused_and_not_shown() {
+        for text in [
+            "s3://AKIA:SECRET@bucket/key",
+            "s3://AKIA:SEC/RET@bucket/key",
+            "s3a://SECRET@bucket",
+            "s3://SEC RET@bucket/key",
+            "https://AKIA:SECRET@bucket/key",
+        ] {
+            let line = text.parse::<S3Location>().unwrap_err().to_line();
+            assert!(
+                line.contains("location") && !line.contains("SEC") && !line.contains("AKIA"),
+                "{line}"
+            );
         }
     }
 }

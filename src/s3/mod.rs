@@ -21,6 +21,7 @@ mod whole;
 
 pub use client::S3;
 pub(crate) use client::{HASTE, outcome_of};
+pub(crate) use location::MAX_KEY_BYTES;
 pub use location::S3Location;
 pub use params::{
     Addressing, DEFAULT_ATTEMPTS, DEFAULT_CONNECT_TIMEOUT, DEFAULT_LEASE, DEFAULT_TIMEOUT, S3Params,

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::client::{HASTE, S3, SLOWEST};
 use super::fault::{Fault, Kind};
+use super::location::MAX_KEY_BYTES;
 
 /// The haste of completing an upload, which takes the longest and is worth waiting for.
 const HASTE_COMPLETING: Duration = Duration::from_secs(5);
@@ -91,6 +92,10 @@ impl S3 {
         page_size: i32,
         token: Option<&str>,
     ) -> Result<Page, Fault> {
+        // The longest key may be looked for as a folder.
+        if prefix.len() > MAX_KEY_BYTES + 1 {
+            return Err(too_long(prefix));
+        }
         self.request(0, |client| async move {
             let page = client
                 .list_objects_v2()
@@ -110,6 +115,9 @@ impl S3 {
                 (Some(true), Some(token)) => Some(token.to_owned()),
                 _ => return Err(Fault::new(Kind::Transient, "the listing breaks off")),
             };
+            if next.is_some() && next.as_deref() == token {
+                return Err(no_progress());
+            }
             let objects = page.contents.unwrap_or_default();
             let folders = page.common_prefixes.unwrap_or_default();
             let objects = objects
@@ -374,7 +382,11 @@ impl S3 {
                     Ok(page)
                 })
                 .await?;
-            after = (page.next_key_marker, page.next_upload_id_marker);
+            let before =
+                std::mem::replace(&mut after, (page.next_key_marker, page.next_upload_id_marker));
+            if page.is_truncated == Some(true) && after.0.is_some() && after == before {
+                return Err(no_progress());
+            }
             let uploads = page.uploads.unwrap_or_default();
             all.extend(uploads.into_iter().filter_map(|u| Some((u.key?, u.upload_id?))));
             if page.is_truncated != Some(true) || after.0.is_none() {
@@ -387,13 +399,30 @@ impl S3 {
 /// A key as it is, of a listing that may have encoded it.
 fn decode(key: Option<String>, encoded: bool) -> Result<String, Fault> {
     let key = key.ok_or_else(|| Fault::new(Kind::Transient, "the listing breaks off"))?;
-    if !encoded {
-        return Ok(key);
-    }
-    percent_decode_str(&key.replace('+', " "))
-        .decode_utf8()
-        .map(std::borrow::Cow::into_owned)
-        .map_err(|_| Fault::new(Kind::Refused, format!("the key {key} is not valid UTF-8")))
+    let key = if encoded {
+        percent_decode_str(&key.replace('+', " "))
+            .decode_utf8()
+            .map(std::borrow::Cow::into_owned)
+            .map_err(|_| Fault::new(Kind::Refused, format!("the key {key} is not valid UTF-8")))?
+    } else {
+        key
+    };
+    if key.len() > MAX_KEY_BYTES { Err(too_long(&key)) } else { Ok(key) }
+}
+
+/// No request can be made for such a key.
+fn too_long(key: &str) -> Fault {
+    let len = key.len();
+    let why = format!("a key or prefix has {len} bytes, and no key more than {MAX_KEY_BYTES}");
+    Fault::new(Kind::Refused, why)
+}
+
+/// Such a listing would not end.
+fn no_progress() -> Fault {
+    Fault::new(
+        Kind::Refused,
+        "the listing does not go on: after a page the server names the same page again",
+    )
 }
 
 fn system_time(time: &DateTime) -> Option<SystemTime> {

@@ -144,7 +144,8 @@ impl ParquetParams {
     /// (default: a random one).
     ///
     /// Work that is done again under the same name, because nobody knew whether it had come to its end, ends as
-    /// [`Error::AlreadyCommitted`] if it had: an append does not double the rows. Runs are remembered as long as the
+    /// [`Error::AlreadyCommitted`] if it had: an append does not double the rows. If they have been replaced since, that
+    /// is an [`Error::Write`]. Runs are remembered as long as the
     /// result has files of theirs, and the last 16 in any case.
     pub fn with_run_id(mut self, run_id: impl Into<String>) -> Self {
         self.run_id = Some(run_id.into());

@@ -67,7 +67,15 @@ impl Target {
 
     /// Refuses to add files to a result that was made otherwise than they are, by the notes of both.
     pub fn check_notes(&self, notes: &[KeyValue]) -> Result<()> {
-        same_notes(&self.uri(""), self.first_file()?, notes)
+        // The manifest decides here as it does at the commit: the first file by its name may be one that was forced in.
+        #[cfg(feature = "s3")]
+        if let Self::S3(target) = self
+            && !target.notes().is_empty()
+        {
+            let there = target.notes().iter().map(|(key, value)| (key.as_str(), value.as_str()));
+            return same_notes(&self.uri(""), "the result", there, notes);
+        }
+        notes_of_first(&self.uri(""), self.first_file()?, notes)
     }
 
     /// Refuses to add files to a result that has other columns.
@@ -85,7 +93,7 @@ impl Target {
                 let fits = |folder: &Path| {
                     let found = columns_in_folder(folder)?;
                     same_columns(&given, found.clone(), schema)?;
-                    if force { Ok(()) } else { same_notes(&given, found, notes) }
+                    if force { Ok(()) } else { notes_of_first(&given, found, notes) }
                 };
                 staging.commit(fits).map(|()| 0)
             }
@@ -148,9 +156,19 @@ fn columns_in_s3(target: &S3Target) -> Result<Option<(String, SchemaRef)>> {
 }
 
 /// Refuses files of other notes than those in the footer of the first file, which are the metadata of its schema.
-fn same_notes(uri: &str, found: Option<(String, SchemaRef)>, notes: &[KeyValue]) -> Result<()> {
+fn notes_of_first(uri: &str, found: Option<(String, SchemaRef)>, notes: &[KeyValue]) -> Result<()> {
     let Some((other, schema)) = found else { return Ok(()) };
     let there = schema.metadata().iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    same_notes(uri, &other, there, notes)
+}
+
+/// Refuses files of other notes than those of `other`.
+fn same_notes<'a>(
+    uri: &str,
+    other: &str,
+    there: impl Iterator<Item = (&'a str, &'a str)>,
+    notes: &'a [KeyValue],
+) -> Result<()> {
     let added = notes.iter().filter_map(|note| Some((note.key.as_str(), note.value.as_deref()?)));
     super::notes::compare(there, added).map_err(|why| {
         Error::write_to(uri, format!("{other} was made otherwise ({why}); only force adds to it"))

@@ -4,20 +4,21 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Cursor, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use flate2::bufread::MultiGzDecoder;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::file::reader::ChunkReader;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
-use crate::s3::{Listed, S3, S3Location};
+use crate::s3::{Listed, MAX_KEY_BYTES, S3, S3Location};
 
 /// Keys that are read at a time.
 const PAGE: usize = 1000;
-
-/// Longest key, in bytes: S3 has no longer ones.
-const MAX_KEY_BYTES: usize = 1024;
 
 /// Longest line or record, in bytes: an encoded key has three times its length, and the longest other column of an
 /// inventory, an access control list, less than 32 KiB.
@@ -34,6 +35,12 @@ const MAX_FILE_BYTES: u64 = 1 << 30;
 
 /// Columns of an inventory, in lower case and without `_`, as both of its formats spell them.
 const KEY: &str = "key";
+/// Those that are read.
+const WANTED: [&str; 6] = [KEY, "bucket", "size", "etag", "islatest", "isdeletemarker"];
+
+/// Most bytes of a column of a Parquet file for each of its rows, and besides: a value that is wanted has no more than
+/// [`MAX_KEY_BYTES`], which a dictionary may hold once more.
+const MAX_COLUMN_BYTES: (u64, u64) = (4 << 10, 64 << 10);
 
 /// A listing that is read from files.
 #[derive(Debug)]
@@ -61,7 +68,7 @@ enum Place {
 #[derive(Debug)]
 enum Format {
     /// Columns, if they are known.
-    Csv(Option<Vec<String>>),
+    Csv(Option<Arc<[String]>>),
     Parquet,
     Lines,
 }
@@ -85,8 +92,8 @@ struct ManifestFile {
 
 /// An open file of keys.
 enum Reader {
-    Csv { rows: csv::Reader<Portions>, columns: Option<Vec<String>> },
-    Parquet(parquet::arrow::arrow_reader::ParquetRecordBatchReader),
+    Csv { rows: csv::Reader<Portions>, columns: Option<Arc<[String]>> },
+    Parquet(ParquetRecordBatchReader),
     Lines { text: BufReader<Portions>, number: u64 },
 }
 
@@ -249,18 +256,25 @@ impl std::fmt::Display for Place {
 
 impl Manifest {
     fn files(self, manifest: &Place) -> Result<VecDeque<DataFile>> {
-        let columns = || self.file_schema.split(',').map(normal).collect();
+        if self.file_schema.len() > MAX_LINE_BYTES {
+            let why = format!("its fileSchema is longer than {MAX_LINE_BYTES} bytes");
+            return Err(Error::list(manifest.to_string(), why));
+        }
+        // Shared by all files.
+        let columns: Arc<[String]> = self.file_schema.split(',').map(normal).collect();
         // An ARN, whose beginning depends on the part of AWS.
         let destination = self.destination_bucket.rsplit(":::").next().unwrap_or_default();
         self.files
             .iter()
             .map(|file| {
+                let key =
+                    checked(&file.key).map_err(|why| Error::list(manifest.to_string(), why))?;
                 let place = match manifest {
-                    Place::S3(_) => Place::S3(S3Location::new(destination, &file.key)),
-                    Place::Local(manifest) => Place::Local(beside(manifest, &file.key)?),
+                    Place::S3(_) => Place::S3(S3Location::new(destination, key)),
+                    Place::Local(manifest) => Place::Local(beside(manifest, key)?),
                 };
                 let format = match self.file_format.to_lowercase().as_str() {
-                    "csv" => Format::Csv(Some(columns())),
+                    "csv" => Format::Csv(Some(Arc::clone(&columns))),
                     "parquet" => Format::Parquet,
                     other => {
                         let why = format!("its format is {other}: have it in CSV or Parquet");
@@ -311,20 +325,13 @@ impl Reader {
                 Self::Csv { rows, columns }
             }
             Format::Parquet => {
-                use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder as Builder;
-                let name = place.to_string();
-                let failed = |e| Error::list(name.as_str(), e);
                 let reader = match &place {
                     Place::Local(path) => {
-                        let file = File::open(path).map_err(|e| Error::list(name.as_str(), e))?;
-                        Builder::try_new(file).map_err(failed)?.with_batch_size(PAGE).build()
+                        File::open(path).map_err(Why::from).and_then(wanted_columns)
                     }
-                    Place::S3(_) => {
-                        let bytes = place.read(s3, MAX_FILE_BYTES).await?;
-                        Builder::try_new(bytes).map_err(failed)?.with_batch_size(PAGE).build()
-                    }
+                    Place::S3(_) => wanted_columns(place.read(s3, MAX_FILE_BYTES).await?),
                 };
-                Self::Parquet(reader.map_err(failed)?)
+                Self::Parquet(reader.map_err(|why| Error::list(place.to_string(), why))?)
             }
         })
     }
@@ -374,10 +381,36 @@ impl Reader {
     }
 }
 
+/// Reads the columns of a Parquet file that are wanted, and no others.
+fn wanted_columns<R: ChunkReader + 'static>(file: R) -> Result<ParquetRecordBatchReader, Why> {
+    let file = ParquetRecordBatchReaderBuilder::try_new(file)?;
+    let is_wanted = |name: &str| WANTED.contains(&normal(name).as_str());
+    let fields = file.schema().fields().iter().enumerate();
+    let roots = fields.filter(|(_, field)| is_wanted(field.name())).map(|(at, _)| at);
+    let mask = ProjectionMask::roots(file.parquet_schema(), roots);
+    let (of_row, besides) = MAX_COLUMN_BYTES;
+    for group in file.metadata().row_groups() {
+        let rows = u64::try_from(group.num_rows())?;
+        let most = rows.saturating_mul(of_row).saturating_add(besides).min(MAX_FILE_BYTES);
+        let columns = group.columns().iter().enumerate();
+        for (_, column) in columns.filter(|(at, _)| mask.leaf_included(*at)) {
+            let bytes = column.uncompressed_size();
+            if !u64::try_from(bytes).is_ok_and(|bytes| bytes <= most) {
+                let name = column.column_path().string();
+                let why = format!(
+                    "its column {name} has {bytes} bytes in {rows} rows, not at most {most}"
+                );
+                return Err(why.into());
+            }
+        }
+    }
+    Ok(file.with_projection(mask).with_batch_size(PAGE).build()?)
+}
+
 /// Refuses a key that S3 cannot hold.
-fn checked(key: String) -> Result<String, Why> {
-    if key.len() > MAX_KEY_BYTES {
-        let len = key.len();
+fn checked<K: AsRef<str>>(key: K) -> Result<K, Why> {
+    let len = key.as_ref().len();
+    if len > MAX_KEY_BYTES {
         return Err(format!("the key has {len} bytes, and no key more than {MAX_KEY_BYTES}").into());
     }
     Ok(key)

@@ -235,9 +235,14 @@ impl Keys {
         };
         keys.turn(options, None).await?;
         let is_empty = keys.page.is_empty() && matches!(keys.rest, Rest::Pages { token: None, .. });
-        if is_empty && !options.root.key().is_empty() {
+        let (bucket, key) = (options.root.bucket(), options.root.key());
+        // Where nothing is taken of a folder, the object in its place may be what consoles make for one.
+        if is_empty
+            && !key.is_empty()
+            && !key.ends_with('/')
+            && has_nothing_below(options, &keys.s3).await?
+        {
             // Not a folder: an object, perhaps.
-            let (bucket, key) = (options.root.bucket(), options.root.key());
             let object = keys.s3.head(bucket, key).await;
             // Without the right to list, S3 denies what does not exist.
             if let Ok(Some(object)) = object {
@@ -291,6 +296,13 @@ impl Keys {
             }
         }
     }
+}
+
+/// Whether there is no key at all below the root.
+async fn has_nothing_below(options: &S3Source, s3: &S3) -> Result<bool> {
+    let page = s3.list(options.root.bucket(), &options.root.folder(), false, 1, None).await;
+    page.map(|page| page.objects.is_empty() && page.next.is_none())
+        .map_err(|fault| Error::list(options.root.to_string(), fault))
 }
 
 /// The bytes that may be under way or wait.

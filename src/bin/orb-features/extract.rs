@@ -165,12 +165,11 @@ impl Extract {
         let stop = Stop::on_interrupt();
         let needs_s3 = [&self.input, &self.output].iter().any(|p| matches!(p, Place::S3(_)));
         let s3 = if needs_s3 {
-            let s3 = self.s3.connect().map_err(|error| self.failed(error))?;
-            stop.also(&s3);
-            Some(s3)
+            Some(self.s3.connect().map_err(|error| self.failed(error))?)
         } else {
             None
         };
+        stop.also(s3.as_ref());
         // Looks at IN before OUT is touched.
         let images = self.images(s3.as_ref()).map_err(|error| self.failed(error))?;
         let mut parquet = ParquetParams::default()

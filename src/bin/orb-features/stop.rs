@@ -9,7 +9,8 @@ use orb_features::prelude::*;
 /// What Ctrl-C and SIGTERM set; the second one ends the process at once.
 pub struct Stop {
     pub flag: Arc<AtomicBool>,
-    s3: Arc<OnceLock<S3>>,
+    /// The connection, if there is to be one; unset while it is made.
+    s3: Arc<OnceLock<Option<S3>>>,
 }
 
 impl Stop {
@@ -17,11 +18,12 @@ impl Stop {
         let stop = Self { flag: Arc::default(), s3: Arc::default() };
         let (flag, s3) = (Arc::clone(&stop.flag), Arc::clone(&stop.s3));
         let handler = move || {
-            if flag.swap(true, Ordering::Relaxed) {
-                std::process::exit(130);
-            }
-            if let Some(s3) = s3.get() {
-                s3.interrupt();
+            let is_second = flag.swap(true, Ordering::Relaxed);
+            match s3.get() {
+                // Without a connection there is nothing to clean up yet.
+                None => std::process::exit(130),
+                Some(_) if is_second => std::process::exit(130),
+                Some(s3) => s3.iter().for_each(S3::interrupt),
             }
         };
         let set = keeping_nohup(|| ctrlc::set_handler(handler));
@@ -31,12 +33,9 @@ impl Stop {
         stop
     }
 
-    /// Has a connection stop waiting, too.
-    pub fn also(&self, s3: &S3) {
-        let _ = self.s3.set(s3.clone());
-        if self.flag.load(Ordering::Relaxed) {
-            s3.interrupt();
-        }
+    /// Has a connection, if there is one, stop waiting, too; until then nothing is cleaned up.
+    pub fn also(&self, s3: Option<&S3>) {
+        let _ = self.s3.set(s3.cloned());
     }
 }
 

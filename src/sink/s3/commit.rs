@@ -51,6 +51,8 @@ pub(super) enum Failed {
     Manifest(String),
     /// A run of the caller's name is in the result already.
     Committed,
+    /// A run of the caller's name was, and its files are gone.
+    Replaced(String),
     /// Its manifest would be too long to be read.
     TooManyFiles,
     /// Uploads of this run are gone.
@@ -87,6 +89,10 @@ impl fmt::Display for Failed {
                  (move it away to go on)"
             ),
             Self::Committed => f.write_str("this run is part of it already"),
+            Self::Replaced(id) => write!(
+                f,
+                "the run {id} was committed and has been replaced since: give another run id"
+            ),
             Self::TooManyFiles => write!(
                 f,
                 "{MANIFEST} would be longer than {MAX_MANIFEST_BYTES} bytes: there are too many files"
@@ -94,7 +100,7 @@ impl fmt::Display for Failed {
             Self::Lost(names) => write!(
                 f,
                 "the server has lost the uploads of {} (a lifecycle rule, or someone, aborted them)",
-                names.join(", ")
+                some_of(names)
             ),
             Self::Columns => {
                 f.write_str("its columns differ from those of the rows that were added meanwhile")
@@ -412,20 +418,15 @@ impl Output {
                 Some(false) => {
                     return Err(Failed::Lost(names(uploads)));
                 }
-                None if id.is_some_and(|id| manifest.has_committed(id)) => {
-                    return Err(Failed::Committed);
-                }
-                None => {}
+                // Another run was faster: back before the point.
+                None => begun.store(false, Ordering::SeqCst),
             }
+            self.check_is_new(&manifest, id).await?;
             let plan = self.plan(&manifest, mode).await?;
             let mut notes = &content.notes;
-            if mode == WriteMode::Append
-                && let Some(current) = &manifest.current
-            {
+            if let Some(current) = plan.stays(&manifest) {
                 content.check(current)?;
-                if !current.files.is_empty() {
-                    notes = &current.notes;
-                }
+                notes = &current.notes;
             }
             self.check_alive(uploads).await?;
             if self.s3.is_interrupted() {
@@ -441,13 +442,25 @@ impl Output {
                 kept: plan.kept,
                 garbage: plan.garbage,
             };
-            if !self.swap(&manifest.begin(pending), etag).await? {
-                // Another run was faster: back before the point.
-                begun.store(false, Ordering::SeqCst);
-            }
+            // Even if another run has come between: it may have done so after an attempt without an answer that did
+            // it. The next round sees it.
+            self.swap(&manifest.begin(pending), etag).await?;
             self.give_way(round).await;
         }
         Err(Failed::Contended)
+    }
+
+    /// Refuses a run whose name `id` a committed one has had.
+    pub async fn check_is_new(&self, seen: &Manifest, id: Option<&str>) -> Result<(), Failed> {
+        let Some((id, run)) = id.and_then(|id| Some((id, seen.committed(id)?))) else {
+            return Ok(());
+        };
+        let is_of_it = |name: &str| is_of_rows(name) && run_of(name) == Some(run);
+        let named = seen.current.iter().flat_map(|current| &current.files);
+        // Somebody may have deleted what the manifest names.
+        let is_there = named.map(|file| file.name.as_str()).any(is_of_it)
+            && self.files(WriteMode::Append).await?.iter().any(|(name, _)| is_of_it(name));
+        Err(if is_there { Failed::Committed } else { Failed::Replaced(id.to_owned()) })
     }
 
     /// Before the point of no return: the server must still have every upload.
@@ -512,11 +525,54 @@ pub(super) struct Plan {
     pub garbage: Vec<String>,
 }
 
+impl Plan {
+    /// The result that is added to, if rows of one stay.
+    ///
+    /// Its columns and notes are what is compared, and its notes stay those of the whole: they are of the rows that
+    /// were first, while the first file by its name may be any. A result whose files were all deleted binds nobody.
+    pub fn stays<'a>(&self, seen: &'a Manifest) -> Option<&'a Current> {
+        seen.current.as_ref().filter(|_| self.kept.iter().any(|file| is_of_rows(&file.name)))
+    }
+}
+
+/// The first few of some names, and how many more there are.
+fn some_of(names: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let shown = names[..names.len().min(SHOWN)].join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
 fn names(uploads: &[PendingUpload]) -> Vec<String> {
     uploads.iter().map(|upload| upload.file.name.clone()).collect()
+}
+
+/// Whether a name of a result's file is that of rows, and not of failures: every run has such a file.
+fn is_of_rows(name: &str) -> bool {
+    name.starts_with("part-")
 }
 
 /// Whether a name of a result's file is that of rows or failures, and not of what Spark leaves beside them.
 fn is_part(name: &str) -> bool {
     name.rsplit('/').next().is_some_and(|file| file.starts_with("part-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_of_many_names_are_shown() {
+        let names = |n: usize| (0..n).map(|i| format!("part-{i}")).collect::<Vec<_>>();
+        for (n, shown) in [
+            (1, "part-0"),
+            (3, "part-0, part-1, part-2"),
+            (2000, "part-0, part-1, part-2 and 1997 more"),
+        ] {
+            let line = Failed::Lost(names(n)).to_string();
+            assert!(line.contains(&format!("the uploads of {shown} (")), "{line}");
+        }
+    }
 }

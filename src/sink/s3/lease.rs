@@ -7,13 +7,14 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::task::JoinHandle;
 
-use crate::s3::{Condition, DEFAULT_LEASE, S3};
+use crate::s3::{Condition, S3};
 
 /// Longest lease object that is read, in bytes.
 pub(super) const MAX_LEASE_BYTES: u64 = 4 << 10;
 
 /// Who holds a lease.
-#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Holder {
     /// A hash of the machine and the output, which tells whether process numbers are those of this machine.
     machine: Option<String>,
@@ -21,14 +22,14 @@ pub(super) struct Holder {
     /// When the process started, as numbers are used again.
     started: Option<String>,
     /// Milliseconds without a renewal after which the run is dead.
-    lease_ms: Option<u64>,
+    lease_ms: u64,
 }
 
 impl Holder {
     /// This process, as the holder of a lease on an output.
     pub fn this_process(output: &str, lease: Duration) -> Self {
         let process = std::process::id();
-        let lease_ms = u64::try_from(lease.as_millis()).ok();
+        let lease_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
         Self { machine: machine(output), process, started: started(process), lease_ms }
     }
 
@@ -37,13 +38,14 @@ impl Holder {
         serde_json::to_vec(self).unwrap_or_default().into()
     }
 
-    pub fn from_bytes(bytes: &[u8]) -> Self {
-        serde_json::from_slice(bytes).unwrap_or_default()
+    /// Reads a lease of ours; none if it is something else.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
     }
 
     /// How long the lease holds after each renewal.
     pub fn lease(&self) -> Duration {
-        self.lease_ms.map_or(DEFAULT_LEASE, Duration::from_millis)
+        Duration::from_millis(self.lease_ms)
     }
 
     /// Whether the process is known to be gone: only ever on the machine that it ran on.
@@ -131,6 +133,7 @@ fn started(process: u32) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::s3::DEFAULT_LEASE;
 
     const OUTPUT: &str = "s3://lab/out/";
 
@@ -142,8 +145,23 @@ mod tests {
         assert!(!holds(now - lease, now, lease));
         assert!(holds(now + Duration::from_secs(5), now, lease));
         // Of the length that its holder gave it.
-        let holder = Holder::from_bytes(&Holder::this_process(OUTPUT, lease).to_bytes());
-        assert_eq!((holder.lease(), Holder::from_bytes(b"?").lease()), (lease, DEFAULT_LEASE));
+        let holder = Holder::from_bytes(&Holder::this_process(OUTPUT, lease).to_bytes()).unwrap();
+        assert_eq!(holder.lease(), lease);
+    }
+
+    #[test]
+    fn what_is_no_lease_has_no_holder() {
+        let texts: [&[u8]; 6] = [
+            b"?",
+            b"",
+            b"{}",
+            b"{\"process\": 1}",
+            b"{\"machine\": \"a\", \"process\": 1, \"started\": \"b\", \"lease_ms\": 1, \"thesis\": 1}",
+            b"[]",
+        ];
+        for text in texts {
+            assert_eq!(Holder::from_bytes(text), None, "{}", String::from_utf8_lossy(text));
+        }
     }
 
     #[test]
@@ -167,7 +185,7 @@ mod tests {
         let this = Holder::this_process(OUTPUT, DEFAULT_LEASE);
         assert!(!this.is_gone(OUTPUT));
         let holder = Holder { process: child.id(), started: started(child.id()), ..this };
-        let copy = Holder::from_bytes(&holder.to_bytes());
+        let copy = Holder::from_bytes(&holder.to_bytes()).unwrap();
         assert_eq!(copy, holder);
         assert!(!copy.is_gone(OUTPUT));
         child.kill().unwrap();
@@ -175,6 +193,6 @@ mod tests {
         assert!(copy.is_gone(OUTPUT));
         // Of another machine nothing is known.
         let other = Holder { machine: Some("elsewhere".to_owned()), ..holder };
-        assert!(!other.is_gone(OUTPUT) && !Holder::from_bytes(b"?").is_gone(OUTPUT));
+        assert!(!other.is_gone(OUTPUT));
     }
 }

@@ -12,8 +12,11 @@ pub(super) const MANIFEST: &str = "_manifest.json";
 
 /// Tells our manifests from other files of that name.
 const FORMAT: &str = "orb_features.manifest";
-/// The newest format that this version reads, and the one that it writes.
+/// The format that this version reads and writes.
 const FORMAT_VERSION: u64 = 1;
+
+/// Last generation of a manifest that is read: no output sees so many changes, and the next ones do not overflow.
+const MAX_GENERATION: u64 = u64::MAX / 2;
 
 /// Longest manifest that is read or written, in bytes: some 400,000 files.
 pub(super) const MAX_MANIFEST_BYTES: u64 = 64 << 20;
@@ -54,7 +57,7 @@ pub(super) struct Current {
     /// The columns of its rows.
     #[serde(default)]
     pub columns: Vec<String>,
-    /// The notes in the footer of its first file.
+    /// The notes in the footers of the files that were its first.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub notes: BTreeMap<String, String>,
     pub files: Vec<ResultFile>,
@@ -163,10 +166,11 @@ impl Manifest {
         self.recent.iter().find(|recent| recent.run == run).map(|recent| recent.committed)
     }
 
-    /// Whether a run that its caller, or this crate, gave this name was committed.
-    pub fn has_committed(&self, id: &str) -> bool {
-        let is_it = |recent: &Recent| recent.id.as_deref() == Some(id) || recent.run == id;
-        self.recent.iter().any(|recent| recent.committed && is_it(recent))
+    /// The run that was committed under this name, which its caller or this crate gave it, if it is known.
+    pub fn committed(&self, id: &str) -> Option<&str> {
+        let is_it = |recent: &&Recent| recent.id.as_deref() == Some(id) || recent.run == id;
+        let mut committed = self.recent.iter().filter(|recent| recent.committed);
+        committed.find(is_it).map(|recent| recent.run.as_str())
     }
 
     fn remember(&mut self, run: String, id: Option<String>, committed: bool) {
@@ -199,16 +203,20 @@ impl Manifest {
             Some(newer) if newer > FORMAT_VERSION => Err(format!(
                 "its format {newer} is newer than {FORMAT_VERSION}, the newest that this version reads"
             )),
-            _ => {
+            Some(FORMAT_VERSION) | None => {
                 let manifest: Self = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
                 manifest.check()?;
                 Ok(manifest)
             }
+            Some(other) => Err(format!("its format {other} was never written")),
         }
     }
 
-    /// Refuses names that no run of ours puts into a manifest: what it names may be deleted.
+    /// Refuses what no run of ours puts into a manifest: what it names may be deleted.
     fn check(&self) -> Result<(), String> {
+        if self.generation > MAX_GENERATION {
+            return Err(format!("its generation {} is above {MAX_GENERATION}", self.generation));
+        }
         let mut runs: Vec<&str> = self.recent.iter().map(|recent| recent.run.as_str()).collect();
         let (mut stay, mut go) = (Vec::new(), Vec::new());
         if let Some(current) = &self.current {
@@ -221,6 +229,10 @@ impl Manifest {
         let (mut kept, mut replaced) = (Vec::new(), Vec::new());
         if let Some(pending) = &self.pending {
             runs.push(&pending.run);
+            // Each run has a file, if only to show the columns.
+            if pending.uploads.is_empty() {
+                return Err(format!("the run {} is to commit no file", pending.run));
+            }
             for PendingUpload { file, .. } in &pending.uploads {
                 if run_of(&file.name) != Some(&pending.run) {
                     return Err(format!("{:?} is no file of the run {}", file.name, pending.run));

@@ -5,7 +5,7 @@ mod lease;
 mod manifest;
 mod upload;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -46,6 +46,8 @@ pub(super) struct S3Target {
     id: Option<String>,
     uploads: SharedUploads,
     lease: Option<Renewal>,
+    /// The notes of the result that is added to, as its manifest has them.
+    notes: BTreeMap<String, String>,
     /// Whether the run's uploads are no longer ours to give up.
     committed: bool,
 }
@@ -74,10 +76,11 @@ impl S3Target {
             id: id.map(str::to_owned),
             uploads: SharedUploads::default(),
             lease: None,
+            notes: BTreeMap::new(),
             committed: false,
         };
         let opened = target.open();
-        opened.map_err(|failed| target.failed(failed))?;
+        target.notes = opened.map_err(|failed| target.failed(failed))?;
         Ok(target)
     }
 
@@ -85,7 +88,8 @@ impl S3Target {
         self.output.key(&format!("{WORK}{}.json", self.run))
     }
 
-    fn open(&mut self) -> Result<(), Failed> {
+    /// Returns the notes of the result that is added to.
+    fn open(&mut self) -> Result<BTreeMap<String, String>, Failed> {
         let (output, key, mode) = (self.output.clone(), self.lease_key(), self.mode);
         let (run, id, s3) = (self.run.clone(), self.id.clone(), self.output.s3.clone());
         let lease = s3.lease();
@@ -105,15 +109,14 @@ impl S3Target {
                 output.probe(&key, &body).await?;
             }
             let (manifest, _) = output.settle().await?;
-            let is_done = id.is_some_and(|id| manifest.has_committed(&id));
-            if !is_done {
-                output.plan(&manifest, mode).await?;
+            let is_new = output.check_is_new(&manifest, id.as_deref()).await;
+            let mut notes = BTreeMap::new();
+            if is_new.is_ok() {
+                let plan = output.plan(&manifest, mode).await?;
+                notes = plan.stays(&manifest).map_or(notes, |current| current.notes.clone());
             }
             tidy_after_the_dead(&output, &run).await?;
-            if is_done {
-                return Err(Failed::Committed);
-            }
-            Ok(())
+            is_new.map(|()| notes)
         });
         s3.wait_for_change(opening).unwrap_or(Err(Failed::Interrupted))
     }
@@ -131,6 +134,11 @@ impl S3Target {
             return self.location.to_string();
         }
         self.location.uri_of(&self.output.key(name))
+    }
+
+    /// The notes of the result that is added to; empty where its manifest has none.
+    pub fn notes(&self) -> &BTreeMap<String, String> {
+        &self.notes
     }
 
     /// The last `len` bytes of the first Parquet file that is there, its URI and its length.
@@ -299,11 +307,11 @@ async fn tidy_after_the_dead(output: &Output, run: &str) -> Result<(), Failed> {
         let of = lease.key.strip_prefix(&work).and_then(|name| name.strip_suffix(".json"));
         let Some(of) = of.filter(|of| is_run_id(of) && !alive.contains(*of)) else { continue };
         let is_gone = match output.s3.get(&output.bucket, &lease, MAX_LEASE_BYTES).await {
-            Ok(got) => {
-                let holder = Holder::from_bytes(&got.bytes);
+            // One that is not ours says nothing about its run.
+            Ok(got) => Holder::from_bytes(&got.bytes).is_some_and(|holder| {
                 let holds = |written| lease::holds(written, now, holder.lease());
                 !lease.modified.is_none_or(holds) || holder.is_gone(&output.uri())
-            }
+            }),
             // Renewed or ended while we look.
             Err(_) => false,
         };
