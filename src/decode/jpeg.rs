@@ -235,7 +235,7 @@ fn read_rows(info: &mut jpeg_decompress_struct, mut rows: &mut [u8]) -> Result<(
 enum Format {
     Gray,
     Bgr,
-    /// Of CMYK and YCCK, with the inks inverted as files hold them.
+    /// CMYK, also of YCCK files, with the inks inverted as files hold them.
     Cmyk,
 }
 
@@ -270,7 +270,7 @@ fn cmyk_to_rgb(pixels: &mut [u8]) {
     }
 }
 
-/// What `IMREAD_GRAYSCALE` makes of inverted CMYK.
+/// Turns inverted CMYK into grey as `IMREAD_GRAYSCALE` does.
 ///
 /// # Source
 /// `icvCvt_CMYK2Gray_8u_C4C1R` in the same file: 14-bit weights, where `cv::cvtColor` has 15 bits.

@@ -63,7 +63,7 @@ fn glibc(angle: f32) -> (f32, f32) {
         // Below 120.
         reduce(f64::from(angle))
     } else {
-        // Of the magnitude; sine is odd and cosine even.
+        // Computed for the magnitude: sine is odd, cosine even.
         let (x, quadrant) = reduce_large(bits);
         let (sin, cos) = polynomials(x, quadrant, SIN, COS);
         return (if negative { -sin } else { sin }, cos);

@@ -19,7 +19,7 @@ use crate::place::{Place, looks_like_s3};
 use crate::s3::S3Args;
 use crate::stop::Stop;
 
-/// So many links Linux follows.
+/// Most links that Linux follows in one path.
 const MAX_LINKS: u32 = 40;
 
 #[derive(Args)]

@@ -33,7 +33,7 @@ impl Stop {
         stop
     }
 
-    /// Has a connection, if there is one, stop waiting, too; until then nothing is cleaned up.
+    /// Also stops what waits for a connection. Before there is one, nothing needs cleaning up.
     pub fn also(&self, s3: Option<&S3>) {
         let _ = self.s3.set(s3.cloned());
     }
