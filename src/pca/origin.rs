@@ -1,4 +1,4 @@
-//! What made the descriptors of a fit.
+//! The extractor and decoder that a model was fitted on.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -104,7 +104,7 @@ fn show(value: &Value) -> String {
     match value {
         Value::Null => "none".to_owned(),
         Value::String(text) => text.clone(),
-        // Of 32 bits, as the parameters are: 1.2 and not 1.2000000476837158.
+        // Shown as float32, like the parameters: 1.2, not 1.2000000476837158.
         Value::Number(number) if number.is_f64() => match number.as_f64() {
             Some(wide) if f64::from(wide as f32) == wide => (wide as f32).to_string(),
             _ => number.to_string(),

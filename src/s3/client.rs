@@ -168,7 +168,7 @@ impl S3 {
         Ok(outcome_of(outcome))
     }
 
-    /// Has a request, with all its attempts, end within `haste` once the connection is interrupted.
+    /// Ends a request, all attempts included, within `haste` of an interrupt of the connection.
     pub(crate) async fn hurried<T>(
         &self,
         haste: Duration,

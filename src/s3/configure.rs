@@ -135,7 +135,7 @@ pub(super) fn shown(url: &str) -> String {
         return url.to_owned();
     }
     let scheme = url.find("://").map_or(0, |at| at + 3);
-    // What comes before an `@` may be a password, whatever it looks like.
+    // Anything before an `@` may be a password.
     if url[..scheme].contains(['@', '?', '#']) {
         "..".to_owned()
     } else {

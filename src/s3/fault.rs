@@ -114,7 +114,7 @@ impl Fault {
             (_, "ExpiredToken") => (Kind::Expired, "the session token has expired"),
             (_, "InvalidToken") => (Kind::Account, "the session token is wrong"),
             (_, "RequestTimeTooSkewed") => (Kind::Account, "this machine's clock is wrong"),
-            // Of one object, which is archived.
+            // This object is archived; others may be readable.
             (403, "InvalidObjectState") => (Kind::Refused, "access denied"),
             (401 | 403, _) => (Kind::Denied, "access denied"),
             _ => (Kind::Refused, "the server refuses the request"),
