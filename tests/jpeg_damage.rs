@@ -242,8 +242,8 @@ fn a_damaged_file_is_the_same_on_any_number_of_threads() {
     }
 }
 
-/// A progressive file of 1 + 14 `coefficients` scans: the first of the grey one, then each coefficient bit by bit.
-fn many_scans(coefficients: u8) -> Vec<u8> {
+/// A progressive file of so many scans: the first of the grey one, then each coefficient bit by bit.
+fn many_scans(scans: usize) -> Vec<u8> {
     let file = read("gray_progressive.jpg");
     let (_, data) = segments(&file);
     let end = data + file[data..].windows(2).position(|w| w[0] == 0xff && w[1] != 0).unwrap();
@@ -251,13 +251,12 @@ fn many_scans(coefficients: u8) -> Vec<u8> {
     // Codes of five bits for runs of 2^k blocks without a coefficient.
     jpeg.extend([0xff, 0xc4, 0, 35, 0x10, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     jpeg.extend((0..16).map(|k| k << 4));
-    for coefficient in 1..=coefficients {
-        for low in (0..14).rev() {
-            let bits = if low == 13 { low } else { (low + 1) << 4 | low };
-            jpeg.extend([0xff, 0xda, 0, 8, 1, 1, 0, coefficient, coefficient, bits]);
-            // The code of 2^3, and 1 in three bits: all nine blocks.
-            jpeg.push(0b0001_1001);
-        }
+    let passes = (1..=63).flat_map(|coefficient| (0..14).rev().map(move |low| (coefficient, low)));
+    for (coefficient, low) in passes.take(scans - 1) {
+        let bits = if low == 13 { low } else { (low + 1) << 4 | low };
+        jpeg.extend([0xff, 0xda, 0, 8, 1, 1, 0, coefficient, coefficient, bits]);
+        // The code of 2^3, and 1 in three bits: all nine blocks.
+        jpeg.push(0b0001_1001);
     }
     jpeg.extend([0xff, 0xd9]);
     jpeg
@@ -267,10 +266,35 @@ fn many_scans(coefficients: u8) -> Vec<u8> {
 fn a_file_of_more_than_100_scans_is_refused() {
     let decode =
         |jpeg| Decoder::new(DecodeParams::default()).decode(&ImageObject::new("a.jpg", jpeg));
-    assert_eq!(decode(many_scans(7)).unwrap().width(), 23);
-    for coefficients in [8, 63] {
-        let error = decode(many_scans(coefficients)).unwrap_err();
+    for scans in [1, 100] {
+        assert_eq!(decode(many_scans(scans)).unwrap().width(), 23);
+    }
+    for scans in [101, 883] {
+        let error = decode(many_scans(scans)).unwrap_err();
         assert!(error.to_string().contains("more than 100 scans"), "{error}");
         assert_eq!(error.code(), "too_large");
     }
+}
+
+/// Memory of this process, in bytes.
+#[cfg(target_os = "linux")]
+fn resident() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    4096 * statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn decoders_give_their_memory_back() {
+    let (whole, broken) = (read("gray_progressive.jpg"), read("rgb420.jpg"));
+    let broken = broken[..broken.len() / 2].to_vec();
+    let before = resident();
+    for _ in 0..2000 {
+        let mut decoder = Decoder::new(DecodeParams::default());
+        decoder.decode(&ImageObject::new("whole.jpg", whole.clone())).unwrap();
+        decoder.decode(&ImageObject::new("broken.jpg", broken.clone())).unwrap_err();
+    }
+    // The tests beside it take some; a decompressor that stays takes tens of KiB each time.
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 64 << 20, "{grown} bytes");
 }

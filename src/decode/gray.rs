@@ -3,7 +3,7 @@
 use ndarray::{ArrayView2, ArrayView3};
 
 #[cfg(feature = "jpeg")]
-use super::{Failure, check_memory};
+use super::{Failure, no_memory};
 use crate::arch::Kernels;
 use crate::error::{Error, Result};
 
@@ -300,9 +300,7 @@ impl GrayImage {
     ) -> Result<(), Failure> {
         let len = width * height;
         self.pixels.clear();
-        if self.pixels.capacity() < len {
-            check_memory(len)?;
-        }
+        self.pixels.try_reserve_exact(len).map_err(|e| no_memory(len, &e))?;
         self.pixels.resize(len, 0);
         (self.width, self.height, self.channels) = (width, height, channels);
         fill(&mut self.pixels)

@@ -298,3 +298,29 @@ fn cause_of(code: c_int) -> DecodeCause {
         _ => DecodeCause::Corrupt,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_told_apart() {
+        assert_eq!(cause_of(ffi::JERR_OUT_OF_MEMORY), DecodeCause::TooLarge);
+        assert_eq!(cause_of(ffi::JERR_NO_BACKING_STORE), DecodeCause::TooLarge);
+        assert_eq!(cause_of(ffi::JERR_SOF_UNSUPPORTED), DecodeCause::Unsupported);
+        assert_eq!(cause_of(ffi::JERR_NO_SOI), DecodeCause::Corrupt);
+    }
+
+    #[test]
+    fn an_error_has_the_librarys_words() {
+        let mut gray = GrayImage::default();
+        let decoded = JpegDecoder::default().decode(
+            &[0xff, 0xd8, 0xff, 0xd9],
+            &DecodeParams::default(),
+            &mut gray,
+        );
+        let (cause, why) = decoded.unwrap_err();
+        assert_eq!(cause, DecodeCause::Corrupt);
+        assert_eq!(why.to_string(), "JPEG datastream contains no image");
+    }
+}

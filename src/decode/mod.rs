@@ -11,6 +11,7 @@ mod orientation;
 mod params;
 mod raster;
 
+use std::collections::TryReserveError;
 use std::sync::Arc;
 
 use image::metadata::Orientation;
@@ -179,6 +180,22 @@ fn check_limits(
 
 /// Looks whether so many bytes can be had: a failed allocation would end the process.
 fn check_memory(bytes: usize) -> Result<(), Failure> {
-    let probe = Vec::<u8>::new().try_reserve_exact(bytes);
-    probe.map_err(|e| (DecodeCause::TooLarge, format!("no memory for {bytes} bytes: {e}").into()))
+    Vec::<u8>::new().try_reserve_exact(bytes).map_err(|e| no_memory(bytes, &e))
+}
+
+fn no_memory(bytes: usize, error: &TryReserveError) -> Failure {
+    (DecodeCause::TooLarge, format!("no memory for {bytes} bytes: {error}").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_cannot_be_had_is_an_error() {
+        check_memory(1 << 20).unwrap();
+        let (cause, why) = check_memory(usize::MAX / 4).unwrap_err();
+        assert_eq!(cause, DecodeCause::TooLarge);
+        assert!(why.to_string().contains("no memory for"), "{why}");
+    }
 }

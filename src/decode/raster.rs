@@ -47,3 +47,30 @@ fn failure(error: ImageError) -> Failure {
     };
     (cause, error.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use image::error::{DecodingError, UnsupportedErrorKind};
+    use image::error::{ImageFormatHint, LimitError, LimitErrorKind, UnsupportedError};
+
+    use super::*;
+
+    #[test]
+    fn causes_are_told_apart() {
+        let hint = || ImageFormatHint::Exact(ImageFormat::Tiff);
+        let kind = UnsupportedErrorKind::GenericFeature("planes".to_owned());
+        for (error, want) in [
+            (
+                ImageError::Unsupported(UnsupportedError::from_format_and_kind(hint(), kind)),
+                DecodeCause::Unsupported,
+            ),
+            (
+                ImageError::Limits(LimitError::from_kind(LimitErrorKind::InsufficientMemory)),
+                DecodeCause::TooLarge,
+            ),
+            (ImageError::Decoding(DecodingError::from_format_hint(hint())), DecodeCause::Corrupt),
+        ] {
+            assert_eq!(failure(error).0, want);
+        }
+    }
+}
