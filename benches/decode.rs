@@ -1,16 +1,14 @@
 //! Decoding one 100 x 100 JPEG to grey, on one thread.
 
-#[path = "../examples/samples/mod.rs"]
-mod samples;
-
 use std::hint::black_box;
+use testkit::photos;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use orb_features::decode::JPEG_DECODER;
 use orb_features::prelude::*;
 
 fn decode(c: &mut Criterion) {
-    let jpeg = ImageObject::new("photo.jpg", samples::photo(3, 5).unwrap());
+    let jpeg = ImageObject::new("photo.jpg", photos::photo(3, 5).unwrap());
     let mut group = c.benchmark_group("decode/jpeg/100x100");
     group.throughput(Throughput::Bytes(jpeg.bytes.len() as u64));
     for (name, mode) in [("bgr", GrayMode::Bgr2Gray), ("luma", GrayMode::Luma)] {

@@ -1,13 +1,10 @@
 //! Detection and description of one image on one thread, with each instruction set; with the feature
 //! `opencv`, OpenCV beside it.
 
-#[path = "../examples/samples/mod.rs"]
-mod samples;
-#[path = "../tests/support/mod.rs"]
-mod support;
-
 use std::hint::black_box;
 use std::time::Duration;
+use testkit::images;
+use testkit::photos;
 
 use criterion::measurement::WallTime;
 use criterion::{
@@ -18,9 +15,9 @@ use orb_features::prelude::*;
 
 /// One photo of 100 x 100, and generated images of the larger sizes: pixels and features wanted.
 fn inputs() -> [(&'static str, GrayImage, u32); 3] {
-    let photo = ImageObject::new("photo.jpg", samples::photo(3, 5).unwrap());
+    let photo = ImageObject::new("photo.jpg", photos::photo(3, 5).unwrap());
     let photo = Decoder::new(DecodeParams::default()).decode(&photo).unwrap();
-    let drawn = |w, h| GrayImage::new(support::draw("smooth", w, h, 1), w, h).unwrap();
+    let drawn = |w, h| GrayImage::new(images::draw("smooth", w, h, 1), w, h).unwrap();
     [
         ("100x100", photo, 30),
         ("640x480", drawn(640, 480), 500),
@@ -48,7 +45,7 @@ fn detect_and_compute(c: &mut Criterion) {
         let params = OrbParams::default().with_n_features(n_features);
         let found = params.clone().build().unwrap().detect_and_compute(image.view(), None).unwrap();
         assert!(!found.is_empty(), "there is work to do");
-        for simd in support::simd_levels() {
+        for simd in testkit::simd_levels() {
             Simd::set(simd).unwrap();
             let native = params.clone().build().unwrap();
             bench(&mut group, BenchmarkId::new(size, simd), &native, &image);

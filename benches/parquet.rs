@@ -1,9 +1,7 @@
 //! Writing 2^17 projected rows to Parquet.
 
-#[path = "../tests/support/mod.rs"]
-mod support;
-
 use std::sync::Arc;
+use testkit::images;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use ndarray::Array2;
@@ -16,14 +14,14 @@ fn batches() -> Vec<RowBatch> {
         meta: Arc::clone(meta),
         index: i % 5,
         keypoint: KeyPoint {
-            x: (support::hash(i, 0, 1) % 100) as f32,
-            y: (support::hash(i, 1, 1) % 100) as f32,
+            x: (images::hash(i, 0, 1) % 100) as f32,
+            y: (images::hash(i, 1, 1) % 100) as f32,
             size: 31.0,
-            angle: (support::hash(i, 2, 1) % 36_000) as f32 / 100.0,
-            response: support::hash(i, 3, 1) as f32 * 1e-12,
+            angle: (images::hash(i, 2, 1) % 36_000) as f32 / 100.0,
+            response: images::hash(i, 3, 1) as f32 * 1e-12,
             octave: (i % 3) as i32,
         },
-        descriptor: std::array::from_fn(|j| support::hash(i, j as u32, 2) as u8),
+        descriptor: std::array::from_fn(|j| images::hash(i, j as u32, 2) as u8),
     };
     let mut rows = Vec::new();
     for image in 0..ROWS.div_ceil(5) {
@@ -42,7 +40,7 @@ fn batches() -> Vec<RowBatch> {
         .map(|rows| RowBatch {
             rows: rows.to_vec(),
             scores: Some(Array2::from_shape_fn((rows.len(), 20), |(i, j)| {
-                f64::from(support::hash(i as u32, j as u32, 3) as i32) * 1e-7
+                f64::from(images::hash(i as u32, j as u32, 3) as i32) * 1e-7
             })),
         })
         .collect()

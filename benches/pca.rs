@@ -1,10 +1,8 @@
 //! Fit and projection of 10^6 descriptors, on one thread and on two.
 
-#[path = "../tests/support/mod.rs"]
-mod support;
-
 use std::hint::black_box;
 use std::time::Duration;
+use testkit::images;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ndarray::Array2;
@@ -15,7 +13,7 @@ const ROWS: usize = 1_000_000;
 fn pca(c: &mut Criterion) {
     let rows = Array2::from_shape_fn((ROWS, 32), |(i, j)| {
         // Neighbouring bytes go together, so that there are components to find.
-        (support::hash(i as u32, j as u32 / 4, 1) + support::hash(i as u32, j as u32, 2) % 64) as u8
+        (images::hash(i as u32, j as u32 / 4, 1) + images::hash(i as u32, j as u32, 2) % 64) as u8
     });
     let moments = |rows: &Array2<u8>| {
         let mut moments = Moments::new(32);

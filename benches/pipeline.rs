@@ -1,9 +1,7 @@
 //! The whole job on 600 photos of 100 x 100: images/s, from a folder to nowhere and to Parquet.
 
-#[path = "../examples/samples/mod.rs"]
-mod samples;
-
 use std::time::Duration;
+use testkit::photos;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use orb_features::prelude::*;
@@ -11,7 +9,7 @@ use orb_features::prelude::*;
 fn pipeline(c: &mut Criterion) {
     let folder = tempfile::tempdir().unwrap();
     let photos = folder.path().join("photos");
-    let images = samples::write_photos(&photos, 100).unwrap();
+    let images = photos::write_photos(&photos, 100).unwrap();
     let orb = OrbParams::default().build().unwrap();
     let mut group = c.benchmark_group("pipeline");
     group.sample_size(10).measurement_time(Duration::from_secs(4));

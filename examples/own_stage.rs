@@ -6,9 +6,8 @@
 //! cargo run --release --example own_stage
 //! ```
 
-mod samples;
-
 use std::collections::BTreeMap;
+use testkit::photos;
 
 use orb_features::prelude::*;
 
@@ -43,7 +42,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut photos = Vec::new();
     for kind in 0..6 {
         for i in 0..10 {
-            photos.push((format!("kind {kind}/{i:03}.jpg"), samples::photo(kind, i)?));
+            photos.push((format!("kind {kind}/{i:03}.jpg"), photos::photo(kind, i)?));
         }
     }
     let orb = OrbParams::default().build()?;

@@ -4,9 +4,8 @@
 //! cargo run --release --example quickstart [FOLDER]
 //! ```
 
-mod samples;
-
 use std::path::PathBuf;
+use testkit::photos;
 
 use orb_features::prelude::*;
 
@@ -15,7 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .nth(1)
         .map_or_else(|| PathBuf::from("target/quickstart"), PathBuf::from);
     let (photos, features) = (folder.join("photos"), folder.join("features"));
-    let drawn = samples::write_photos(&photos, 40)?;
+    let drawn = photos::write_photos(&photos, 40)?;
     println!("drew {drawn} photos in {}\n", photos.display());
 
     let orb = OrbParams::default().with_n_features(30).build()?;

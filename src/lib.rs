@@ -56,7 +56,7 @@
 //! |---|---|---|
 //! | `jpeg` | yes | JPEGs, with the pixels of `cv::imread`: libjpeg-turbo's decoder, built with a C compiler, and with vector instructions where nasm is; needs `panic = "unwind"` |
 //! | `parquet` | yes | the Parquet sink, through arrow and parquet |
-//! | `s3` | yes | S3 as source and as sink (with `parquet`), through the AWS SDK |
+//! | `s3` | no | S3 as source and as sink (with `parquet`), through the AWS SDK |
 //! | `cli` | no | the program `orb-features` |
 //! | `opencv` | no | OpenCV's own ORB behind [`FeatureExtractor`](orb::FeatureExtractor), and the parity tests |
 //!
@@ -84,6 +84,6 @@ pub use error::{BoxError, DecodeCause, Error, ObjectCause, Result, Stage};
 pub use stage::StageExt;
 
 /// The README's code compiles, or the tests say so.
-#[cfg(all(doctest, feature = "parquet"))]
+#[cfg(all(doctest, feature = "s3"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,19 +1,16 @@
 //! The command line, as a person or a script runs it.
 #![cfg(feature = "cli")]
 
-#[path = "../examples/samples/mod.rs"]
-mod samples;
-mod support;
-
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use testkit::photos;
 
-use arrow::array::RecordBatch;
+use arrow_array::RecordBatch;
 use bytes::Bytes;
 use orb_features::prelude::*;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use support::{names, simd_levels};
+use testkit::{names, simd_levels};
 
 struct Bench {
     root: tempfile::TempDir,
@@ -23,7 +20,7 @@ impl Bench {
     /// A folder with sample photos in `in`.
     fn new(per_kind: u32) -> Self {
         let root = tempfile::tempdir().unwrap();
-        samples::write_photos(&root.path().join("in"), per_kind).unwrap();
+        photos::write_photos(&root.path().join("in"), per_kind).unwrap();
         Self { root }
     }
 
@@ -314,7 +311,7 @@ fn odd_names_are_kept_or_recorded() {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt as _;
     let bench = Bench::new(0);
-    let jpeg = samples::photo(1, 1).unwrap();
+    let jpeg = photos::photo(1, 1).unwrap();
     let odd = "Été 100%+ #1/a b'c\"d.jpg";
     fs::create_dir_all(bench.path("in/Été 100%+ #1")).unwrap();
     fs::write(bench.path("in").join(odd), &jpeg).unwrap();
@@ -326,8 +323,9 @@ fn odd_names_are_kept_or_recorded() {
     let file = File::open(bench.path("out").join(part)).unwrap();
     let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
     let batch = reader.map(Result::unwrap).next().unwrap();
-    let text =
-        |i: usize| arrow::array::AsArray::as_string::<i32>(batch.column(i)).value(0).to_owned();
+    let text = |i: usize| {
+        arrow_array::cast::AsArray::as_string::<i32>(batch.column(i)).value(0).to_owned()
+    };
     assert_eq!((text(0), text(1)), (format!("in/{odd}"), "Été 100%+ #1".to_owned()));
 }
 

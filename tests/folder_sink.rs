@@ -1,19 +1,16 @@
 //! A folder as the output among other users, dead runs, runs beside it and odd file systems.
 #![cfg(all(target_os = "linux", feature = "cli"))]
 
-#[path = "../examples/samples/mod.rs"]
-mod samples;
-mod support;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
+use testkit::photos;
 
 use orb_features::prelude::*;
-use support::names;
+use testkit::names;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_orb-features");
 
@@ -98,7 +95,7 @@ struct Bench {
 impl Bench {
     fn new(per_kind: u32) -> Self {
         let root = tempfile::tempdir().unwrap();
-        samples::write_photos(&root.path().join("in"), per_kind).unwrap();
+        photos::write_photos(&root.path().join("in"), per_kind).unwrap();
         Self { root }
     }
 

@@ -2,15 +2,14 @@
 //!
 //! `tests/fixtures/make_golden.py` made them; no OpenCV is needed here.
 
-mod support;
-
 use std::collections::BTreeMap;
 
 use orb_features::Simd;
 use orb_features::prelude::*;
 use serde::Deserialize;
 use serde_json::json;
-use support::{draw, draw_mask, fnv, hash, simd_levels};
+use testkit::images::{draw, draw_mask, fnv, hash};
+use testkit::simd_levels;
 
 #[derive(Deserialize)]
 struct Case {

@@ -3,15 +3,14 @@
 //! Photos come from the folder that the environment variable `ORB_FEATURES_PHOTOS` names, if any.
 #![cfg(feature = "opencv")]
 
-mod support;
-
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use orb_features::Simd;
 use orb_features::orb::{opencv_build, opencv_version};
 use orb_features::prelude::*;
-use support::{KINDS, draw, draw_mask, hash, simd_levels};
+use testkit::images::{KINDS, draw, draw_mask, hash};
+use testkit::simd_levels;
 
 /// Compares call by call and counts.
 #[derive(Default)]

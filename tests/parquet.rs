@@ -1,22 +1,22 @@
 //! The Parquet sink: content, files, write modes, all or nothing.
 #![cfg(feature = "parquet")]
 
-mod support;
-
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float32Type, Float64Type, Int32Type};
+use arrow_array::{Array, RecordBatch};
+use arrow_schema::DataType;
+use arrow_select::concat::concat_batches;
 use ndarray::Array2;
 use orb_features::prelude::*;
 use orb_features::sink::{Codec, ScoreWidth, to_record_batch};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::Compression;
 use parquet::file::metadata::RowGroupMetaData;
-use support::names;
+use testkit::names;
 
 /// A job of Spark.
 const JOB: &str = "1f2e3d4c-5b6a-4789-8abc-def012345678";
@@ -360,6 +360,10 @@ fn files_of_other_parameters_are_not_added_unless_forced() {
         assert!(error.contains("out/part-00000-"), "{error}");
     }
     assert_eq!(parts(&out).len(), 2);
+    let mut sink = ParquetSink::create(&out, mode(WriteMode::Append)).unwrap();
+    sink.annotate("orb", &other.clone().build().unwrap().describe());
+    sink.begin().expect_err("before the work begins");
+    drop(sink);
     // Of files without notes nothing is known.
     write(mode(WriteMode::Append), None, true).unwrap();
     write(mode(WriteMode::Append).with_force(true), Some(&other), true).unwrap();

@@ -1,11 +1,9 @@
 //! The PCA against scikit-learn's and Spark's on the same descriptors, and its own rules.
 
-mod support;
-
 use ndarray::{Array2, ArrayView2, Axis, array, s};
 use orb_features::prelude::*;
 use serde::Deserialize;
-use support::{draw, hash};
+use testkit::images::{draw, hash};
 
 /// Made by `tests/fixtures/make_pca.py`.
 #[derive(Deserialize)]
@@ -92,6 +90,8 @@ fn the_randomized_solver_settles_on_the_exact_components() {
             let want = exact.explained_variance_ratio().slice(s![..k]);
             assert!(worst(model.explained_variance_ratio(), want.iter()) < 1e-9);
             assert_eq!(model.iterations() > 0, k == 5);
+            // It looks every fourth time whether they have settled.
+            assert_eq!(model.iterations() % 4, 0);
         }
     }
     // The seed and a fixed number of iterations matter where one stops early.
@@ -208,6 +208,35 @@ fn a_saved_model_is_the_same_to_the_bit() {
         assert_eq!(PcaModel::load(&path).unwrap(), model);
     }
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no litter");
+    // As many components as elements.
+    let all = fit(descriptors().view(), &PcaParams::new(32)).unwrap();
+    all.save(&path).unwrap();
+    assert_eq!(PcaModel::load(&path).unwrap(), all);
+    let sum = all.explained_variance().sum();
+    assert!((all.total_variance() / sum - 1.0).abs() < 1e-9, "{sum}");
+}
+
+#[test]
+#[cfg(unix)]
+fn a_file_is_replaced_and_a_pipe_written_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = fit(descriptors().view(), &PcaParams::new(2)).unwrap();
+    let [path, other, pipe] = ["model.json", "other", "pipe"].map(|name| folder.path().join(name));
+    std::fs::write(&path, "before").unwrap();
+    std::fs::hard_link(&path, &other).unwrap();
+    model.save(&path).unwrap();
+    assert_eq!(PcaModel::load(&path).unwrap(), model);
+    assert_eq!(std::fs::read_to_string(&other).unwrap(), "before");
+
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::read_to_string(pipe).unwrap()
+    });
+    model.save(&pipe).unwrap();
+    assert!(!std::fs::metadata(&pipe).unwrap().is_file());
+    let read = reader.join().unwrap();
+    assert_eq!(serde_json::from_str::<PcaModel>(&read).unwrap(), model);
 }
 
 #[test]
@@ -337,7 +366,7 @@ fn a_file_whose_numbers_no_fit_can_give_is_refused() {
         PcaModel::load(&path)
     };
     assert_eq!(load(&good).unwrap(), model);
-    let spoilt: [(&str, Spoil); 20] = [
+    let spoilt: [(&str, Spoil); 25] = [
         ("rank", |m| m["rank"] = 3.into()),
         ("rank", |m| m["rank"] = 5.into()),
         ("explained_variance", |m| m["explained_variance"][3] = (-1.0).into()),
@@ -362,6 +391,23 @@ fn a_file_whose_numbers_no_fit_can_give_is_refused() {
             }
         }),
         ("unknown variant", |m| m["solver"] = "guess".into()),
+        ("lengths", |m| m["singular_values"].as_array_mut().unwrap().truncate(1)),
+        ("lengths", |m| {
+            for name in ["explained_variance", "explained_variance_ratio", "singular_values"] {
+                m[name] = [0.0; 0].as_slice().into();
+            }
+            m["components"] = serde_json::Value::Array(Vec::new());
+        }),
+        ("lengths", |m| m["mean"] = [1.0].as_slice().into()),
+        ("total_variance", |m| {
+            let variances = m["explained_variance"].as_array().unwrap();
+            let sum: f64 = variances.iter().map(|v| v.as_f64().unwrap()).sum();
+            m["total_variance"] = (sum * (1.0 - 2e-6)).into();
+        }),
+        ("ratio 0", |m| {
+            let ratio = m["explained_variance_ratio"][0].as_f64().unwrap();
+            m["explained_variance_ratio"][0] = (ratio + 1e-6).into();
+        }),
     ];
     for (says, spoil) in spoilt {
         let mut json = good.clone();
@@ -374,7 +420,10 @@ fn a_file_whose_numbers_no_fit_can_give_is_refused() {
     }
     // Of no variance, and of fewer directions than components, there are models all the same.
     let flat = fit(Array2::from_elem((9, 32), 7).view(), &PcaParams::new(2)).unwrap();
-    assert_eq!(load(&serde_json::to_value(&flat).unwrap()).unwrap(), flat);
+    let mut json = serde_json::to_value(&flat).unwrap();
+    assert_eq!(load(&json).unwrap(), flat);
+    json["explained_variance_ratio"][0] = 0.5.into();
+    assert!(load(&json).unwrap_err().to_line().contains("ratio 0"));
     let few = fit(descriptors().slice(s![..20, ..]), &RANDOMIZED()).unwrap();
     assert_eq!(load(&serde_json::to_value(&few).unwrap()).unwrap(), few);
 }

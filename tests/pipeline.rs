@@ -1,13 +1,11 @@
 //! The whole job: the same for any threads, nothing lost, policies, reports.
 #![cfg(feature = "jpeg")]
 
-#[path = "../examples/samples/mod.rs"]
-mod samples;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use testkit::photos;
 
 use orb_features::prelude::*;
 
@@ -56,7 +54,7 @@ fn orb() -> Orb {
 
 fn photos(n: u32) -> Vec<(String, Vec<u8>)> {
     (0..n)
-        .map(|i| (format!("kind {}/{i:03}.jpg", i % 6), samples::photo(i as usize % 6, i).unwrap()))
+        .map(|i| (format!("kind {}/{i:03}.jpg", i % 6), photos::photo(i as usize % 6, i).unwrap()))
         .collect()
 }
 

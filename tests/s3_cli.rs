@@ -1,25 +1,21 @@
 //! The command line from and to S3, in a process of its own, against a server in this one.
 #![cfg(feature = "cli")]
 
-#[path = "../examples/samples/mod.rs"]
-mod samples;
-#[path = "support/s3/mod.rs"]
-mod server;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use testkit::photos;
 
-use arrow::array::{ArrayRef, StringArray};
-use arrow::compute::concat_batches;
-use arrow::record_batch::RecordBatch;
+use arrow_array::RecordBatch;
+use arrow_array::{ArrayRef, StringArray};
+use arrow_select::concat::concat_batches;
 use bytes::Bytes;
 use orb_features::prelude::*;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use server::{ACCESS_KEY, Fault, Memory, SECRET_KEY, Server};
+use testkit::s3::{ACCESS_KEY, Fault, Memory, SECRET_KEY, Server};
 
 /// A folder and a bucket with the same photos, and a server.
 struct Bench {
@@ -37,7 +33,7 @@ impl Bench {
         let bench = Self { root, memory, server };
         // Few are drawn, many are there.
         let drawn: Vec<Vec<u8>> =
-            (0..60.min(photos)).map(|i| samples::photo(i as usize % 6, i / 6).unwrap()).collect();
+            (0..60.min(photos)).map(|i| photos::photo(i as usize % 6, i / 6).unwrap()).collect();
         for i in 0..photos {
             let kind = ["Apple Red 1", "kiwi+50%", "mangue été"][i as usize % 3];
             bench.put(&format!("{kind}/{i:04}.jpg"), &drawn[i as usize % drawn.len()]);
@@ -129,7 +125,7 @@ fn content(files: &[Bytes], root: &str) -> (RecordBatch, Vec<String>) {
         batches.extend(reader.build().unwrap().map(Result::unwrap));
     }
     let all = concat_batches(&batches[0].schema(), &batches).unwrap();
-    let paths = arrow::array::AsArray::as_string::<i32>(all.column(0));
+    let paths = arrow_array::cast::AsArray::as_string::<i32>(all.column(0));
     let below: StringArray =
         paths.iter().map(|path| path.map(|path| path.strip_prefix(root).unwrap())).collect();
     let mut columns: Vec<ArrayRef> = all.columns().to_vec();
@@ -241,7 +237,7 @@ fn five_thousand_objects_come_through_a_storm() {
 #[test]
 fn selections_and_listings() {
     let bench = Bench::new(12);
-    bench.put("top.jpg", &samples::photo(1, 1).unwrap());
+    bench.put("top.jpg", &photos::photo(1, 1).unwrap());
     bench.put("top.png", b"not listed");
     let images = |args: &[&str]| {
         let all = ["s3://lab/in", "s3://lab/out", "--no-pca", "--mode", "overwrite"];
@@ -627,7 +623,7 @@ fn a_killed_run_leaves_nothing_that_the_next_does_not_mend() {
         };
         files.iter().map(count).sum::<i64>() == rows
     };
-    let check = move |memory: &Memory| server::violation(memory, "lab", "out", is_result);
+    let check = move |memory: &Memory| testkit::s3::violation(memory, "lab", "out", is_result);
     let before = bench.server.requests();
     bench.report(&args);
     let whole = (bench.server.requests() - before) as i64;

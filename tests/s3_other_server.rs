@@ -3,13 +3,11 @@
 //! `ORB_FEATURES_MOTO=venv/bin/moto_server cargo test --test s3_other_server -- --include-ignored`
 #![cfg(feature = "s3")]
 
-#[path = "../examples/samples/mod.rs"]
-mod samples;
-
 use std::fs;
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use testkit::photos;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
@@ -123,7 +121,7 @@ fn the_main_job_from_s3_to_s3() {
     let moto = Moto::start();
     let folder = tempfile::tempdir().unwrap();
     for i in 0..36 {
-        let jpeg = samples::photo(i % 6, i as u32 / 6).unwrap();
+        let jpeg = photos::photo(i % 6, i as u32 / 6).unwrap();
         let name = format!("{}/{i:03}.jpg", ["a b+c", "été %41", "x&y"][i % 3]);
         moto.put(&format!("in/{name}"), &jpeg);
         let path = folder.path().join("in").join(name);

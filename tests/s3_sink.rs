@@ -1,20 +1,17 @@
 //! The Parquet sink on S3, against a server in this process: all or nothing, whatever happens.
 #![cfg(feature = "s3")]
 
-#[path = "support/s3/mod.rs"]
-mod server;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use arrow::array::AsArray as _;
+use arrow_array::cast::AsArray as _;
 use bytes::Bytes;
 use ndarray::Array2;
 use orb_features::prelude::*;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use server::{Fault, Memory, Server};
+use testkit::s3::{Fault, Memory, Server};
 
 const OUT: &str = "s3://lab/out";
 
@@ -344,6 +341,20 @@ fn a_server_without_conditions_on_writes_is_refused() {
     });
     let line = write(&server.connect(), WriteMode::Overwrite, "c").unwrap_err().to_line();
     assert!(line.contains("does not check conditions on writes"), "{line}");
+    // One that says so of an object that is there, and one that fails to say.
+    for (status, code, says) in [
+        (501, "NotImplemented", "does not check conditions on writes"),
+        (403, "AccessDenied", "access denied"),
+    ] {
+        let (memory, server) = serve();
+        server.plan(move |asked| {
+            let is_conditional = asked.headers.contains_key("if-match");
+            is_conditional.then_some(Fault::Error(status, code))
+        });
+        let line = write(&server.connect(), WriteMode::Error, "a").unwrap_err().to_line();
+        assert!(line.contains(says), "{line}");
+        assert!(memory.keys("lab", "").is_empty());
+    }
 }
 
 #[test]
@@ -431,7 +442,7 @@ fn answers_that_are_lost_change_nothing() {
 
 /// What is wrong for a reader, if one of these runs is to be seen, and nothing else.
 fn violation(memory: &Memory, runs: &[&str]) -> Option<String> {
-    server::violation(memory, "lab", "out", |files| {
+    testkit::s3::violation(memory, "lab", "out", |files| {
         let mut found = BTreeMap::<String, usize>::new();
         for path in files.iter().flat_map(paths) {
             *found.entry(path).or_default() += 1;
@@ -534,6 +545,9 @@ fn a_run_that_lives_is_left_alone() {
     assert_eq!(memory.uploads().len(), uploads);
     long.finish().unwrap();
     assert_eq!(visible(&memory), rows(&[("long", 10), ("quick", 10)]));
+    // And not longer: that would bring it back.
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(memory.keys("lab", "out/_work/"), Vec::<String>::new());
 }
 
 #[test]
@@ -716,6 +730,88 @@ fn files_that_somebody_deleted_leave_the_manifest() {
     assert!(files.iter().all(|file| file["rows"].is_u64()), "{files:?}");
 }
 
+#[test]
+fn of_a_file_that_somebody_replaced_nothing_is_known_any_more() {
+    let (memory, server) = serve();
+    write(&server.connect(), WriteMode::Error, "a").unwrap();
+    let keys = memory.keys("lab", "out/part-");
+    let other = memory.objects("lab", "out/part-")[&keys[2]].clone();
+    assert_ne!(other.len(), memory.objects("lab", "out/part-")[&keys[0]].len());
+    memory.seed("lab", &keys[0], other.clone());
+    write(&server.connect(), WriteMode::Append, "b").unwrap();
+    let manifest = memory.objects("lab", "out/_manifest.json")["out/_manifest.json"].clone();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    let files = manifest["current"]["files"].as_array().unwrap();
+    let replaced = files.iter().find(|f| keys[0].ends_with(f["name"].as_str().unwrap())).unwrap();
+    assert_eq!(
+        (replaced["size"].as_u64(), &replaced["rows"]),
+        (Some(other.len() as u64), &serde_json::Value::Null)
+    );
+}
+
+/// An object of a lost upload's name is not taken for its file.
+#[test]
+fn another_file_in_the_place_of_a_lost_one_is_not_the_result() {
+    let (memory, server) = serve();
+    let s3 = server.connect();
+    write(&s3, WriteMode::Error, "a").unwrap();
+    let store = memory.clone();
+    server.plan(move |asked| {
+        if asked.method == "DELETE" && asked.path.ends_with("_SUCCESS") && asked.seen == 0 {
+            for upload in store.uploads() {
+                store.seed("lab", upload.trim_start_matches("lab/"), b"another".to_vec());
+            }
+            store.lose_uploads();
+        }
+        None
+    });
+    let line = write(&s3, WriteMode::Overwrite, "c").unwrap_err().to_line();
+    assert!(line.contains("lost the uploads of part-00000-"), "{line}");
+    server.heal();
+    assert_eq!(
+        (visible(&memory), others(&memory)),
+        (rows(&[("a", 10)]), DONE.map(str::to_owned).to_vec())
+    );
+}
+
+/// A refusal says nothing of what becomes of an upload: the next run finishes the commit.
+#[test]
+fn an_upload_whose_completion_is_refused_is_not_lost() {
+    let (memory, server) = serve();
+    let s3 = server.connect();
+    write(&s3, WriteMode::Error, "a").unwrap();
+    server.plan(|asked| {
+        let completes = asked.method == "POST" && asked.query.contains("uploadId=");
+        completes.then_some(Fault::Error(403, "AccessDenied"))
+    });
+    let error = write(&s3, WriteMode::Append, "b").unwrap_err();
+    assert!(matches!(error, Error::InDoubt { .. }), "{error:?}");
+    server.heal();
+    write(&s3, WriteMode::Append, "c").unwrap();
+    assert_eq!(visible(&memory), rows(&[("a", 10), ("b", 10), ("c", 10)]));
+}
+
+/// The columns and notes of files without a manifest are in their footers, however long.
+#[test]
+fn a_long_footer_is_read_whole() {
+    let (memory, server) = serve();
+    let s3 = server.connect();
+    let append = |wta_k: u32| {
+        let mut sink = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Append))?;
+        let orb = OrbParams::default().with_wta_k(wta_k).build()?;
+        sink.annotate("orb", &orb.describe());
+        sink.annotate("comment", &"x".repeat(200_000));
+        sink.write(batch("a", 10, 2))?;
+        sink.finish()
+    };
+    append(2).unwrap();
+    memory.remove("lab", "out/_manifest.json");
+    let line = append(4).unwrap_err().to_line();
+    assert!(line.contains("wta_k"), "{line}");
+    append(2).unwrap();
+    assert_eq!(visible(&memory), rows(&[("a", 20)]));
+}
+
 fn write_as(s3: &S3, mode: WriteMode, name: &str, run_id: &str) -> Result<SinkReport> {
     let mut sink = ParquetSink::create_in_s3(s3, OUT, params(mode).with_run_id(run_id))?;
     sink.write(batch(name, 10, 2))?;
@@ -760,6 +856,7 @@ fn a_run_of_the_same_id_is_done_once() {
         write_as(&s3, WriteMode::Overwrite, "e", "e"),
         Err(Error::AlreadyCommitted { .. })
     ));
+    write_as(&s3, WriteMode::Append, "f", &"x".repeat(128)).unwrap();
     for bad in ["", "two words", "new\nline", "été", &"x".repeat(129)] {
         let line = write_as(&s3, WriteMode::Append, "f", bad).unwrap_err().to_line();
         assert!(line.contains("run_id"), "{line}");

@@ -1,9 +1,6 @@
 //! `S3Source` against a server in this process: what is listed comes, whole, in order, or is named.
 #![cfg(feature = "s3")]
 
-#[path = "support/s3/mod.rs"]
-mod server;
-
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use orb_features::prelude::*;
-use server::{ACCESS_KEY, Fault, Memory, SECRET_KEY, Server};
+use testkit::s3::{ACCESS_KEY, Fault, Memory, SECRET_KEY, Server};
 
 /// A store with a bucket, and its server.
 fn serve(objects: &[(&str, &[u8])]) -> (Memory, Server) {
@@ -905,7 +902,7 @@ mod listing {
         Md5::digest(bytes).iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
     }
 
-    fn array(column: impl arrow::array::Array + 'static) -> arrow::array::ArrayRef {
+    fn array(column: impl arrow_array::Array + 'static) -> arrow_array::ArrayRef {
         Arc::new(column)
     }
 
@@ -913,7 +910,7 @@ mod listing {
     fn an_inventory_in_parquet() {
         use std::sync::Arc;
 
-        use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray};
+        use arrow_array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray};
         use parquet::arrow::ArrowWriter;
         let (memory, server) = serve_keys();
         let mut keys = KEYS.to_vec();
@@ -942,7 +939,7 @@ mod listing {
 
     /// A Parquet file without compression, and where its columns begin.
     fn parquet(columns: &[(&str, &str)]) -> (Vec<u8>, Vec<usize>) {
-        use arrow::array::{RecordBatch, StringArray};
+        use arrow_array::{RecordBatch, StringArray};
         use parquet::arrow::ArrowWriter;
         let columns =
             columns.iter().map(|&(name, value)| (name, array(StringArray::from(vec![value]))));

@@ -1,18 +1,16 @@
 //! The stages one by one: lazy, in order, errors in place, bounded, the same for any threads.
 #![cfg(feature = "jpeg")]
 
-#[path = "../examples/samples/mod.rs"]
-mod samples;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use testkit::photos;
 
 use orb_features::prelude::*;
 
 fn photos(n: u32) -> Vec<(String, Vec<u8>)> {
     (0..n)
-        .map(|i| (format!("kind {}/{i:03}.jpg", i % 6), samples::photo(i as usize % 6, i).unwrap()))
+        .map(|i| (format!("kind {}/{i:03}.jpg", i % 6), photos::photo(i as usize % 6, i).unwrap()))
         .collect()
 }
 
@@ -49,6 +47,74 @@ fn stages_do_nothing_until_pulled() {
         m
     };
     drop(rows.project(&moments.fit(&PcaParams::new(2)).unwrap()));
+}
+
+/// Holds what an iterator promises of its length against what comes.
+fn check_size_hints<T>(mut items: impl Iterator<Item = T>) -> usize {
+    let mut hints = vec![items.size_hint()];
+    while items.next().is_some() {
+        hints.push(items.size_hint());
+    }
+    let given = hints.len() - 1;
+    for (taken, (least, most)) in hints.into_iter().enumerate() {
+        let left = given - taken;
+        assert!(least <= left && most.is_none_or(|most| left <= most), "{least} {most:?}: {left}");
+    }
+    given
+}
+
+#[test]
+fn lengths_are_promised_where_they_are_known() {
+    let decode = DecodeParams::default();
+    let images = || mixed().decode(decode.clone());
+    assert_eq!(mixed().decode(decode.clone()).size_hint(), (24, Some(24)));
+    assert_eq!(images().extract(&orb()).size_hint(), (24, Some(24)));
+    assert_eq!(check_size_hints(images()), 24);
+    assert_eq!(check_size_hints(images().extract(&orb())), 24);
+    assert_eq!(check_size_hints(mixed().orb_features(&orb(), &decode, Parallelism::new(2))), 24);
+
+    let good: Vec<ImageFeatures> = images().extract(&orb()).filter_map(Result::ok).collect();
+    let rows = good[0].keypoints.len();
+    assert!(rows > 1);
+    let mut first = good[0].clone().into_rows();
+    assert_eq!((first.len(), first.size_hint()), (rows, (rows, Some(rows))));
+    first.next();
+    assert_eq!(first.len(), rows - 1);
+    assert_eq!(check_size_hints(first), rows - 1);
+    // Of the images that are still to come nothing is known; of the last one all is.
+    let mut exploded = good[..1].iter().cloned().map(Ok).explode();
+    assert_eq!(exploded.size_hint(), (0, None));
+    exploded.next();
+    assert_eq!(exploded.size_hint(), (rows - 1, Some(rows - 1)));
+    assert!(check_size_hints(good.into_iter().map(Ok).explode()) > rows);
+
+    let (_, spooled) = good_rows().fit_pca(&PcaParams::new(2), &Spool::default()).unwrap();
+    let n = good_rows().count();
+    assert_eq!(spooled.size_hint(), (1, Some(n)));
+    assert_eq!(check_size_hints(spooled), n);
+}
+
+#[test]
+fn parallelism_is_as_asked() {
+    let three = Parallelism::new(3);
+    assert_eq!((three.threads(), three.window()), (3, 96));
+    assert_eq!(three.with_window(7).window(), 7);
+}
+
+#[test]
+fn the_sink_of_nothing_counts() {
+    let mut sink = NullSink::default();
+    for n in [2, 3] {
+        let rows = good_rows().take(n).collect::<Result<_>>().unwrap();
+        sink.write(RowBatch { rows, scores: None }).unwrap();
+    }
+    let broken = ImageObject::new("broken.jpg", &b"\xff\xd8"[..]);
+    let error = Decoder::new(DecodeParams::default()).decode(&broken).unwrap_err();
+    for _ in 0..2 {
+        sink.record(&orb_features::sink::Failure::from(&error)).unwrap();
+    }
+    let report = sink.finish().unwrap();
+    assert_eq!((report.rows, report.failures, report.path), (5, 2, None));
 }
 
 #[test]

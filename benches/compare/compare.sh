@@ -27,12 +27,12 @@ say() { echo "$*" >&2; }
 say "building the program and our side"
 cargo build --quiet --release --features cli --bin orb-features
 export OURS=$PWD/target/release/orb-features
-build=(cargo build --quiet --release --message-format json --bench compare)
-SIDE=$("${build[@]}" --no-default-features --features jpeg | built)
+build=(cargo build --quiet --release --message-format json --package orb-features-compare)
+SIDE=$("${build[@]}" | built)
 cp "$SIDE" target/compare-side
 export SIDE=$PWD/target/compare-side
 if command -v clang >/dev/null && pkg-config --exists opencv4 2>/dev/null; then
-    LINKED=$("${build[@]}" --no-default-features --features jpeg,opencv | built)
+    LINKED=$("${build[@]}" --features opencv | built)
     cp "$LINKED" target/compare-opencv
     export LINKED=$PWD/target/compare-opencv
     LINKED_VERSION=$(pkg-config --modversion opencv4)

@@ -174,5 +174,7 @@ mod tests {
             ["backend: native and opencv 4.6.0", "b: none and [2]"]
         );
         assert_eq!(says("a text", r#"{"jpeg":"x"}"#).len(), 1);
+        let close = r#"{"backend":"native","params":{"a":0.123456789012}}"#;
+        assert_eq!(says(close, r#"{"jpeg":"x"}"#), ["a: 1 and 0.123456789012"]);
     }
 }

@@ -158,3 +158,25 @@ impl PcaParams {
         Err(Error::param("n_components", self.n_components, format!("1 to {dimensions}")))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_is_covariance_for_few_or_tall_rows_and_for_most_components() {
+        let auto = |rows, dimensions, k| Solver::Auto { seed: 3 }.resolve(rows, dimensions, k);
+        for (rows, dimensions, k, is_randomized) in [
+            (10_000, 1000, 10, false),
+            (9_999, 1000, 10, true),
+            (20_000, 1001, 10, true),
+            (500, 500, 10, false),
+            (501, 501, 10, true),
+            (600, 100, 79, true),
+            (600, 100, 80, false),
+        ] {
+            let want = if is_randomized { Solver::seeded(3) } else { Solver::Covariance };
+            assert_eq!(auto(rows, dimensions, k), want, "{rows} x {dimensions} to {k}");
+        }
+    }
+}

@@ -149,3 +149,23 @@ fn multiply(a: &DMatrix<f64>, b: &DMatrix<f64>) -> DMatrix<f64> {
     }
     product
 }
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+
+    #[test]
+    fn what_is_noise_beside_the_largest_variance_is_no_rank() {
+        let noise = 1e6 * 32.0 * f64::EPSILON;
+        assert_eq!(rank(&array![1e6, 2.0 * noise, 0.5 * noise], 32), 2);
+        assert_eq!(rank(&array![0.0, 0.0], 32), 0);
+    }
+
+    #[test]
+    fn of_equal_loadings_the_first_decides() {
+        assert_eq!(largest_loading(array![0.1, -0.5, 0.5].view()), -0.5);
+        assert_eq!(largest_loading(array![0.1, 0.5, -0.5].view()), 0.5);
+    }
+}

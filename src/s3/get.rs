@@ -404,10 +404,7 @@ mod tests {
 
     #[tokio::test]
     async fn of_a_body_without_an_end_only_the_beginning_is_read() {
-        let endless = futures::stream::repeat_with(|| {
-            Ok::<_, std::io::Error>(hyper::body::Frame::data(Bytes::from_static(&[7; 1000])))
-        });
-        let body = http_body_util::StreamBody::new(endless);
+        let body = testkit::s3::endless_body(&[7; 1000]);
         let body = ByteStream::new(aws_sdk_s3::primitives::SdkBody::from_body_1_x(body));
         assert_eq!(beginning(body, 2500).await.unwrap(), vec![7; 2500]);
         let short = ByteStream::from_static(b"abc");

@@ -535,4 +535,27 @@ mod tests {
         let folder = Folder { path: root.path().to_owned(), handle: handle.into() };
         assert_eq!(folder.entries().unwrap(), [("a".into(), Kind::File)]);
     }
+
+    #[test]
+    fn only_what_is_not_there_is_not_found() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Folder::open(root.path()).unwrap();
+        assert!(folder.find("a").unwrap().is_none() && folder.kind_of("a").unwrap().is_none());
+        let too_long = "a".repeat(300);
+        folder.find(&too_long).unwrap_err();
+        folder.kind_of(&too_long).unwrap_err();
+    }
+
+    #[test]
+    fn an_owner_gets_back_what_his_folder_lacks() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Folder::open(root.path()).unwrap();
+        for (mode, want) in [(0o550, 0o750), (0o000, 0o700), (0o755, 0o755), (0o1644, 0o1744)] {
+            folder.set_mode(mode);
+            folder.make_writable();
+            assert_eq!(folder.mode().unwrap(), want);
+        }
+        // Other machines cannot lock the kernel's own folder, but it is none of those on a disk.
+        assert!(!Folder::open(Path::new("/proc")).unwrap().is_local());
+    }
 }

@@ -82,15 +82,19 @@ mod tests {
     use ndarray::Array2;
 
     use super::*;
-    use crate::decode::DecodeParams;
+    use crate::decode::{DecodeParams, GrayMode};
     use crate::orb::{FeatureExtractor, OrbParams};
     use crate::pca::{Moments, PcaParams, describe_decode};
 
     fn model(seed: usize) -> PcaModel {
+        model_of(seed, 2)
+    }
+
+    fn model_of(seed: usize, n_components: usize) -> PcaModel {
         let mut moments = Moments::new(4);
         let rows = Array2::from_shape_fn((9, 4), |(i, j)| ((i + seed) * (i + 3 * j) % 97) as u8);
         moments.push_rows(rows.view()).unwrap();
-        moments.fit(&PcaParams::new(2)).unwrap()
+        moments.fit(&PcaParams::new(n_components)).unwrap()
     }
 
     /// The notes of a job.
@@ -130,6 +134,12 @@ mod tests {
         let decode = DecodeParams::default();
         let noted = first.with_origin(Origin::new(&orb.clone().build().unwrap(), &decode));
         assert_eq!(compared(&there, &notes(&orb, Some(&noted))), Ok(()));
+        let mut luma = notes(&orb, Some(&noted));
+        luma[2].1 = describe_decode(&DecodeParams::default().with_gray_mode(GrayMode::Luma));
+        assert_eq!(compared(&there, &luma).unwrap_err(), "gray_mode: there bgr, in this job luma");
+        // Of the same mean, and other components.
+        let fewer = notes(&orb, Some(&model_of(1, 1)));
+        assert!(compared(&there, &fewer).unwrap_err().contains("another fit"));
         let broken = [("orb_features.pca".to_owned(), "{}".to_owned())];
         assert!(compared(&there, &broken).unwrap_err().contains("another model"));
     }

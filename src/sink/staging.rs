@@ -989,6 +989,52 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_has_as_many_files_as_it_is_asked_for() {
+        let root = tempfile::tempdir().unwrap();
+        let staging =
+            Staging::create(&root.path().join("out"), WriteMode::Error, &layout::new_run_id());
+        let staging = staging.unwrap();
+        for name in ["_errors/a", "_errors/b", "c"] {
+            staging.file(name).unwrap();
+        }
+        // Never one that is there.
+        for name in ["_errors/a", "c"] {
+            staging.file(name).unwrap_err();
+        }
+        fs::write(staging.folder().join("no folder"), b"").unwrap();
+        staging.file("no folder/a").unwrap_err();
+    }
+
+    #[test]
+    fn only_what_a_job_leaves_is_cleared() {
+        let root = tempfile::tempdir().unwrap();
+        let run = layout::new_run_id();
+        let part = root.path().join(layout::part_name(0, &run));
+        for name in [SUCCESS, "thesis.doc"] {
+            fs::write(root.path().join(name), b"").unwrap();
+        }
+        // A folder of a part's name is none.
+        fs::create_dir(&part).unwrap();
+        clear(&Folder::open(root.path()).unwrap(), Place::Result).unwrap();
+        assert_eq!(names(root.path()), [layout::part_name(0, &run), "thesis.doc".to_owned()]);
+    }
+
+    /// As a run leaves it that dies while it adds to an output that had no result.
+    #[test]
+    fn a_first_append_that_died_is_undone() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("out");
+        let dead = layout::new_run_id();
+        let hidden = target.join(layout::unfinished_name(&dead));
+        fs::create_dir_all(&hidden).unwrap();
+        Folder::open(&hidden).unwrap().set_mode(0o700);
+        fs::write(hidden.join(SUCCESS), b"").unwrap();
+        fs::write(target.join(layout::part_name(0, &dead)), b"").unwrap();
+        let run = write(&target, WriteMode::Append).unwrap();
+        assert!(has(&target, &run) && !has(&target, &dead) && !hidden.exists());
+    }
+
+    #[test]
     fn a_path_is_resolved_without_folders_that_are_not_there() {
         let root = tempfile::tempdir().unwrap();
         let root = fs::canonicalize(root.path()).unwrap();
@@ -1007,6 +1053,18 @@ mod tests {
             // Dots that lead up from folders that are there are left to the system.
             let parent = fs::canonicalize(got.parent().unwrap()).unwrap();
             assert_eq!(parent.join(got.file_name().unwrap()), root.join(want), "{given}");
+        }
+        let here = std::env::current_dir().unwrap();
+        for given in ["no such folder/..", "."] {
+            assert_eq!(resolve(Path::new(given)).unwrap(), fs::canonicalize(&here).unwrap());
+        }
+        std::os::unix::fs::symlink("nothing", root.join("dangling")).unwrap();
+        fs::write(root.join("file"), b"").unwrap();
+        for given in ["dangling", "file/below"] {
+            resolve(&root.join(given)).expect_err(given);
+        }
+        for name in ["dangling", "file"] {
+            fs::remove_file(root.join(name)).unwrap();
         }
         write(&root.join("a/../z"), WriteMode::Error).unwrap();
         assert_eq!(names(&root), ["link", "there", "z"]);

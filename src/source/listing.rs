@@ -478,13 +478,15 @@ fn quoted(etag: &str) -> String {
 }
 
 fn of_batch(
-    batch: &arrow::array::RecordBatch,
+    batch: &arrow_array::RecordBatch,
     bucket: &str,
     page: &mut Vec<Listed>,
 ) -> Result<(), Why> {
-    use arrow::array::{Array as _, AsArray as _};
-    use arrow::compute::cast;
-    use arrow::datatypes::{DataType, Int64Type};
+    use arrow_array::Array as _;
+    use arrow_array::cast::AsArray as _;
+    use arrow_array::types::Int64Type;
+    use arrow_cast::cast;
+    use arrow_schema::DataType;
     let schema = batch.schema();
     let column = |name: &str, kind: &DataType| {
         let at = schema.fields().iter().position(|field| normal(field.name()) == name);
@@ -496,10 +498,10 @@ fn of_batch(
     let etags = column("etag", &DataType::Utf8)?;
     let latest = column("islatest", &DataType::Boolean)?;
     let deleted = column("isdeletemarker", &DataType::Boolean)?;
-    let text = |column: &arrow::array::ArrayRef, at: usize| {
+    let text = |column: &arrow_array::ArrayRef, at: usize| {
         column.is_valid(at).then(|| column.as_string::<i32>().value(at).to_owned())
     };
-    let flag = |column: &Option<arrow::array::ArrayRef>, at: usize| {
+    let flag = |column: &Option<arrow_array::ArrayRef>, at: usize| {
         column.as_ref().filter(|c| c.is_valid(at)).map(|c| c.as_boolean().value(at))
     };
     for at in 0..batch.num_rows() {

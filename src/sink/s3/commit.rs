@@ -564,6 +564,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn rows_failures_and_what_is_beside_them_are_told_apart() {
+        for (name, of_rows, part) in [
+            ("part-00000-a.parquet", true, true),
+            ("_errors/part-00000-a.parquet", false, true),
+            ("_SUCCESS", false, false),
+            (".part-00000-a.parquet.crc", false, false),
+        ] {
+            assert_eq!((is_of_rows(name), is_part(name)), (of_rows, part), "{name}");
+        }
+    }
+
+    #[test]
     fn few_of_many_names_are_shown() {
         let names = |n: usize| (0..n).map(|i| format!("part-{i}")).collect::<Vec<_>>();
         for (n, shown) in [

@@ -191,6 +191,15 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(copy.is_gone(OUTPUT));
+        assert!(does_not_exist(holder.process) && !does_not_exist(std::process::id()));
+        // Dead, and not buried.
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let end = std::time::Instant::now() + Duration::from_secs(20);
+        while started(child.id()).as_deref() != Some("dead") {
+            assert!(std::time::Instant::now() < end);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        child.wait().unwrap();
         // Of another machine nothing is known.
         let other = Holder { machine: Some("elsewhere".to_owned()), ..holder };
         assert!(!other.is_gone(OUTPUT));

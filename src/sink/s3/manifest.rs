@@ -279,3 +279,53 @@ impl Default for Manifest {
 pub(super) fn is_name_of_a_result(name: &str) -> bool {
     name != SUCCESS && is_file_of_a_result(name)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pending(number: u64) -> Pending {
+        let run = format!("{number:032x}");
+        let file = ResultFile { name: format!("part-00000-{run}.parquet"), size: 1, rows: None };
+        let upload = PendingUpload { file, upload: String::new(), parts: Vec::new() };
+        Pending {
+            run,
+            id: None,
+            columns: Vec::new(),
+            notes: BTreeMap::new(),
+            uploads: vec![upload],
+            kept: Vec::new(),
+            garbage: Vec::new(),
+        }
+    }
+
+    /// Equal manifests are taken for the same state, so no state may come back.
+    #[test]
+    fn every_state_is_a_new_generation() {
+        let mut manifest = Manifest::default();
+        let states: [fn(Manifest) -> Manifest; 6] = [
+            |m| m.begin(pending(1)),
+            Manifest::switch,
+            Manifest::finish,
+            |m| m.begin(pending(2)),
+            Manifest::back_out,
+            Manifest::mark_again,
+        ];
+        for (i, next) in states.into_iter().enumerate() {
+            manifest = next(manifest);
+            assert_eq!(manifest.generation, i as u64 + 1);
+        }
+        let committed = [1, 2].map(|number| manifest.outcome(&pending(number).run));
+        assert_eq!(committed, [Some(true), Some(false)]);
+    }
+
+    #[test]
+    fn the_last_runs_are_remembered() {
+        let mut manifest = Manifest::default();
+        for number in 0..20 {
+            manifest = manifest.begin(pending(number)).switch().finish();
+        }
+        let known = (0..20).filter(|&number| manifest.outcome(&pending(number).run).is_some());
+        assert_eq!(known.collect::<Vec<_>>(), (4..20).collect::<Vec<_>>());
+    }
+}

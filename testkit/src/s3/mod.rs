@@ -1,5 +1,4 @@
 //! An S3 server on loopback, in the process that starts it, with faults on demand.
-#![allow(dead_code)] // Not every user needs all of it.
 
 mod memory;
 
@@ -31,6 +30,14 @@ pub use memory::Memory;
 /// The only key that the server knows.
 pub const ACCESS_KEY: &str = "AKIAIOSFODNN7EXAMPLE";
 pub const SECRET_KEY: &str = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
+
+/// A body that has no end.
+pub fn endless_body(
+    chunk: &'static [u8],
+) -> impl hyper::body::Body<Data = Bytes, Error = io::Error> + Send + Sync + 'static {
+    let frame = move || Ok(Frame::data(Bytes::from_static(chunk)));
+    StreamBody::new(stream::repeat_with(frame))
+}
 
 /// What must hold for an output at every moment, for both kinds of reader: the one that asks the
 /// manifest for the files, and the one that looks for the mark and reads all there are.

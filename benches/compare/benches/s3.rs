@@ -3,15 +3,11 @@
 //!
 //! Beside criterion's times it prints the CPU time that this process takes for each object.
 
-#[path = "../examples/samples/mod.rs"]
-mod samples;
-#[path = "../tests/support/s3/mod.rs"]
-mod server;
-
 use std::hint::black_box;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
+use testkit::photos;
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
@@ -20,7 +16,7 @@ use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::{ObjectStore as _, ObjectStoreExt as _};
 use orb_features::prelude::*;
 use rustix::time::{ClockId, clock_gettime};
-use server::{ACCESS_KEY, Memory, SECRET_KEY, Server};
+use testkit::s3::{ACCESS_KEY, Memory, SECRET_KEY, Server};
 
 const OBJECTS: u64 = 5000;
 const PHOTOS: u32 = 600;
@@ -51,7 +47,7 @@ impl Process {
         let keys = (0..OBJECTS).map(|i| format!("small/{i:06}.jpg"));
         memory.seed_many("lab", keys, bytes.into());
         for i in 0..PHOTOS {
-            let jpeg: Bytes = samples::photo(i as usize % 6, i / 6).unwrap().into();
+            let jpeg: Bytes = photos::photo(i as usize % 6, i / 6).unwrap().into();
             memory.seed("lab", &format!("photos/{}/{:03}.jpg", i % 6, i / 6), jpeg);
         }
         let server = Server::start(&memory);
@@ -158,7 +154,7 @@ fn whole_job(c: &mut Criterion) {
     let s3 = server.connect();
     let folder = tempfile::tempdir().unwrap();
     let photos = folder.path().join("photos");
-    assert_eq!(samples::write_photos(&photos, PHOTOS / 6).unwrap(), PHOTOS);
+    assert_eq!(photos::write_photos(&photos, PHOTOS / 6).unwrap(), PHOTOS);
     let out = folder.path().join("out");
     let params = || ParquetParams::default().with_mode(WriteMode::Overwrite);
     let orb = OrbParams::default().build().unwrap();

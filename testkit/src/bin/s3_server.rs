@@ -3,26 +3,23 @@
 //! until it is stopped.
 //!
 //! ```sh
-//! cargo run --release --example s3_server [FOLDER [COPIES]] > server.env
+//! cargo run --release -p orb-features-testkit --features s3 -- [FOLDER [COPIES]] > server.env
 //! # and in another terminal, once it serves:
 //! . ./server.env && orb-features extract s3://lab/in s3://lab/out
 //! ```
-
-mod samples;
-#[path = "../tests/support/s3/mod.rs"]
-mod server;
 
 use std::io::Write as _;
 
 use bytes::Bytes;
 use orb_features::prelude::*;
-use server::{Memory, Server};
+use testkit::photos;
+use testkit::s3::{Memory, Server};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let folder = args.next();
     let copies: u32 = args.next().map_or(Ok(1), |n| n.parse())?;
-    let photos: Vec<(String, Bytes)> = match &folder {
+    let seeds: Vec<(String, Bytes)> = match &folder {
         Some(folder) => FsSource::new(folder)
             .open()?
             .map(|photo| {
@@ -31,12 +28,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .collect::<Result<_>>()?,
         None => (0..120)
             .map(|i| {
-                Ok((format!("kind{}/{i:03}.jpg", i % 6), samples::photo(i % 6, i as u32)?.into()))
+                Ok((format!("kind{}/{i:03}.jpg", i % 6), photos::photo(i % 6, i as u32)?.into()))
             })
             .collect::<Result<_, image::ImageError>>()?,
     };
     let memory = Memory::with_bucket("lab");
-    for (name, bytes) in &photos {
+    for (name, bytes) in &seeds {
         // Copies share their bytes.
         let keys = (0..copies).map(|copy| match copy {
             0 => format!("in/{name}"),
@@ -50,7 +47,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         writeln!(out, "export {name}={value}")?;
     }
     out.flush()?;
-    eprintln!("{} photos in s3://lab/in", photos.len() as u64 * u64::from(copies));
+    eprintln!("{} photos in s3://lab/in", seeds.len() as u64 * u64::from(copies));
     loop {
         std::thread::park();
     }

@@ -18,7 +18,6 @@ const KINDS: [(&str, [f32; 3], f32, f32); 6] = [
 ];
 
 /// Writes `per_kind` JPEGs of 100 x 100 pixels for each kind, as `folder/kind/007.jpg`.
-#[allow(dead_code)] // Not every example needs a folder.
 pub fn write_photos(folder: &Path, per_kind: u32) -> io::Result<u32> {
     let mut written = 0;
     for (kind, &(name, ..)) in KINDS.iter().enumerate() {

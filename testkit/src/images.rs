@@ -1,10 +1,4 @@
-//! What tests and benchmarks share: generated images, mostly.
-//!
-//! Drawing is integer arithmetic on a hash, so that `tests/fixtures/make_golden.py` draws the
-//! same pixels.
-#![allow(dead_code)]
-
-use orb_features::Simd;
+//! Images drawn by integer arithmetic on a hash, so that `tests/fixtures/make_golden.py` draws the same pixels.
 
 /// A hash of position and seed.
 pub fn hash(x: u32, y: u32, seed: u32) -> u32 {
@@ -96,22 +90,4 @@ pub fn fnv(bytes: impl IntoIterator<Item = u8>) -> u64 {
     bytes
         .into_iter()
         .fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
-}
-
-/// The names in a folder, sorted.
-pub fn names(folder: &std::path::Path) -> Vec<String> {
-    let entries = std::fs::read_dir(folder).unwrap();
-    let mut names: Vec<_> =
-        entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
-
-/// The instruction sets to test: the one that the environment variable `ORB_FEATURES_SIMD` names, or
-/// all that this machine has.
-pub fn simd_levels() -> Vec<Simd> {
-    match std::env::var("ORB_FEATURES_SIMD") {
-        Ok(name) => vec![name.parse().unwrap()],
-        Err(_) => Simd::available(),
-    }
 }
