@@ -1014,6 +1014,7 @@ fn a_lease_is_renewed_while_a_run_lives() {
     assert_eq!(memory.uploads().len(), uploads);
     long.finish().unwrap();
     assert_eq!(visible(&memory), rows(&[("long", 10), ("quick", 10)]));
+    server.params().with_lease(Duration::from_secs(1)).connect().unwrap();
     let line = server.params().with_lease(Duration::ZERO).connect().unwrap_err().to_line();
     assert!(line.contains("lease"), "{line}");
 }
@@ -1030,6 +1031,21 @@ fn a_run_without_a_sign_of_life_is_cleared_away_after_its_own_lease() {
         write(&server.connect(), WriteMode::Append, "quick").unwrap();
         assert_eq!(memory.uploads().len(), left, "{lease:?}");
     }
+}
+
+#[test]
+fn uploads_of_the_dead_are_cleared_away_through_all_pages() {
+    let (memory, server) = serve();
+    let s3 = server.params().with_lease(Duration::from_mins(1)).connect().unwrap();
+    let mut silent = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Append)).unwrap();
+    silent.write(batch("silent", 40, 2)).unwrap();
+    assert!(memory.uploads().len() >= 10);
+    memory.age("lab", "out/_work/", Duration::from_hours(1));
+    memory.page_uploads(3);
+    write(&server.connect(), WriteMode::Append, "quick").unwrap();
+    assert_eq!(memory.uploads().len(), 0);
+    drop(silent);
+    assert_eq!(visible(&memory), rows(&[("quick", 10)]));
 }
 
 /// A part on its way must not arrive after its upload was given up: what S3 then keeps costs storage.

@@ -419,6 +419,8 @@ mod tests {
         }
         let image = image::RgbImage::from_raw(2, 1, rgb.to_vec()).unwrap();
         assert_eq!(GrayImage::from(&image), want);
+        let gray = image::GrayImage::from_raw(2, 1, vec![3, 4]).unwrap();
+        assert_eq!(GrayImage::from(gray), GrayImage::new(vec![3, 4], 2, 1).unwrap());
         assert!(GrayImage::from_color(&rgb, 2, 2, ColorOrder::Rgb).is_err());
     }
 

@@ -206,3 +206,27 @@ impl fmt::Display for Fault {
 }
 
 impl StdError for Fault {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_told_apart_by_code_then_by_status() {
+        for (status, code, kind, says) in [
+            (404, "NoSuchBucket", Kind::NoBucket, "the bucket does not exist"),
+            (400, "InvalidToken", Kind::Account, "the session token is wrong"),
+            (400, "ExpiredToken", Kind::Expired, "has expired"),
+            (403, "RequestTimeTooSkewed", Kind::Account, "clock is wrong"),
+            (403, "InvalidObjectState", Kind::Refused, "access denied"),
+            (403, "", Kind::Denied, "access denied"),
+            (400, "RequestTimeout", Kind::Transient, "the server failed"),
+            (503, "SlowDown", Kind::Transient, "slow down"),
+            (418, "", Kind::Refused, "HTTP 418"),
+        ] {
+            let fault = Fault::of_response(status, code, "", None);
+            assert_eq!(fault.kind, kind, "{code}");
+            assert!(fault.to_string().contains(says), "{fault}");
+        }
+    }
+}

@@ -402,6 +402,32 @@ mod tests {
         assert_eq!(kind(None, &crc, b"abd"), Some(Kind::Corrupt));
     }
 
+    /// The ETag of an object that is encrypted by a key is no MD5.
+    #[test]
+    fn encryption_by_a_key_is_seen() {
+        for (kind, customer, want) in [
+            (None, None, false),
+            (Some("AES256"), None, false),
+            (Some("aws:kms"), None, true),
+            (None, Some("AES256"), true),
+        ] {
+            let mut answer = HttpResponse::new(200.try_into().unwrap(), "".into());
+            let names =
+                ["x-amz-server-side-encryption", "x-amz-server-side-encryption-customer-algorithm"];
+            for (name, value) in names.into_iter().zip([kind, customer]) {
+                if let Some(value) = value {
+                    answer.headers_mut().insert(name, value);
+                }
+            }
+            assert_eq!(Head::of_response(&answer).encrypted, want);
+            let output = GetObjectOutput::builder()
+                .set_server_side_encryption(kind.map(ServerSideEncryption::from))
+                .set_sse_customer_algorithm(customer.map(str::to_owned))
+                .build();
+            assert_eq!(Head::of_output(&output).encrypted, want);
+        }
+    }
+
     #[tokio::test]
     async fn of_a_body_without_an_end_only_the_beginning_is_read() {
         let body = testkit::s3::endless_body(&[7; 1000]);

@@ -131,6 +131,8 @@ mod tests {
             assert!(bad.parse::<S3Location>().is_err(), "{bad}");
         }
         assert!(format!("s3://b/{}", "k".repeat(1024)).parse::<S3Location>().is_ok());
+        let longest = "b".repeat(MAX_BUCKET_BYTES);
+        assert_eq!(format!("s3://{longest}/k").parse::<S3Location>().unwrap().bucket(), longest);
         for bad in
             [format!("s3://b/{}", "k".repeat(1025)), format!("s3://{}/k", "b".repeat(1 << 17))]
         {

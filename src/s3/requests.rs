@@ -435,3 +435,25 @@ fn ignore_missing(result: Result<(), Fault>) -> Result<(), Fault> {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_gone_already_may_be_deleted_twice() {
+        assert!(ignore_missing(Ok(())).is_ok());
+        assert!(ignore_missing(Err(Fault::new(Kind::Missing, "gone"))).is_ok());
+        let denied = ignore_missing(Err(Fault::new(Kind::Denied, "no"))).unwrap_err();
+        assert_eq!(denied.kind, Kind::Denied);
+    }
+
+    #[test]
+    fn keys_have_at_most_1024_bytes() {
+        let longest = "k".repeat(1024);
+        assert_eq!(decode(Some(longest.clone()), false).unwrap(), longest);
+        assert_eq!(decode(Some("a%20b+c".to_owned()), true).unwrap(), "a b c");
+        decode(Some(longest + "k"), false).unwrap_err();
+        assert!(decode(None, false).unwrap_err().is_transient());
+    }
+}

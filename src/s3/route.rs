@@ -309,4 +309,34 @@ mod tests {
         *none.held.write().await = Some(Held { credentials: failing, since: Instant::now() });
         assert!(none.credentials().await.is_err());
     }
+
+    /// Gives credentials once.
+    #[derive(Debug, Default)]
+    struct Once(std::sync::atomic::AtomicBool);
+
+    impl ProvideCredentials for Once {
+        fn provide_credentials<'a>(&'a self) -> ProvideFuture<'a>
+        where
+            Self: 'a,
+        {
+            let end = SystemTime::now() + FRESH / 2;
+            ProvideFuture::ready(if self.0.swap(true, std::sync::atomic::Ordering::Relaxed) {
+                Err(CredentialsError::not_loaded("only once"))
+            } else {
+                Ok(Credentials::new("once", "s", None, Some(end), "test"))
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn credentials_serve_to_their_end_where_there_are_no_others() {
+        let wallet = Wallet::new(Some(SharedCredentialsProvider::new(Once::default())));
+        // The second time they are due to be replaced, and cannot be.
+        for _ in 0..2 {
+            assert_eq!(wallet.credentials().await.unwrap().access_key_id(), "once");
+        }
+        let ended = Credentials::new("ended", "s", None, Some(SystemTime::now()), "test");
+        wallet.held.write().await.as_mut().unwrap().credentials = ended;
+        assert!(wallet.credentials().await.is_err());
+    }
 }

@@ -42,6 +42,8 @@ struct State {
     begun: u64,
     /// Whether conditions on writes are passed over, as some servers do.
     ignores_conditions: bool,
+    /// Most uploads in a page of a listing, if not S3's own number.
+    uploads_in_a_page: Option<usize>,
 }
 
 /// A store; clones are the same store.
@@ -73,6 +75,11 @@ impl Memory {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap()
+    }
+
+    /// Has listings of uploads come in pages of that length.
+    pub fn page_uploads(&self, most: usize) {
+        self.lock().uploads_in_a_page = Some(most);
     }
 
     /// Has conditions on writes passed over.
@@ -488,19 +495,32 @@ impl S3 for Memory {
         let input = request.input;
         let prefix = input.prefix.unwrap_or_default();
         let state = self.lock();
-        let found = state
+        let after =
+            (input.key_marker.unwrap_or_default(), input.upload_id_marker.unwrap_or_default());
+        let mut found: Vec<(String, String)> = state
             .uploads
             .iter()
-            .filter(|(_, upload)| upload.bucket == input.bucket && upload.key.starts_with(&prefix));
-        let uploads = found.map(|(id, upload)| MultipartUpload {
-            upload_id: Some(id.clone()),
-            key: Some(upload.key.clone()),
+            .filter(|(_, upload)| upload.bucket == input.bucket && upload.key.starts_with(&prefix))
+            .map(|(id, upload)| (upload.key.clone(), id.clone()))
+            .filter(|place| *place > after)
+            .collect();
+        found.sort();
+        let most = state.uploads_in_a_page.unwrap_or(1000);
+        let is_truncated = found.len() > most;
+        found.truncate(most);
+        let next = found.last().filter(|_| is_truncated).cloned();
+        let (next_key_marker, next_upload_id_marker) = next.unzip();
+        let uploads = found.into_iter().map(|(key, id)| MultipartUpload {
+            upload_id: Some(id),
+            key: Some(key),
             ..Default::default()
         });
         ok(ListMultipartUploadsOutput {
             bucket: Some(input.bucket.clone()),
             uploads: Some(uploads.collect()),
-            is_truncated: Some(false),
+            is_truncated: Some(is_truncated),
+            next_key_marker,
+            next_upload_id_marker,
             ..Default::default()
         })
     }
