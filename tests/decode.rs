@@ -67,6 +67,7 @@ fn pixels_are_those_of_imread() {
 #[test]
 fn orientation_can_be_ignored() {
     let ignore = DecodeParams::default().with_exif_orientation(ExifOrientation::Ignore);
+    assert_eq!(Decoder::new(ignore.clone()).params(), &ignore);
     let stored = decode("exif1.jpg", DecodeParams::default());
     for name in ["exif2.jpg", "exif6.jpg", "exif8.jpg"] {
         assert_eq!(decode(name, ignore.clone()), stored, "{name}");

@@ -32,3 +32,18 @@ fn exif_segment(bytes: &[u8]) -> Option<&[u8]> {
         rest = &rest[2 + length..];
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_ends_where_it_says() {
+        // A TIFF of one entry: the orientation, a short.
+        let exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+        let mut jpeg = vec![0xff, 0xd8, 0xff, 0xff, 0xe1, 0, 2 + exif.len() as u8];
+        jpeg.extend(exif);
+        assert_eq!(of_jpeg(&jpeg), Orientation::Rotate90);
+        assert_eq!(of_jpeg(&jpeg[..jpeg.len() - 1]), Orientation::NoTransforms);
+    }
+}
