@@ -545,9 +545,6 @@ fn a_run_that_lives_is_left_alone() {
     assert_eq!(memory.uploads().len(), uploads);
     long.finish().unwrap();
     assert_eq!(visible(&memory), rows(&[("long", 10), ("quick", 10)]));
-    // And not longer: that would bring it back.
-    std::thread::sleep(Duration::from_secs(1));
-    assert_eq!(memory.keys("lab", "out/_work/"), Vec::<String>::new());
 }
 
 #[test]
@@ -1014,6 +1011,9 @@ fn a_lease_is_renewed_while_a_run_lives() {
     assert_eq!(memory.uploads().len(), uploads);
     long.finish().unwrap();
     assert_eq!(visible(&memory), rows(&[("long", 10), ("quick", 10)]));
+    // And not longer: that would bring it back.
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(memory.keys("lab", "out/_work/"), Vec::<String>::new());
     server.params().with_lease(Duration::from_secs(1)).connect().unwrap();
     let line = server.params().with_lease(Duration::ZERO).connect().unwrap_err().to_line();
     assert!(line.contains("lease"), "{line}");
