@@ -383,6 +383,16 @@ fn what_the_server_refuses_is_named() {
     assert!(line.contains("s3://nobucket/out") && line.contains("bucket does not exist"), "{line}");
 }
 
+/// Does something at the first request after the point of no return.
+fn when_a_commit_has_begun(server: &Server, act: impl Fn() + Send + Sync + 'static) {
+    server.plan(move |asked| {
+        if asked.method == "DELETE" && asked.path.ends_with("_SUCCESS") && asked.seen == 0 {
+            act();
+        }
+        None
+    });
+}
+
 #[test]
 fn uploads_that_the_server_loses_leave_the_old_result() {
     let (memory, server) = serve();
@@ -399,12 +409,7 @@ fn uploads_that_the_server_loses_leave_the_old_result() {
 
     // Even after the point of no return.
     let store = memory.clone();
-    server.plan(move |asked| {
-        if asked.method == "DELETE" && asked.path.ends_with("_SUCCESS") && asked.seen == 0 {
-            store.lose_uploads();
-        }
-        None
-    });
+    when_a_commit_has_begun(&server, move || store.lose_uploads());
     let line = write(&s3, WriteMode::Overwrite, "c").unwrap_err().to_line();
     assert!(line.contains("lost the uploads of part-00000-"), "{line}");
     server.heal();
@@ -753,14 +758,11 @@ fn another_file_in_the_place_of_a_lost_one_is_not_the_result() {
     let s3 = server.connect();
     write(&s3, WriteMode::Error, "a").unwrap();
     let store = memory.clone();
-    server.plan(move |asked| {
-        if asked.method == "DELETE" && asked.path.ends_with("_SUCCESS") && asked.seen == 0 {
-            for upload in store.uploads() {
-                store.seed("lab", upload.trim_start_matches("lab/"), b"another".to_vec());
-            }
-            store.lose_uploads();
+    when_a_commit_has_begun(&server, move || {
+        for key in store.uploads() {
+            store.seed("lab", &key, b"another".to_vec());
         }
-        None
+        store.lose_uploads();
     });
     let line = write(&s3, WriteMode::Overwrite, "c").unwrap_err().to_line();
     assert!(line.contains("lost the uploads of part-00000-"), "{line}");

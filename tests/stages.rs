@@ -81,7 +81,7 @@ fn lengths_are_promised_where_they_are_known() {
     first.next();
     assert_eq!(first.len(), rows - 1);
     assert_eq!(check_size_hints(first), rows - 1);
-    // Of the images that are still to come nothing is known; of the last one all is.
+    // The rows of images still to come are not known; those of the last image are.
     let mut exploded = good[..1].iter().cloned().map(Ok).explode();
     assert_eq!(exploded.size_hint(), (0, None));
     exploded.next();

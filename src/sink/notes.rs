@@ -137,7 +137,7 @@ mod tests {
         let mut luma = notes(&orb, Some(&noted));
         luma[2].1 = describe_decode(&DecodeParams::default().with_gray_mode(GrayMode::Luma));
         assert_eq!(compared(&there, &luma).unwrap_err(), "gray_mode: there bgr, in this job luma");
-        // Of the same mean, and other components.
+        // The same mean, but other components.
         let fewer = notes(&orb, Some(&model_of(1, 1)));
         assert!(compared(&there, &fewer).unwrap_err().contains("another fit"));
         let broken = [("orb_features.pca".to_owned(), "{}".to_owned())];

@@ -1,4 +1,4 @@
-//! What tests, examples and benchmarks share.
+//! Images, sample photos and an S3 server for tests, examples and benchmarks.
 //!
 //! - [`images`] and [`photos`] draw images, so that no data set is needed,
 //! - `s3` (a feature) is an S3 server in memory, with faults on demand; the program `s3-server` runs it.

@@ -77,7 +77,7 @@ impl Memory {
         self.0.lock().unwrap()
     }
 
-    /// Has listings of uploads come in pages of that length.
+    /// Sets the length of a page of uploads.
     pub fn page_uploads(&self, most: usize) {
         self.lock().uploads_in_a_page = Some(most);
     }
