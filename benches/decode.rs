@@ -1,11 +1,11 @@
 //! Decoding one 100 x 100 JPEG to grey, on one thread.
 
 use std::hint::black_box;
-use testkit::photos;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use orb_features::decode::JPEG_DECODER;
 use orb_features::prelude::*;
+use testkit::photos;
 
 fn decode(c: &mut Criterion) {
     let jpeg = ImageObject::new("photo.jpg", photos::photo(3, 5).unwrap());

@@ -3,8 +3,6 @@
 
 use std::hint::black_box;
 use std::time::Duration;
-use testkit::images;
-use testkit::photos;
 
 use criterion::measurement::WallTime;
 use criterion::{
@@ -12,6 +10,8 @@ use criterion::{
 };
 use orb_features::Simd;
 use orb_features::prelude::*;
+use testkit::images;
+use testkit::photos;
 
 /// One photo of 100 x 100, and generated images of the larger sizes: pixels and features wanted.
 fn inputs() -> [(&'static str, GrayImage, u32); 3] {

@@ -1,11 +1,11 @@
 //! Writing 2^17 projected rows to Parquet.
 
 use std::sync::Arc;
-use testkit::images;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use ndarray::Array2;
 use orb_features::prelude::*;
+use testkit::images;
 
 const ROWS: u32 = 1 << 17;
 

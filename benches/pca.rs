@@ -2,11 +2,11 @@
 
 use std::hint::black_box;
 use std::time::Duration;
-use testkit::images;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ndarray::Array2;
 use orb_features::prelude::*;
+use testkit::images;
 
 const ROWS: usize = 1_000_000;
 

@@ -1,10 +1,10 @@
 //! The whole job on 600 photos of 100 x 100: images/s, from a folder to nowhere and to Parquet.
 
 use std::time::Duration;
-use testkit::photos;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use orb_features::prelude::*;
+use testkit::photos;
 
 fn pipeline(c: &mut Criterion) {
     let folder = tempfile::tempdir().unwrap();

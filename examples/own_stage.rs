@@ -7,9 +7,9 @@
 //! ```
 
 use std::collections::BTreeMap;
-use testkit::photos;
 
 use orb_features::prelude::*;
+use testkit::photos;
 
 /// Keeps the keypoint with the highest response of each image, and passes errors through.
 struct Strongest<I>(I);

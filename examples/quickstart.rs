@@ -5,9 +5,9 @@
 //! ```
 
 use std::path::PathBuf;
-use testkit::photos;
 
 use orb_features::prelude::*;
+use testkit::photos;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = std::env::args_os()

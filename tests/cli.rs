@@ -4,12 +4,12 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use testkit::photos;
 
 use arrow_array::RecordBatch;
 use bytes::Bytes;
 use orb_features::prelude::*;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use testkit::photos;
 use testkit::{names, simd_levels};
 
 struct Bench {

@@ -7,10 +7,10 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
-use testkit::photos;
 
 use orb_features::prelude::*;
 use testkit::names;
+use testkit::photos;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_orb-features");
 

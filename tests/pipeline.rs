@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use testkit::photos;
 
 use orb_features::prelude::*;
+use testkit::photos;
 
 /// A sink that keeps everything where the test can see it.
 #[derive(Clone, Default)]

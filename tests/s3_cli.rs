@@ -7,7 +7,6 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use testkit::photos;
 
 use arrow_array::RecordBatch;
 use arrow_array::{ArrayRef, StringArray};
@@ -15,6 +14,7 @@ use arrow_select::concat::concat_batches;
 use bytes::Bytes;
 use orb_features::prelude::*;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use testkit::photos;
 use testkit::s3::{ACCESS_KEY, Fault, Memory, SECRET_KEY, Server};
 
 /// A folder and a bucket with the same photos, and a server.

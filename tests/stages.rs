@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use testkit::photos;
 
 use orb_features::prelude::*;
+use testkit::photos;
 
 fn photos(n: u32) -> Vec<(String, Vec<u8>)> {
     (0..n)

@@ -7,7 +7,6 @@ use std::hint::black_box;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-use testkit::photos;
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
@@ -16,6 +15,7 @@ use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::{ObjectStore as _, ObjectStoreExt as _};
 use orb_features::prelude::*;
 use rustix::time::{ClockId, clock_gettime};
+use testkit::photos;
 use testkit::s3::{ACCESS_KEY, Memory, SECRET_KEY, Server};
 
 const OBJECTS: u64 = 5000;
