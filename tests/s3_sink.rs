@@ -94,6 +94,11 @@ fn rows(of: &[(&str, usize)]) -> BTreeMap<String, usize> {
 
 const DONE: [&str; 2] = ["out/_SUCCESS", "out/_manifest.json"];
 
+/// A complete result of these rows, and nothing beside it.
+fn complete(rows: BTreeMap<String, usize>) -> (BTreeMap<String, usize>, Vec<String>) {
+    (rows, DONE.map(str::to_owned).to_vec())
+}
+
 #[test]
 fn modes_are_those_of_a_folder() {
     let (memory, server) = serve();
@@ -102,10 +107,7 @@ fn modes_are_those_of_a_folder() {
     assert_eq!((report.rows, report.files, report.path.as_deref()), (10, 3, Some(OUT)));
     let size: usize = memory.objects("lab", "out/part-").values().map(Bytes::len).sum();
     assert_eq!(report.bytes, size as u64);
-    assert_eq!(
-        (visible(&memory), others(&memory)),
-        (rows(&[("a", 10)]), DONE.map(str::to_owned).to_vec())
-    );
+    assert_eq!((visible(&memory), others(&memory)), complete(rows(&[("a", 10)])));
 
     let error = write(&s3, WriteMode::Error, "b").unwrap_err();
     assert!(
@@ -115,10 +117,7 @@ fn modes_are_those_of_a_folder() {
     write(&s3, WriteMode::Append, "c").unwrap();
     assert_eq!(visible(&memory), rows(&[("a", 10), ("c", 10)]));
     write(&s3, WriteMode::Overwrite, "d").unwrap();
-    assert_eq!(
-        (visible(&memory), others(&memory)),
-        (rows(&[("d", 10)]), DONE.map(str::to_owned).to_vec())
-    );
+    assert_eq!((visible(&memory), others(&memory)), complete(rows(&[("d", 10)])));
     assert!(memory.uploads().is_empty());
     // What the manifest names is what there is.
     let manifest: serde_json::Value =
@@ -330,10 +329,7 @@ fn a_server_without_conditions_on_writes_is_refused() {
     let alone = server.params().with_conditional_writes(false).connect().unwrap();
     write(&alone, WriteMode::Error, "a").unwrap();
     write(&alone, WriteMode::Overwrite, "b").unwrap();
-    assert_eq!(
-        (visible(&memory), others(&memory)),
-        (rows(&[("b", 10)]), DONE.map(str::to_owned).to_vec())
-    );
+    assert_eq!((visible(&memory), others(&memory)), complete(rows(&[("b", 10)])));
     // One that says so.
     server.plan(|asked| {
         let is_conditional = asked.headers.contains_key("if-none-match");
@@ -413,10 +409,7 @@ fn uploads_that_the_server_loses_leave_the_old_result() {
     let line = write(&s3, WriteMode::Overwrite, "c").unwrap_err().to_line();
     assert!(line.contains("lost the uploads of part-00000-"), "{line}");
     server.heal();
-    assert_eq!(
-        (visible(&memory), others(&memory)),
-        (rows(&[("a", 10)]), DONE.map(str::to_owned).to_vec())
-    );
+    assert_eq!((visible(&memory), others(&memory)), complete(rows(&[("a", 10)])));
     write(&s3, WriteMode::Overwrite, "d").unwrap();
     assert_eq!(visible(&memory), rows(&[("d", 10)]));
 }
@@ -437,10 +430,7 @@ fn answers_that_are_lost_change_nothing() {
             assert!(report.retries > 10, "{report:?}");
         }
         server.heal();
-        assert_eq!(
-            (visible(&memory), others(&memory)),
-            (rows(&[("c", 10)]), DONE.map(str::to_owned).to_vec())
-        );
+        assert_eq!((visible(&memory), others(&memory)), complete(rows(&[("c", 10)])));
         assert!(memory.uploads().is_empty(), "{fault:?} {:?}", memory.uploads());
     }
 }
@@ -767,10 +757,7 @@ fn another_file_in_the_place_of_a_lost_one_is_not_the_result() {
     let line = write(&s3, WriteMode::Overwrite, "c").unwrap_err().to_line();
     assert!(line.contains("lost the uploads of part-00000-"), "{line}");
     server.heal();
-    assert_eq!(
-        (visible(&memory), others(&memory)),
-        (rows(&[("a", 10)]), DONE.map(str::to_owned).to_vec())
-    );
+    assert_eq!((visible(&memory), others(&memory)), complete(rows(&[("a", 10)])));
 }
 
 /// A refusal says nothing of what becomes of an upload: the next run finishes the commit.
