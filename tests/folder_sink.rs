@@ -365,6 +365,17 @@ fn an_append_whose_mark_has_gone_is_refused_and_kept() {
     assert_eq!((count(&out), count(&kept)), (1, 5));
 }
 
+/// A folder of a part's name is no rows that lack their mark, and neither are other files.
+#[test]
+fn rows_are_added_beside_what_is_no_part() {
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("out");
+    fs::create_dir_all(out.join(format!("part-00000-{RUN}.parquet"))).unwrap();
+    fs::write(out.join("notes.txt"), "ours").unwrap();
+    write(&out, WriteMode::Append, 2).unwrap();
+    assert!(out.join("_SUCCESS").exists() && out.join("notes.txt").exists());
+}
+
 #[test]
 fn an_append_of_other_columns_than_were_added_meanwhile_is_refused() {
     let root = tempfile::tempdir().unwrap();

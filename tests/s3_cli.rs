@@ -335,6 +335,17 @@ fn a_profile_goes_before_the_environment() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// The environment's want of credentials is not what is wrong.
+#[test]
+fn a_profile_without_credentials_is_named() {
+    let bench = Bench::new(1);
+    let config = bench.root.path().join("config");
+    fs::write(&config, "[profile bare]\nregion = eu-west-1\n").unwrap();
+    let mut command = bench.command(&["s3://lab/in", "out", "--profile", "bare"]);
+    command.env("AWS_CONFIG_FILE", &config);
+    bench.ends(command, 1, &["the AWS credentials of the profile bare cannot be used"]);
+}
+
 #[test]
 fn an_object_that_fails_follows_the_policy() {
     let bench = Bench::new(12);

@@ -1098,6 +1098,72 @@ fn an_interrupt_is_quick_when_the_server_is_silent() {
     }
 }
 
+/// A commit that has not yet begun is given up though its server is silent, and the old result stays.
+#[test]
+fn an_interrupt_of_a_commit_before_its_point_of_no_return_gives_it_up() {
+    let (memory, server) = serve();
+    write(&server.connect(), WriteMode::Error, "a").unwrap();
+    let s3 = server.params().with_timeout(Duration::from_mins(10)).connect().unwrap();
+    let mut sink = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Overwrite)).unwrap();
+    sink.write(batch("b", 10, 2)).unwrap();
+    let is_silent = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let silent = Arc::clone(&is_silent);
+    // The last look at the uploads.
+    server.plan(move |asked| {
+        if asked.method == "GET" && asked.query.contains("uploadId") {
+            silent.store(true, Ordering::SeqCst);
+        }
+        silent.load(Ordering::SeqCst).then_some(Fault::Late(Duration::from_mins(10)))
+    });
+    let writing = std::thread::spawn(move || sink.finish());
+    while !is_silent.load(Ordering::SeqCst) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    s3.interrupt();
+    let outcome = writing.join().unwrap();
+    assert!(matches!(outcome, Err(Error::Interrupted)), "{outcome:?}");
+    server.heal();
+    assert_eq!(visible(&memory), rows(&[("a", 10)]));
+    write(&server.connect(), WriteMode::Overwrite, "c").unwrap();
+    // Its lease, which a silent server does not delete, names this process, which lives.
+    assert_eq!(visible(&memory), rows(&[("c", 10)]));
+}
+
+/// What may be listed and written but not read is no result of its own.
+#[test]
+fn a_result_that_may_not_be_read_is_not_touched() {
+    for name in ["_manifest.json", "_SUCCESS"] {
+        let (memory, server) = serve();
+        let s3 = server.connect();
+        write(&s3, WriteMode::Error, "a").unwrap();
+        let before = memory.objects("lab", "");
+        server.plan(move |asked| {
+            let is_read = asked.method == "GET" && asked.path.ends_with(name);
+            is_read.then_some(Fault::Error(403, "AccessDenied"))
+        });
+        for mode in [WriteMode::Append, WriteMode::Overwrite] {
+            let line = write(&s3, mode, "b").unwrap_err().to_line();
+            assert!(line.contains("access denied"), "{name}: {line}");
+        }
+        server.heal();
+        assert_eq!(memory.objects("lab", ""), before, "{name}");
+    }
+}
+
+/// Without a lease others would take the run for dead.
+#[test]
+fn a_run_that_may_not_write_its_lease_does_not_begin() {
+    let (memory, server) = serve();
+    let s3 = server.params().with_conditional_writes(false).connect().unwrap();
+    server.plan(|asked| {
+        let is_lease = asked.method == "PUT" && asked.path.contains("/_work/");
+        is_lease.then_some(Fault::Error(403, "AccessDenied"))
+    });
+    let line = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Error)).unwrap_err().to_line();
+    assert!(line.contains("access denied"), "{line}");
+    assert_eq!(memory.keys("lab", ""), Vec::<String>::new());
+}
+
 /// Past the point of no return a silent server leaves the result in doubt, and the caller is told so.
 #[test]
 fn an_interrupt_of_a_commit_that_has_begun_is_quick_too() {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use orb_features::prelude::*;
-use testkit::s3::{ACCESS_KEY, Fault, Memory, SECRET_KEY, Server};
+use testkit::s3::{ACCESS_KEY, Fault, Memory, SECRET_KEY, Scripted, Server, answer};
 
 /// A store with a bucket, and its server.
 fn serve(objects: &[(&str, &[u8])]) -> (Memory, Server) {
@@ -695,35 +695,7 @@ fn filters_are_for_folders_that_have_an_object_in_their_place() {
     assert!(matches!(images.collect::<Vec<_>>()[..], [Err(Error::NoInput { .. })]));
 }
 
-/// A server that gives the same answer to every request; also how often it was asked.
-fn answering(body: String) -> (String, Arc<std::sync::atomic::AtomicU64>) {
-    use std::io::{Read as _, Write as _};
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = format!("http://{}", listener.local_addr().unwrap());
-    let requests = Arc::new(std::sync::atomic::AtomicU64::new(0));
-    let counter = Arc::clone(&requests);
-    std::thread::spawn(move || {
-        for connection in listener.incoming() {
-            let mut connection = connection.unwrap();
-            let mut asked = Vec::new();
-            while !asked.ends_with(b"\r\n\r\n") {
-                let mut byte = [0];
-                if connection.read(&mut byte).unwrap_or(0) == 0 {
-                    break;
-                }
-                asked.push(byte[0]);
-            }
-            counter.fetch_add(1, Ordering::SeqCst);
-            let head = format!(
-                "HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-                body.len()
-            );
-            let _ = connection.write_all(head.as_bytes());
-            let _ = connection.write_all(body.as_bytes());
-        }
-    });
-    (address, requests)
-}
+const XML: &str = "Content-Type: application/xml\r\n";
 
 #[test]
 fn listings_that_no_server_of_sense_gives_are_refused() {
@@ -741,18 +713,13 @@ fn listings_that_no_server_of_sense_gives_are_refused() {
         (page("", &format!("in/{}", "k".repeat(70_000))), "70003 bytes", 1),
         (page(again, "other/a.txt"), "does not go on", 2),
     ] {
-        let (endpoint, requests) = answering(body);
-        let s3 = S3Params::default()
-            .with_endpoint_url(endpoint)
-            .with_credentials(ACCESS_KEY, SECRET_KEY, None)
-            .with_backoff(Duration::from_millis(1), Duration::from_millis(2))
-            .connect()
-            .unwrap();
+        let server = Scripted::start(move |_, _| answer("200 OK", XML, body.as_bytes()));
+        let s3 = server.params().connect().unwrap();
         let images = S3Source::new(&s3, "s3://lab/in").unwrap().open();
         let error = images.and_then(|mut images| images.next().unwrap()).unwrap_err();
         let line = error.to_line();
         assert!(matches!(error, Error::List { .. }) && line.contains(says), "{says}: {line}");
-        assert_eq!(requests.load(Ordering::SeqCst), most, "{says}");
+        assert_eq!(server.requests(), most, "{says}");
     }
 }
 

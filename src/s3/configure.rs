@@ -159,7 +159,36 @@ fn endpoint_of(config: &aws_config::SdkConfig) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use aws_sdk_s3::presigning::PresigningConfig;
+
     use super::*;
+
+    /// Where the request for `key` of the bucket `lab` goes.
+    async fn url(params: S3Params) -> String {
+        let params = params.with_credentials("key", "secret", None).with_region("eu-west-3");
+        let client = configure(&params).await.unwrap().client;
+        let soon = PresigningConfig::expires_in(std::time::Duration::from_secs(1)).unwrap();
+        let request = client.get_object().bucket("lab").key("k").presigned(soon).await.unwrap();
+        request.uri().split('?').next().unwrap().to_owned()
+    }
+
+    #[tokio::test]
+    async fn the_bucket_goes_where_the_addressing_says() {
+        let own = "http://localhost:9000";
+        let amazon = "https://s3.eu-west-3.amazonaws.com";
+        let (path, host) = ("http://localhost:9000/lab/k", "http://lab.localhost:9000/k");
+        for (addressing, endpoint, want) in [
+            (Addressing::Auto, own, path),
+            (Addressing::Path, own, path),
+            (Addressing::Virtual, own, host),
+            (Addressing::Auto, amazon, "https://lab.s3.eu-west-3.amazonaws.com/k"),
+            (Addressing::Path, amazon, "https://s3.eu-west-3.amazonaws.com/lab/k"),
+        ] {
+            let params =
+                S3Params::default().with_addressing(addressing).with_endpoint_url(endpoint);
+            assert_eq!(url(params).await, want, "{addressing:?}");
+        }
+    }
 
     #[test]
     fn an_endpoint_is_an_address_and_shown_without_secrets() {

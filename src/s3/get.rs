@@ -364,7 +364,97 @@ fn md5_of(etag: &str) -> Option<[u8; 16]> {
 
 #[cfg(test)]
 mod tests {
+    use testkit::s3::answer;
+
     use super::*;
+
+    /// Reads an object of 600,000 bytes, or what the listing says, from a server of these answers.
+    fn read(
+        wanted: &Listed,
+        most: u64,
+        script: impl Fn(u64, &str) -> Vec<u8> + Send + 'static,
+    ) -> (Result<Got, Fault>, u64) {
+        let server = testkit::s3::Scripted::start(script);
+        let s3 = crate::s3::S3Params::default()
+            .with_endpoint_url(server.endpoint())
+            .with_credentials("key", "secret", None)
+            .with_backoff(Duration::from_millis(1), Duration::from_millis(1))
+            .connect()
+            .unwrap();
+        let wanted = wanted.clone();
+        let got = s3.wait(move |s3| async move { s3.get("lab", &wanted, most).await });
+        (got, server.requests())
+    }
+
+    /// The first answer breaks off when the rest is worth asking for; the second is not the rest.
+    #[test]
+    fn a_server_that_gives_the_whole_or_another_range_instead_of_the_rest_is_understood() {
+        let whole: Vec<u8> = (0..600_000_u32).map(|i| (i / 1000) as u8).collect();
+        for (status, range) in
+            [("200 OK", ""), ("206 Partial Content", "Content-Range: bytes 0-599999/600000\r\n")]
+        {
+            let bytes = whole.clone();
+            let (got, requests) = read(&listed(Some(600_000)), u64::MAX, move |number, head| {
+                let headers = format!("ETag: \"x\"\r\n{range}");
+                if number == 0 {
+                    let mut all = answer("200 OK", &headers, &bytes);
+                    all.truncate(all.len() - 300_000);
+                    return all;
+                }
+                let head = head.to_ascii_lowercase();
+                assert!(
+                    head.contains("range: bytes=") && head.contains("if-match: \"x\""),
+                    "{head}"
+                );
+                answer(status, &headers, &bytes)
+            });
+            assert!(got.unwrap().bytes == whole, "{status}");
+            assert_eq!(requests, 2, "{status}");
+        }
+    }
+
+    #[test]
+    fn more_than_was_listed_or_is_allowed_is_not_read() {
+        let etag = || Some("\"x\"".to_owned());
+        let chunked = |bytes: usize| {
+            let head = "HTTP/1.1 200 OK\r\nETag: \"x\"\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n";
+            format!("{head}{bytes:x}\r\n{}\r\n0\r\n\r\n", "y".repeat(bytes)).into_bytes()
+        };
+        let plain = |bytes: usize| answer("200 OK", "ETag: \"x\"\r\n", &vec![b'y'; bytes]);
+        let kind = |size, etag, most, reply: Vec<u8>| {
+            let wanted = Listed { etag, ..listed(size) };
+            let (got, requests) = read(&wanted, most, move |_, _| reply.clone());
+            (got.map(|got| got.bytes.len()).map_err(|fault| fault.kind), requests)
+        };
+        assert_eq!(kind(Some(20), etag(), 20, plain(20)), (Ok(20), 1));
+        assert_eq!(kind(None, None, 20, chunked(20)), (Ok(20), 1));
+        // Another version than was listed, or a body that is not the version's.
+        assert_eq!(kind(Some(10), None, 99, plain(20)), (Err(Kind::Precondition), 1));
+        let attempts = u64::from(crate::s3::S3Params::default().attempts);
+        assert_eq!(kind(Some(10), etag(), 99, plain(20)), (Err(Kind::Corrupt), attempts));
+        assert_eq!(kind(Some(10), None, 99, chunked(20)), (Err(Kind::Corrupt), attempts));
+        assert_eq!(kind(None, None, 19, plain(20)), (Err(Kind::TooLarge), 1));
+        assert_eq!(kind(None, None, 19, chunked(20)), (Err(Kind::TooLarge), 1));
+    }
+
+    #[test]
+    fn an_etag_that_is_no_md5_proves_nothing() {
+        let hex = "900150983cd24fb0d6963f7d28e17f72";
+        assert_eq!(md5_of(&format!("\"{hex}\"")).unwrap()[..2], [0x90, 0x01]);
+        for etag in [
+            hex.to_owned(),
+            format!("\"{hex}"),
+            format!("W/\"{hex}\""),
+            format!("\"{}\"", &hex[..31]),
+            format!("\"{hex}0\""),
+            format!("\"+{}\"", &hex[1..]),
+            format!("\"{}g\"", &hex[..31]),
+            format!("\"{}\"", "é".repeat(16)),
+            String::new(),
+        ] {
+            assert_eq!(md5_of(&etag), None, "{etag}");
+        }
+    }
 
     fn listed(size: Option<u64>) -> Listed {
         Listed { key: "k".to_owned(), size, etag: None, modified: None }

@@ -448,6 +448,56 @@ mod tests {
         assert_eq!(denied.kind, Kind::Denied);
     }
 
+    /// Sends one kind of request to a server of these bodies, the last of them again and again.
+    fn ask<T, F>(bodies: &[&'static str], request: impl FnOnce(S3) -> F) -> (Result<T, Fault>, u64)
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Fault>> + Send + 'static,
+    {
+        let bodies = bodies.to_vec();
+        let server = testkit::s3::Scripted::start(move |number, _| {
+            let body = bodies[bodies.len().min(number as usize + 1) - 1];
+            testkit::s3::answer("200 OK", "Content-Type: application/xml\r\n", body.as_bytes())
+        });
+        let s3 = crate::s3::S3Params::default()
+            .with_endpoint_url(server.endpoint())
+            .with_credentials("key", "secret", None)
+            .with_backoff(Duration::from_millis(1), Duration::from_millis(1))
+            .connect()
+            .unwrap();
+        (s3.wait(request), server.requests())
+    }
+
+    #[test]
+    fn a_listing_of_uploads_that_breaks_off_is_asked_for_again() {
+        let list = |s3: S3| async move { s3.list_uploads("lab", "out/").await };
+        let nothing = "<ListMultipartUploadsResult></ListMultipartUploadsResult>";
+        let one = "<ListMultipartUploadsResult><Bucket>lab</Bucket><IsTruncated>false</IsTruncated>\
+                   <Upload><Key>out/a</Key><UploadId>7</UploadId></Upload></ListMultipartUploadsResult>";
+        let (uploads, requests) = ask(&[nothing, one], list);
+        assert_eq!(uploads.unwrap(), [("out/a".to_owned(), "7".to_owned())]);
+        assert_eq!(requests, 2);
+        // Either of the two says that it is one.
+        for whole in ["<Bucket>lab</Bucket>", "<IsTruncated>false</IsTruncated>"] {
+            let body = format!("<ListMultipartUploadsResult>{whole}</ListMultipartUploadsResult>");
+            let (uploads, requests) = ask(&[body.leak()], list);
+            assert_eq!((uploads.unwrap().len(), requests), (0, 1));
+        }
+        let again = "<ListMultipartUploadsResult><Bucket>lab</Bucket><IsTruncated>true</IsTruncated>\
+                     <NextKeyMarker>a</NextKeyMarker></ListMultipartUploadsResult>";
+        let (uploads, requests) = ask(&[again], list);
+        assert!(uploads.unwrap_err().to_string().contains("does not go on"));
+        assert_eq!(requests, 2);
+    }
+
+    #[test]
+    fn an_upload_is_there_though_the_answer_cannot_be_read() {
+        let look = |s3: S3| async move { s3.has_upload("lab", "out/a", "7").await };
+        let unreadable = "<ListPartsResult><MaxParts>none</MaxParts></ListPartsResult>";
+        let (is_there, requests) = ask(&[unreadable], look);
+        assert_eq!((is_there.unwrap(), requests), (true, 1));
+    }
+
     #[test]
     fn keys_have_at_most_1024_bytes() {
         let longest = "k".repeat(1024);

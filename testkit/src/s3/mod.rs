@@ -1,6 +1,7 @@
 //! An S3 server on loopback, in the process that starts it, with faults on demand.
 
 mod memory;
+mod scripted;
 
 use std::collections::HashMap;
 use std::io;
@@ -26,10 +27,20 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
 pub use memory::Memory;
+pub use scripted::{Scripted, answer};
 
 /// The only key that the server knows.
 pub const ACCESS_KEY: &str = "AKIAIOSFODNN7EXAMPLE";
 pub const SECRET_KEY: &str = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
+
+fn params_of(endpoint: String) -> S3Params {
+    S3Params::default()
+        .with_endpoint_url(endpoint)
+        .with_region("eu-central-1")
+        .with_credentials(ACCESS_KEY, SECRET_KEY, None)
+        .with_backoff(Duration::from_millis(1), Duration::from_millis(20))
+        .with_timeout(Duration::from_secs(2))
+}
 
 /// A body that has no end.
 pub fn endless_body(
@@ -166,12 +177,7 @@ impl Server {
     }
 
     pub fn params(&self) -> S3Params {
-        S3Params::default()
-            .with_endpoint_url(self.endpoint())
-            .with_region("eu-central-1")
-            .with_credentials(ACCESS_KEY, SECRET_KEY, None)
-            .with_backoff(Duration::from_millis(1), Duration::from_millis(20))
-            .with_timeout(Duration::from_secs(2))
+        params_of(self.endpoint())
     }
 
     /// The environment in which another process finds the server.
