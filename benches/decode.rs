@@ -13,9 +13,9 @@ fn decode(c: &mut Criterion) {
     group.throughput(Throughput::Bytes(jpeg.bytes.len() as u64));
     for (name, mode) in [("bgr", GrayMode::Bgr2Gray), ("luma", GrayMode::Luma)] {
         let mut decoder = Decoder::new(DecodeParams::default().with_gray_mode(mode));
-        let mut gray = GrayImage::default();
+        let mut gray = Pixels::default();
         group.bench_function(BenchmarkId::new(name, JPEG_DECODER), |b| {
-            b.iter(|| decoder.decode_into(black_box(&jpeg), &mut gray).unwrap());
+            b.iter(|| decoder.decode_into(black_box(&jpeg), PixelFormat::Gray, &mut gray).unwrap());
         });
     }
 }

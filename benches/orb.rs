@@ -25,7 +25,7 @@ fn inputs() -> [(&'static str, GrayImage, u32); 3] {
     ]
 }
 
-fn bench<E: FeatureExtractor>(
+fn bench<E: Feature2D>(
     group: &mut BenchmarkGroup<'_, WallTime>,
     id: BenchmarkId,
     extractor: &E,

@@ -22,8 +22,7 @@ impl<I: Iterator<Item = Result<ImageFeatures>>> Iterator for Strongest<I> {
             let response = |i: &usize| image.keypoints[*i].response;
             let best =
                 (0..image.keypoints.len()).max_by(|a, b| response(a).total_cmp(&response(b)));
-            image.keypoints = best.map(|i| image.keypoints[i]).into_iter().collect();
-            image.descriptors = best.map(|i| image.descriptors[i]).into_iter().collect();
+            image.retain(|i| Some(i) == best);
             image
         }))
     }
@@ -49,13 +48,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut by_label = BTreeMap::new();
     let rows = MemorySource::new(photos)
         .open()?
-        .orb_features(&orb, &DecodeParams::default(), Parallelism::default())
+        .features(&orb)
         .strongest()
         .explode()
         // A closure is a stage, too.
-        .inspect(|row| {
-            if let Ok(row) = row {
-                *by_label.entry(row.meta.label.clone()).or_insert(0) += 1;
+        .inspect(|batch| {
+            for image in batch.iter().flat_map(RowBatch::images) {
+                *by_label.entry(image.meta.label.clone()).or_insert(0) += image.rows.len();
             }
         });
     let (model, rows) = rows.fit_pca(&PcaParams::new(4), &Spool::default())?;

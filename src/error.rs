@@ -287,6 +287,9 @@ pub enum Error {
         /// What is wrong with it.
         reason: Box<str>,
     },
+    /// Bytes are no moments.
+    #[error("these bytes are no moments: {0}")]
+    Moments(Box<str>),
     /// The output exists already, and the write mode forbids touching it.
     #[error(
         "output {path} exists and is not empty (choose another, or the mode overwrite or append){}",
@@ -335,6 +338,12 @@ pub enum Error {
     /// The caller asked to stop.
     #[error("interrupted")]
     Interrupted,
+}
+
+impl From<std::convert::Infallible> for Error {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
+    }
 }
 
 impl Error {
@@ -410,7 +419,7 @@ impl Error {
             | Self::TooManyFailures { source, .. }
             | Self::NoAccess { source, .. } => source.stage(),
             Self::Spool { .. } => Stage::Rows,
-            Self::Fit(_) | Self::Model { .. } => Stage::Pca,
+            Self::Fit(_) | Self::Model { .. } | Self::Moments(_) => Stage::Pca,
             Self::OutputExists { .. }
             | Self::Write { .. }
             | Self::InDoubt { .. }
@@ -444,6 +453,7 @@ impl Error {
             Self::Spool { .. } => "spool",
             Self::Fit(_) => "fit",
             Self::Model { .. } => "model",
+            Self::Moments(_) => "moments",
             Self::OutputExists { .. } => "output_exists",
             Self::Write { .. } => "write",
             Self::InDoubt { .. } => "in_doubt",

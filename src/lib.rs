@@ -1,9 +1,9 @@
 //! Photos in folders or S3 to ORB keypoints and descriptors, principal components and Parquet.
 //!
 //! ```text
-//!  source            decode            orb                 rows            pca              sink
-//!  folder, S3, ..    bytes -> grey     grey -> features    one row each    fit, project     Parquet
-//!  ImageObject  ──▶  DecodedImage ──▶  ImageFeatures  ──▶  DescriptorRow ─▶ RowBatch  ────▶ files, _SUCCESS
+//!  source            decode             orb, or your own     rows              pca             sink
+//!  folder, S3, ..    bytes -> pixels    pixels -> vectors    a row for each    fit, project    Parquet
+//!  ListedImage  ──▶  DecodedImage  ──▶  ImageFeatures   ──▶  RowBatch     ──▶  RowBatch   ──▶  files, _SUCCESS
 //! ```
 //!
 //! Every arrow is an iterator of `Result`s and every box a stage of [`StageExt`] that can be used
@@ -20,9 +20,9 @@
 //! # let images = (0..4).map(|i| (format!("apple/{i}.pgm"), pgm(i)));
 //! let orb = OrbParams::default().with_n_features(30).build()?;
 //! let rows = MemorySource::new(images)
-//!     .open()?                                                                   // ImageObject
-//!     .orb_features(&orb, &DecodeParams::default(), Parallelism::default())      // ImageFeatures
-//!     .explode();                                                                // DescriptorRow
+//!     .open()?           // images, listed
+//!     .features(&orb)    // ImageFeatures: read, decoded and extracted on all cores
+//!     .explode();        // RowBatch: a row for each descriptor
 //! let (model, rows) = rows.fit_pca(&PcaParams::new(20), &Spool::default())?;
 //! let report = rows.project(&model).write_to(NullSink::default())?;
 //! assert_eq!(report.rows, model.n_rows());
@@ -58,7 +58,7 @@
 //! | `parquet` | yes | the Parquet sink, through arrow and parquet |
 //! | `s3` | no | S3 as source and as sink (with `parquet`), through the AWS SDK |
 //! | `cli` | no | the program `orb-features` |
-//! | `opencv` | no | OpenCV's own ORB behind [`FeatureExtractor`](orb::FeatureExtractor), and the parity tests |
+//! | `opencv` | no | OpenCV's own ORB behind [`Feature2D`](features::Feature2D), and the parity tests |
 //!
 //! Without default features there are ORB, rows and PCA, in pure Rust, and every image format but JPEG.
 
@@ -67,10 +67,13 @@
 mod arch;
 pub mod decode;
 mod error;
+pub mod features;
 mod give_up;
 pub mod orb;
+mod parallel;
 pub mod pca;
 pub mod pipeline;
+pub mod pixels;
 pub mod prelude;
 pub mod rows;
 #[cfg(feature = "s3")]

@@ -19,21 +19,9 @@ const RUN: &str = "0123456789abcdef0123456789abcdef";
 
 /// Rows of no image in particular.
 fn rows(n: u32) -> RowBatch {
-    let row = |index| DescriptorRow {
-        meta: Arc::new(ImageMeta {
-            uri: "a.jpg".to_owned(),
-            label: None,
-            byte_len: 1,
-            modified: None,
-            width: 1,
-            height: 1,
-            channels: 3,
-        }),
-        index,
-        keypoint: KeyPoint { x: 0.5, y: 0.5, size: 31.0, angle: 0.0, response: 1.0, octave: 0 },
-        descriptor: [7; 32],
-    };
-    RowBatch { scores: None, rows: (0..n).map(row).collect() }
+    let meta = Arc::new(ImageMeta::new("a.jpg").with_shape(1, 1, 3));
+    let keypoint = KeyPoint { x: 0.5, y: 0.5, size: 31.0, response: 1.0, ..KeyPoint::default() };
+    testkit::rows::batch([&testkit::rows::image(meta, (0..n).map(|_| (keypoint, [7; 32])))])
 }
 
 fn create(out: &Path, mode: WriteMode) -> Result<ParquetSink> {
@@ -46,8 +34,11 @@ fn write(out: &Path, mode: WriteMode, n: u32) -> Result<SinkReport> {
     sink.finish()
 }
 
-fn failure() -> Failure {
-    Failure { uri: None, stage: "orb".into(), cause: "x".into(), message: "y".into() }
+/// A batch of nothing but a failure.
+fn failure() -> RowBatch {
+    let mut batch = rows(0);
+    batch.push_failed(FailedImage::new(None, "orb", "x", "y"));
+    batch
 }
 
 /// The rows that a reader of the folder's files finds.
@@ -167,7 +158,7 @@ fn a_planted_link_is_never_followed() {
                 "_errors" => symlink(&deep, hidden.join(place)).unwrap(),
                 _ => symlink(&precious, hidden.join(format!("{place}-{run}.parquet"))).unwrap(),
             }
-            let written = sink.write(rows(5)).and_then(|()| sink.record(&failure()));
+            let written = sink.write(rows(5)).and_then(|()| sink.write(failure()));
             let error = written.and_then(|()| sink.finish().map(drop)).unwrap_err().to_line();
             assert!(error.contains(place), "{error}");
             untouched();
@@ -185,7 +176,7 @@ fn a_planted_link_is_never_followed() {
         symlink(to, out.join(name)).unwrap();
         let added = create(&out, WriteMode::Append).and_then(|mut sink| {
             sink.write(rows(5))?;
-            sink.record(&failure())?;
+            sink.write(failure())?;
             sink.finish()
         });
         assert!(added.unwrap_err().to_line().contains(name));
@@ -383,8 +374,8 @@ fn an_append_of_other_columns_than_were_added_meanwhile_is_refused() {
     let mut first = create(&out, WriteMode::Append).unwrap();
     let mut second = create(&out, WriteMode::Append).unwrap();
     first.write(rows(3)).unwrap();
-    let scores = Some(ndarray::Array2::zeros((3, 2)));
-    second.write(RowBatch { scores, ..rows(3) }).unwrap();
+    let scores = ndarray::Array2::zeros((3, 2));
+    second.write(rows(3).with_scores(scores).unwrap()).unwrap();
     first.finish().unwrap();
     let error = second.finish().unwrap_err().to_line();
     assert!(error.contains("columns differ") && error.contains("_complete-"), "{error}");
@@ -580,7 +571,7 @@ fn failures_are_added_to_a_folder_or_the_files_kept() {
     write(&out, WriteMode::Error, 1).unwrap();
     let mut sink = create(&out, WriteMode::Append).unwrap();
     sink.write(rows(5)).unwrap();
-    sink.record(&failure()).unwrap();
+    sink.write(failure()).unwrap();
     fs::write(out.join("_errors"), b"a file").unwrap();
     let error = sink.finish().unwrap_err().to_line();
     let kept = one(&out, |name| name.starts_with("_complete-")).expect(&error);

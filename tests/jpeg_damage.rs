@@ -161,9 +161,9 @@ fn params(gray_mode: GrayMode) -> DecodeParams {
 fn outcome(
     decoder: &mut Decoder,
     object: &ImageObject,
-    gray: &mut GrayImage,
-) -> Result<GrayImage, String> {
-    decoder.decode_into(object, gray).map_err(|e| e.to_line())?;
+    gray: &mut Pixels,
+) -> Result<Pixels, String> {
+    decoder.decode_into(object, PixelFormat::Gray, gray).map_err(|e| e.to_line())?;
     Ok(gray.clone())
 }
 
@@ -171,12 +171,11 @@ fn outcome(
 fn a_damaged_file_is_decoded_by_itself() {
     let (wholes, mutants) = mutants();
     for gray_mode in [GrayMode::Bgr2Gray, GrayMode::Luma] {
-        let fresh = |object| {
-            outcome(&mut Decoder::new(params(gray_mode)), object, &mut GrayImage::default())
-        };
+        let fresh =
+            |object| outcome(&mut Decoder::new(params(gray_mode)), object, &mut Pixels::default());
         let want: Vec<_> = wholes.iter().map(|whole| fresh(whole).unwrap()).collect();
         // One decoder and one buffer for all: each mutant lies between two other files.
-        let (mut decoder, mut gray) = (Decoder::new(params(gray_mode)), GrayImage::default());
+        let (mut decoder, mut gray) = (Decoder::new(params(gray_mode)), Pixels::default());
         let (mut taken, mut changed) = (0, 0);
         for (i, mutant) in mutants.iter().enumerate() {
             let alone = fresh(&mutant.bytes);
@@ -210,7 +209,7 @@ fn a_damaged_file_is_decoded_by_itself() {
 }
 
 /// Features, or the error.
-type Extracted = Result<(Vec<KeyPoint>, Vec<Descriptor>), String>;
+type Outcome = Result<(Vec<KeyPoint>, Vectors), String>;
 
 #[test]
 fn a_damaged_file_is_the_same_on_any_number_of_threads() {
@@ -222,13 +221,15 @@ fn a_damaged_file_is_the_same_on_any_number_of_threads() {
         .enumerate()
         .flat_map(|(i, mutant)| [mutant.bytes.clone(), wholes[i % wholes.len()].clone()])
         .collect();
-    let results = |threads| -> Vec<Extracted> {
+    let results = |threads| -> Vec<Outcome> {
         let images = objects.clone().into_iter().map(Ok);
         images
-            .orb_features(&orb, &params(GrayMode::Bgr2Gray), Parallelism::new(threads))
+            .features(&orb)
+            .with_decode(params(GrayMode::Bgr2Gray))
+            .with_parallelism(Parallelism::new(threads))
             .map(|image| {
                 let image = image.map_err(|e| e.to_line())?;
-                Ok((image.keypoints, image.descriptors))
+                Ok((image.keypoints, image.vectors))
             })
             .collect()
     };

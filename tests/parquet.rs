@@ -12,46 +12,54 @@ use arrow_schema::DataType;
 use arrow_select::concat::concat_batches;
 use ndarray::Array2;
 use orb_features::prelude::*;
-use orb_features::sink::{Codec, ScoreWidth, to_record_batch};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::Compression;
 use parquet::file::metadata::RowGroupMetaData;
-use testkit::names;
+use testkit::{names, rows};
 
 /// A job of Spark.
 const JOB: &str = "1f2e3d4c-5b6a-4789-8abc-def012345678";
 
-/// Rows with values that tell them apart.
-fn batch(rows: std::ops::Range<u32>, components: Option<usize>) -> RowBatch {
-    let row = |i: u32| DescriptorRow {
-        meta: Arc::new(ImageMeta {
-            uri: format!("a b/ü+%/{}.jpg", i / 3),
-            label: i.is_multiple_of(2).then(|| format!("label {}", i / 3)),
-            byte_len: 1,
-            modified: None,
-            width: 100 + i,
-            height: 200 + i,
-            channels: 3,
-        }),
-        index: i % 3,
-        keypoint: KeyPoint {
+/// Image `n` of three rows, which are rows `3 n` and so on of all.
+fn image(n: u32) -> ImageFeatures {
+    let mut meta = ImageMeta::new(format!("a b/ü+%/{n}.jpg")).with_shape(100 + n, 200 + n, 3);
+    meta.label = n.is_multiple_of(2).then(|| format!("label {n}"));
+    let row = |i: u32| {
+        let keypoint = KeyPoint {
             x: i as f32 + 0.5,
             y: i as f32 * 2.0,
             size: 31.0,
             angle: i as f32 % 360.0,
             response: -(i as f32),
             octave: i as i32 % 8,
-        },
-        descriptor: std::array::from_fn(|j| (i as usize * 7 + j) as u8),
+        };
+        (keypoint, std::array::from_fn(|j| (i as usize * 7 + j) as u8))
     };
-    RowBatch {
-        scores: components.map(|k| {
-            Array2::from_shape_fn((rows.len(), k), |(r, c)| {
-                f64::from(rows.start + r as u32) + c as f64 / 3.0
-            })
-        }),
-        rows: rows.clone().map(row).collect(),
+    rows::image(Arc::new(meta), (3 * n..3 * n + 3).map(row))
+}
+
+/// Rows with values that tell them apart.
+fn batch(range: std::ops::Range<u32>, components: Option<usize>) -> RowBatch {
+    let mut batch = rows::batch([]);
+    for n in range.start / 3..range.end.div_ceil(3) {
+        let start = range.start.saturating_sub(3 * n) as usize;
+        let end = (range.end - 3 * n).min(3) as usize;
+        batch.push_range(&image(n), start..end).unwrap();
     }
+    match components {
+        None => batch,
+        Some(k) => {
+            let score = |(r, c)| f64::from(range.start + r as u32) + c as f64 / 3.0;
+            batch.with_scores(Array2::from_shape_fn((range.len(), k), score)).unwrap()
+        }
+    }
+}
+
+/// A batch of nothing but a failure.
+fn failed(failed: FailedImage) -> RowBatch {
+    let mut batch = batch(0..0, None);
+    batch.push_failed(failed);
+    batch
 }
 
 fn parts(folder: &Path) -> Vec<PathBuf> {
@@ -102,7 +110,7 @@ fn what_is_written_is_read_back() {
         |name: &str| table.column_by_name(name).unwrap().as_primitive::<Float32Type>().clone();
     let descriptors = table.column_by_name("descriptor").unwrap().as_fixed_size_binary().clone();
     let scores = table.column_by_name("pca").unwrap().as_fixed_size_list().clone();
-    for (i, row) in want.rows.iter().enumerate() {
+    for (i, row) in rows::rows(&want).iter().enumerate() {
         assert_eq!(text("path").value(i), row.meta.uri);
         let label = text("label");
         assert_eq!((!label.is_null(i)).then(|| label.value(i)), row.meta.label.as_deref());
@@ -119,8 +127,7 @@ fn what_is_written_is_read_back() {
         assert_eq!(int("octave").value(i), k.octave);
         assert_eq!(descriptors.value(i), row.descriptor);
         let got = scores.value(i);
-        let want: Vec<f32> =
-            want.scores.as_ref().unwrap().row(i).iter().map(|&s| s as f32).collect();
+        let want: Vec<f32> = want.scores().unwrap().row(i).iter().map(|&s| s as f32).collect();
         assert_eq!(got.as_primitive::<Float32Type>().values(), &want[..]);
     }
     let columns: Vec<_> = table.schema().fields().iter().map(|f| f.name().clone()).collect();
@@ -203,7 +210,8 @@ fn codecs_groups_files_and_widths_are_as_asked() {
 #[test]
 fn no_row_still_makes_a_readable_file() {
     let root = tempfile::tempdir().unwrap();
-    let report = write(&root.path().join("a"), ParquetParams::default(), &[]).unwrap();
+    let report =
+        write(&root.path().join("a"), ParquetParams::default(), &[batch(0..0, None)]).unwrap();
     assert_eq!((report.rows, report.files), (0, 1));
     let table = read(&parts(&root.path().join("a"))[0]);
     assert_eq!((table.num_rows(), table.num_columns()), (0, 13));
@@ -322,9 +330,7 @@ fn a_failed_append_undoes_itself() {
     let before = names(&out);
     let mut sink = ParquetSink::create(&out, mode(WriteMode::Append)).unwrap();
     sink.write(batch(0..3, None)).unwrap();
-    let failure =
-        Failure { uri: None, stage: "orb".into(), cause: "x".into(), message: "y".into() };
-    sink.record(&failure).unwrap();
+    sink.write(failed(FailedImage::new(None, "orb", "x", "y"))).unwrap();
     // A file where the folder of failures should go.
     fs::write(out.join("_errors"), b"in the way").unwrap();
     let error = sink.finish().unwrap_err().to_line();
@@ -466,7 +472,9 @@ fn only_what_a_job_leaves_is_overwritten() {
         write(&out, mode(WriteMode::Overwrite), &[batch(0..3, None)]).unwrap();
         fs::create_dir_all(out.join(ours).parent().unwrap()).unwrap();
         fs::write(out.join(ours), b"x").unwrap();
-        overwrite().unwrap().finish().unwrap();
+        let mut sink = overwrite().unwrap();
+        sink.write(batch(0..0, None)).unwrap();
+        sink.finish().unwrap();
         assert!(!out.join(ours).exists());
     }
 }
@@ -598,18 +606,11 @@ fn files_of_row_groups(row_group_rows: usize, rows_per_file: u64, want_rows: &[&
 }
 
 #[test]
-fn scores_that_are_not_one_row_for_each_row_are_refused() {
+fn a_sink_without_a_batch_does_not_know_its_columns() {
     let root = tempfile::tempdir().unwrap();
-    for (rows, scores) in [(0..3, 0..2), (0..3, 0..4), (0..0, 0..1)] {
-        let (rows, scores) = (batch(rows, None).rows, batch(scores, Some(2)).scores);
-        let batch = RowBatch { rows, scores };
-        assert!(to_record_batch(&batch, ScoreWidth::F32).is_err());
-        let error = write(&root.path().join("out"), ParquetParams::default(), &[batch]);
-        assert!(error.unwrap_err().to_line().contains("have scores for"));
-        assert_eq!(names(root.path()), Vec::<String>::new());
-    }
-    let error = write(&root.path().join("out"), ParquetParams::default(), &[batch(0..3, Some(0))]);
-    assert!(error.unwrap_err().to_line().contains("no component"));
+    let error = write(&root.path().join("out"), ParquetParams::default(), &[]).unwrap_err();
+    assert!(error.to_line().contains("what columns there are"), "{}", error.to_line());
+    assert_eq!(names(root.path()), Vec::<String>::new());
 }
 
 #[test]
@@ -649,13 +650,8 @@ fn failures_are_recorded_beside_the_rows() {
     let mut sink = ParquetSink::create(&out, ParquetParams::default()).unwrap();
     sink.write(batch(0..3, None)).unwrap();
     for i in 0..2500 {
-        let failure = Failure {
-            uri: (i > 0).then(|| format!("{i}.jpg")),
-            stage: "decode".into(),
-            cause: "corrupt".into(),
-            message: format!("cannot decode {i}.jpg"),
-        };
-        sink.record(&failure).unwrap();
+        let (uri, why) = ((i > 0).then(|| format!("{i}.jpg")), format!("cannot decode {i}.jpg"));
+        sink.write(failed(FailedImage::new(uri, "decode", "corrupt", why))).unwrap();
     }
     assert_eq!(sink.finish().unwrap().failures, 2500);
     assert_eq!(parts(&out).len(), 1, "a reader of the folder's files sees rows only");
@@ -667,9 +663,7 @@ fn failures_are_recorded_beside_the_rows() {
     // Another run's failures are added, or go with the old result.
     let mut sink = ParquetSink::create(&out, mode(WriteMode::Append)).unwrap();
     sink.write(batch(0..3, None)).unwrap();
-    let failure =
-        Failure { uri: None, stage: "orb".into(), cause: "x".into(), message: "y".into() };
-    sink.record(&failure).unwrap();
+    sink.write(failed(FailedImage::new(None, "orb", "x", "y"))).unwrap();
     sink.finish().unwrap();
     assert_eq!(parts(&out.join("_errors")).len(), 2);
     write(&out, mode(WriteMode::Overwrite), &[batch(0..3, None)]).unwrap();

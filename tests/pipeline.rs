@@ -7,7 +7,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use orb_features::prelude::*;
+use orb_features::rows::DEFAULT_BATCH_ROWS;
 use testkit::photos;
+use testkit::rows::{OrbRow, rows};
 
 /// A sink that keeps everything where the test can see it.
 #[derive(Clone, Default)]
@@ -16,9 +18,9 @@ struct Keep(Arc<Mutex<Kept>>);
 #[derive(Default)]
 struct Kept {
     notes: BTreeMap<String, String>,
-    rows: Vec<DescriptorRow>,
+    rows: Vec<OrbRow>,
     scores: Vec<Vec<f64>>,
-    failures: Vec<Failure>,
+    failures: Vec<FailedImage>,
     finished: bool,
 }
 
@@ -29,22 +31,20 @@ impl RowSink for Keep {
 
     fn write(&mut self, batch: RowBatch) -> Result<()> {
         let mut kept = self.0.lock().unwrap();
-        kept.rows.extend(batch.rows);
-        if let Some(scores) = &batch.scores {
+        kept.rows.extend(rows(&batch));
+        kept.failures.extend_from_slice(batch.failed());
+        if let Some(scores) = batch.scores() {
             kept.scores.extend(scores.rows().into_iter().map(|r| r.to_vec()));
         }
-        Ok(())
-    }
-
-    fn record(&mut self, failure: &Failure) -> Result<()> {
-        self.0.lock().unwrap().failures.push(failure.clone());
         Ok(())
     }
 
     fn finish(self) -> Result<SinkReport> {
         let mut kept = self.0.lock().unwrap();
         kept.finished = true;
-        Ok(SinkReport { rows: kept.rows.len() as u64, ..SinkReport::default() })
+        let mut report = SinkReport::default();
+        report.rows = kept.rows.len() as u64;
+        Ok(report)
     }
 }
 
@@ -115,7 +115,8 @@ fn one_call_and_stage_by_stage_agree() {
     let (model, rows) = MemorySource::new(photos(30))
         .open()
         .unwrap()
-        .orb_features(&orb(), &DecodeParams::default(), Parallelism::new(2))
+        .features(&orb())
+        .with_parallelism(Parallelism::new(2))
         .explode()
         .fit_pca(&PcaParams::new(20), &Spool::default())
         .unwrap();
@@ -179,31 +180,16 @@ impl FeatureExtractor for Faulty {
         self.0.describe()
     }
 
-    fn detect_with(
-        &self,
-        image: GrayView<'_>,
-        mask: Option<GrayView<'_>>,
-        scratch: &mut OrbScratch,
-    ) -> Result<Vec<KeyPoint>> {
-        self.0.detect_with(image, mask, scratch)
+    fn pixels(&self) -> PixelSpec {
+        self.0.pixels()
     }
 
-    fn compute_with(
-        &self,
-        image: GrayView<'_>,
-        keypoints: &[KeyPoint],
-        scratch: &mut OrbScratch,
-    ) -> Result<Features> {
-        self.0.compute_with(image, keypoints, scratch)
+    fn output(&self) -> VectorFormat {
+        self.0.output()
     }
 
-    fn detect_and_compute_with(
-        &self,
-        image: GrayView<'_>,
-        mask: Option<GrayView<'_>>,
-        scratch: &mut OrbScratch,
-    ) -> Result<Features> {
-        let mut features = self.0.detect_and_compute_with(image, mask, scratch)?;
+    fn extract(&self, image: PixelView<'_>, scratch: &mut OrbScratch) -> Result<Extracted> {
+        let mut features = self.0.extract(image, scratch)?;
         match (image.width(), image.height()) {
             (3, _) => panic!("three {} are too few", "columns"),
             (_, 3) => features.keypoints.push(KeyPoint::default()),
@@ -240,9 +226,8 @@ fn an_extractor_that_panics_or_miscounts_costs_one_image() {
     Pipeline::new(MemorySource::new(photos(8)), orb(), whole.clone()).without_pca().run().unwrap();
     assert_eq!(others.0.lock().unwrap().rows, whole.0.lock().unwrap().rows);
     // Stage by stage, too.
-    let rows = MemorySource::new(images).open().unwrap();
-    let rows = rows.orb_features(&extractor, &DecodeParams::default(), Parallelism::new(2));
-    assert_eq!(rows.explode().filter(Result::is_err).count(), 2);
+    let images = MemorySource::new(images).open().unwrap().features(&extractor);
+    assert_eq!(images.explode().filter(Result::is_err).count(), 2);
 }
 
 #[test]
@@ -362,6 +347,7 @@ struct Repeat<F> {
 }
 
 impl<F: Fn(usize) -> Result<ImageObject> + Send + 'static> ImageSource for Repeat<F> {
+    type Image = ImageObject;
     type Images = Box<dyn Iterator<Item = Result<ImageObject>> + Send>;
 
     fn open(self) -> Result<Self::Images> {
@@ -540,11 +526,7 @@ fn the_rows_of_one_image_come_in_pieces() {
         fn annotate(&mut self, _: &str, _: &str) {}
 
         fn write(&mut self, batch: RowBatch) -> Result<()> {
-            self.0.fetch_max(batch.rows.len(), Ordering::SeqCst);
-            Ok(())
-        }
-
-        fn record(&mut self, _: &Failure) -> Result<()> {
+            self.0.fetch_max(batch.len(), Ordering::SeqCst);
             Ok(())
         }
 

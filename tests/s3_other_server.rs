@@ -135,7 +135,8 @@ fn the_main_job_from_s3_to_s3() {
     };
     let images = |source: S3Source| source.open().unwrap().map(Result::unwrap).collect();
     let in_bucket = images(S3Source::new(&s3, "s3://lab/in").unwrap().with_page_size(7));
-    let on_disk = FsSource::new(folder.path().join("in")).open().unwrap().map(Result::unwrap);
+    let on_disk =
+        FsSource::new(folder.path().join("in")).open().unwrap().read().map(Result::unwrap);
     let root = folder.path().join("in").display().to_string();
     assert_eq!(strip(in_bucket, "s3://lab/in"), strip(on_disk.collect(), &root));
 
@@ -157,13 +158,10 @@ fn the_main_job_from_s3_to_s3() {
         ParquetParams::default().with_mode(WriteMode::Append),
     )
     .unwrap();
-    sink.record(&Failure {
-        uri: None,
-        stage: "decode".to_owned(),
-        cause: "corrupt".to_owned(),
-        message: String::new(),
-    })
-    .unwrap();
+    let mut batch = RowBatch::new(OrbParams::default().build().unwrap().output());
+    batch.push_failed(FailedImage::new(None, "decode", "corrupt", ""));
+    // Other columns than the result's: it has no scores.
+    sink.write(batch).unwrap_err();
     drop(sink);
     let jobs: Vec<_> = (0..2)
         .map(|_| {

@@ -23,27 +23,15 @@ fn serve() -> (Memory, Server) {
 
 /// Rows of one image whose path is `name`.
 fn batch(name: &str, rows: u32, components: usize) -> RowBatch {
-    let meta = Arc::new(ImageMeta {
-        uri: name.to_owned(),
-        label: None,
-        modified: None,
-        byte_len: 1000,
-        width: 64,
-        height: 64,
-        channels: 3,
-    });
-    let row = |index| DescriptorRow {
-        meta: Arc::clone(&meta),
-        index,
-        keypoint: KeyPoint::default(),
-        descriptor: std::array::from_fn(|i| {
+    let meta = Arc::new(ImageMeta::new(name).with_file(1000, None).with_shape(64, 64, 3));
+    let row = |index: u32| {
+        let descriptor = std::array::from_fn(|i| {
             (index.wrapping_mul(2_654_435_761) >> (i % 24)) as u8 ^ i as u8
-        }),
+        });
+        (KeyPoint::default(), descriptor)
     };
-    RowBatch {
-        rows: (0..rows).map(row).collect(),
-        scores: Some(Array2::from_elem((rows as usize, components), 0.5)),
-    }
+    let batch = testkit::rows::batch([&testkit::rows::image(meta, (0..rows).map(row))]);
+    batch.with_scores(Array2::from_elem((rows as usize, components), 0.5)).unwrap()
 }
 
 fn params(mode: WriteMode) -> ParquetParams {
@@ -187,14 +175,18 @@ fn nothing_is_visible_before_the_end_and_nothing_left_without_it() {
     let s3 = server.connect();
     let mut sink = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Error)).unwrap();
     sink.write(batch("a", 10, 2)).unwrap();
-    let failure = Failure {
-        uri: Some("x".to_owned()),
-        stage: "decode".to_owned(),
-        cause: "corrupt".to_owned(),
-        message: "broken".to_owned(),
+    let failure = || {
+        let mut batch = batch("a", 0, 2);
+        batch.push_failed(FailedImage::new(
+            Some("x.jpg".to_owned()),
+            "decode",
+            "corrupt",
+            "broken",
+        ));
+        batch
     };
     for _ in 0..2000 {
-        sink.record(&failure).unwrap();
+        sink.write(failure()).unwrap();
     }
     assert_eq!(memory.uploads().len(), 4);
     assert!(memory.keys("lab", "").iter().all(|key| key.starts_with("out/_work/")));
@@ -204,7 +196,7 @@ fn nothing_is_visible_before_the_end_and_nothing_left_without_it() {
     // The same to its end.
     let mut sink = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Error)).unwrap();
     sink.write(batch("a", 10, 2)).unwrap();
-    sink.record(&failure).unwrap();
+    sink.write(failure()).unwrap();
     assert_eq!(sink.finish().unwrap().failures, 1);
     assert_eq!(memory.keys("lab", "out/_errors/part-00000-").len(), 1);
     // Errors of the old result go with it.
@@ -215,8 +207,9 @@ fn nothing_is_visible_before_the_end_and_nothing_left_without_it() {
 #[test]
 fn an_empty_result_shows_the_columns() {
     let (memory, server) = serve();
-    let sink =
+    let mut sink =
         ParquetSink::create_in_s3(&server.connect(), "s3://lab", ParquetParams::default()).unwrap();
+    sink.write(batch("a", 0, 2)).unwrap();
     assert_eq!(sink.finish().unwrap().files, 1);
     let files = memory.objects("lab", "part-");
     assert!(paths(files.values().next().unwrap()).is_empty());

@@ -132,6 +132,7 @@ fn selections_are_those_of_a_folder() {
                         let disk: Vec<_> = disk
                             .open()
                             .unwrap()
+                            .read()
                             .map(|i| below(i, &format!("{}/", root.display())))
                             .collect();
                         let bucket: Vec<_> = all(bucket)
@@ -608,8 +609,7 @@ fn an_error_does_not_wait_for_a_request_that_stalls() {
     let four = Parallelism::new(4);
     let job = || Pipeline::new(source(), orb.clone(), NullSink::default()).with_parallelism(four);
     let chain = |images: Box<dyn Iterator<Item = Result<ImageObject>> + Send>| {
-        let decode = DecodeParams::default();
-        let rows = images.orb_features(&orb, &decode, four).explode().batches(100);
+        let rows = images.features(&orb).with_parallelism(four).explode().with_batch_rows(100);
         rows.write_to(NullSink::default()).unwrap_err()
     };
     let ways: [(&str, &dyn Fn() -> Error); 4] = [

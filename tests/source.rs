@@ -35,7 +35,7 @@ fn files_come_in_the_order_of_their_keys_with_their_bytes() {
         write(root.path(), name, name.as_bytes());
     }
     assert_eq!(names(root.path(), FsSource::new(root.path())), sorted);
-    for object in FsSource::new(root.path()).open().unwrap() {
+    for object in FsSource::new(root.path()).open().unwrap().read() {
         let object = object.unwrap();
         assert!(object.uri.as_bytes().ends_with(&object.bytes));
         assert!(object.modified.is_some());
@@ -146,7 +146,7 @@ fn a_missing_folder_is_named() {
 fn an_empty_folder_and_a_glob_without_a_match_say_what_was_there() {
     let root = root();
     let only = |source: FsSource| {
-        let items: Vec<_> = source.open().unwrap().collect();
+        let items: Vec<_> = source.open().unwrap().read().collect();
         assert_eq!(items.len(), 1);
         items.into_iter().next().unwrap().unwrap_err()
     };
@@ -168,7 +168,7 @@ fn a_file_that_is_too_long_is_an_error_of_its_own() {
     write(root.path(), "b.jpg", &[0; 101]);
     write(root.path(), "c.jpg", &[]);
     let source = FsSource::new(root.path()).with_max_file_bytes(100);
-    let items: Vec<_> = source.open().unwrap().collect();
+    let items: Vec<_> = source.open().unwrap().read().collect();
     assert_eq!(items[0].as_ref().unwrap().bytes.len(), 100);
     let error = items[1].as_ref().unwrap_err();
     assert_eq!((error.code(), error.uri().unwrap().ends_with("b.jpg")), ("too_large", true));
@@ -184,7 +184,7 @@ fn a_name_that_is_not_utf8_is_an_error_of_its_own() {
     write(root.path(), "a.jpg", b"x");
     fs::write(root.path().join(OsStr::from_bytes(b"b\xff.jpg")), b"x").unwrap();
     write(root.path(), "c.jpg", b"x");
-    let items: Vec<_> = FsSource::new(root.path()).open().unwrap().collect();
+    let items: Vec<_> = FsSource::new(root.path()).open().unwrap().read().collect();
     assert_eq!(items.len(), 3);
     assert!(items[0].is_ok() && items[2].is_ok());
     let error = items[1].as_ref().unwrap_err();
@@ -219,7 +219,7 @@ fn links_are_followed_and_loops_and_dead_links_reported() {
     symlink(root.path().join("gone.jpg"), root.path().join("dead.jpg")).unwrap();
     symlink(root.path(), root.path().join("real/loop")).unwrap();
     symlink("itself.jpg", root.path().join("itself.jpg")).unwrap();
-    let items: Vec<_> = FsSource::new(root.path()).open().unwrap().collect();
+    let items: Vec<_> = FsSource::new(root.path()).open().unwrap().read().collect();
     let good: Vec<_> = items.iter().flatten().map(|o| o.uri.rsplit_once('/').unwrap().0).collect();
     assert_eq!(good.len(), 2, "{items:?}");
     let errors: Vec<_> =
@@ -236,7 +236,7 @@ fn a_folder_that_cannot_be_listed_ends_a_job() {
     let root = root();
     write(root.path(), "a/1.jpg", b"x");
     write(root.path(), "b/1.jpg", b"x");
-    let mut images = FsSource::new(root.path()).open().unwrap();
+    let mut images = FsSource::new(root.path()).open().unwrap().read();
     assert!(images.next().unwrap().is_ok());
     // Whatever was in it: it had been there when the root was listed.
     fs::remove_dir_all(root.path().join("b")).unwrap();
@@ -259,7 +259,7 @@ fn an_unreadable_file_is_an_error_of_its_own() {
         println!("skipped: this user may read everything");
         return;
     }
-    let items: Vec<_> = FsSource::new(root.path()).open().unwrap().collect();
+    let items: Vec<_> = FsSource::new(root.path()).open().unwrap().read().collect();
     assert!(items[0].as_ref().unwrap_err().to_line().contains("a.jpg"));
     assert!(items[1].is_ok());
 }
@@ -279,30 +279,32 @@ fn memory_and_iterators_are_sources() {
 }
 
 #[test]
-fn a_list_holds_the_same_images_and_reads_each_in_its_turn() {
+fn listed_images_are_read_in_their_turn_by_any_thread() {
     let root = root();
     for name in ["a/1.jpg", "a/2.jpg", "b/3.jpg", "b/4.jpg"] {
         write(root.path(), name, name.as_bytes());
     }
-    let opened: Vec<ImageObject> =
-        FsSource::new(root.path()).open().unwrap().collect::<Result<_>>().unwrap();
-    let mut listed: Vec<ListedImage> = FsSource::new(root.path()).list().unwrap().collect();
+    let open = || FsSource::new(root.path()).open().unwrap();
+    let read: Vec<ImageObject> = open().read().collect::<Result<_>>().unwrap();
+    let mut listed: Vec<ListedImage> = open().collect::<Result<_>>().unwrap();
     assert_eq!(listed.len(), 4);
-    // By another thread, the last first; one is gone by then.
+    // Known before anything is read.
+    for (listed, read) in listed.iter().zip(&read) {
+        assert_eq!((&listed.uri, &listed.label), (&read.uri, &read.label));
+    }
+    // By another thread, the last first; one is gone by then, and one has another label.
     fs::remove_file(root.path().join("a/2.jpg")).unwrap();
-    let read = std::thread::spawn(move || {
+    listed[3].label = Some("mine".to_owned());
+    let later = std::thread::spawn(move || {
         listed.reverse();
         listed.into_iter().map(ListedImage::read).collect::<Vec<_>>()
     });
-    let read = read.join().unwrap();
-    for (i, j) in [(0, 3), (1, 2), (3, 0)] {
-        assert_eq!(read[i].as_ref().unwrap(), &opened[j]);
+    let later = later.join().unwrap();
+    for (i, j) in [(1, 2), (3, 0)] {
+        assert_eq!(later[i].as_ref().unwrap(), &read[j]);
     }
-    assert!(read[2].as_ref().unwrap_err().to_string().contains("a/2.jpg"));
-    // A list is a source, and so is what has no better way to make one.
-    let images: Vec<ImageObject> =
-        opened.clone().into_iter().map(Ok).list().unwrap().open().unwrap().flatten().collect();
-    assert_eq!(images, opened);
-    let nothing = FsSource::new(root.path().join("b")).with_max_file_bytes(1).list().unwrap();
-    assert!(nothing.map(ListedImage::read).all(|image| image.is_err()));
+    assert_eq!(later[0].as_ref().unwrap().label.as_deref(), Some("mine"));
+    assert!(later[2].as_ref().unwrap_err().to_string().contains("a/2.jpg"));
+    let nothing = FsSource::new(root.path().join("b")).with_max_file_bytes(1).open().unwrap();
+    assert!(nothing.read().all(|image| image.is_err()));
 }

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use orb_features::prelude::*;
+use orb_features::rows::ImageOutcome;
 use testkit::photos;
+use testkit::rows::{OrbRow, rows};
 
 fn photos(n: u32) -> Vec<(String, Vec<u8>)> {
     (0..n)
@@ -26,6 +28,20 @@ fn mixed() -> impl Iterator<Item = Result<ImageObject>> + Send + 'static {
     })
 }
 
+/// The stages one by one, on one thread.
+fn serial(
+    images: impl Iterator<Item = Result<ImageObject>>,
+) -> impl Iterator<Item = Result<ImageFeatures>> {
+    images.decode(DecodeParams::default(), orb().pixels()).extract(&orb())
+}
+
+/// The same on two.
+fn parallel(
+    images: impl Iterator<Item = Result<ImageObject>> + Send + 'static,
+) -> impl Iterator<Item = Result<ImageFeatures>> + Send {
+    images.features(&orb()).with_parallelism(Parallelism::new(2))
+}
+
 /// What a stream gives, in comparable form.
 fn shape(
     stream: impl Iterator<Item = Result<ImageFeatures>>,
@@ -36,10 +52,9 @@ fn shape(
 #[test]
 fn stages_do_nothing_until_pulled() {
     let panics = || std::iter::from_fn(|| -> Option<Result<ImageObject>> { panic!("pulled") });
-    let decode = DecodeParams::default();
-    drop(panics().decode(decode.clone()).extract(&orb()).explode().batches(10));
-    drop(panics().orb_features(&orb(), &decode, Parallelism::new(3)).explode());
-    let rows = std::iter::from_fn(|| -> Option<Result<DescriptorRow>> { panic!("pulled") });
+    drop(serial(panics()).explode());
+    drop(panics().features(&orb()).with_parallelism(Parallelism::new(3)).explode());
+    let rows = std::iter::from_fn(|| -> Option<Result<RowBatch>> { panic!("pulled") });
     let moments = {
         let mut m = Moments::new(32);
         let rows = ndarray::Array2::from_shape_fn((40, 32), |(i, j)| (i * j) as u8);
@@ -65,33 +80,27 @@ fn check_size_hints<T>(mut items: impl Iterator<Item = T>) -> usize {
 
 #[test]
 fn lengths_are_promised_where_they_are_known() {
-    let decode = DecodeParams::default();
-    let images = || mixed().decode(decode.clone());
-    assert_eq!(mixed().decode(decode.clone()).size_hint(), (24, Some(24)));
+    let images = || mixed().decode(DecodeParams::default(), orb().pixels());
+    assert_eq!(images().size_hint(), (24, Some(24)));
     assert_eq!(images().extract(&orb()).size_hint(), (24, Some(24)));
+    assert_eq!(mixed().features(&orb()).size_hint(), (24, Some(24)));
+    assert_eq!(mixed().read().size_hint(), (24, Some(24)));
     assert_eq!(check_size_hints(images()), 24);
-    assert_eq!(check_size_hints(images().extract(&orb())), 24);
-    assert_eq!(check_size_hints(mixed().orb_features(&orb(), &decode, Parallelism::new(2))), 24);
+    assert_eq!(check_size_hints(serial(mixed())), 24);
+    assert_eq!(check_size_hints(parallel(mixed())), 24);
+    assert_eq!(check_size_hints(mixed().read()), 24);
+    let policy = ErrorPolicy::new(OnError::Skip);
+    assert_eq!(check_size_hints(parallel(mixed()).on_error(policy, &Tally::default())), 16);
+    assert_eq!(check_size_hints(mixed().stop_at(&Arc::default())), 24);
+    assert!(check_size_hints(serial(mixed()).explode()) > 0);
 
-    let good: Vec<ImageFeatures> = images().extract(&orb()).filter_map(Result::ok).collect();
-    let rows = good[0].keypoints.len();
-    assert!(rows > 1);
-    let mut first = good[0].clone().into_rows();
-    assert_eq!((first.len(), first.size_hint()), (rows, (rows, Some(rows))));
-    first.next();
-    assert_eq!(first.len(), rows - 1);
-    assert_eq!(check_size_hints(first), rows - 1);
-    // The rows of images still to come are not known; those of the last image are.
-    let mut exploded = good[..1].iter().cloned().map(Ok).explode();
-    assert_eq!(exploded.size_hint(), (0, None));
-    exploded.next();
-    assert_eq!(exploded.size_hint(), (rows - 1, Some(rows - 1)));
-    assert!(check_size_hints(good.into_iter().map(Ok).explode()) > rows);
-
-    let (_, spooled) = good_rows().fit_pca(&PcaParams::new(2), &Spool::default()).unwrap();
-    let n = good_rows().count();
+    let (model, spooled) = good_batches().fit_pca(&PcaParams::new(2), &Spool::default()).unwrap();
+    let n = good_batches().count();
+    assert!(n > 3);
     assert_eq!(spooled.size_hint(), (1, Some(n)));
     assert_eq!(check_size_hints(spooled), n);
+    let batches: Vec<_> = good_batches().collect();
+    assert_eq!(check_size_hints(batches.into_iter().project(&model)), n);
 }
 
 #[test]
@@ -105,13 +114,14 @@ fn parallelism_is_as_asked() {
 fn the_sink_of_nothing_counts() {
     let mut sink = NullSink::default();
     for n in [2, 3] {
-        let rows = good_rows().take(n).collect::<Result<_>>().unwrap();
-        sink.write(RowBatch { rows, scores: None }).unwrap();
+        sink.write(first_rows(n)).unwrap();
     }
     let broken = ImageObject::new("broken.jpg", &b"\xff\xd8"[..]);
     let error = Decoder::new(DecodeParams::default()).decode(&broken).unwrap_err();
     for _ in 0..2 {
-        sink.record(&orb_features::sink::Failure::from(&error)).unwrap();
+        let mut batch = first_rows(0);
+        batch.push_failed(FailedImage::from(&error));
+        sink.write(batch).unwrap();
     }
     let report = sink.finish().unwrap();
     assert_eq!((report.rows, report.failures, report.path), (5, 2, None));
@@ -119,8 +129,7 @@ fn the_sink_of_nothing_counts() {
 
 #[test]
 fn serial_and_parallel_stages_give_the_same_with_errors_in_place() {
-    let decode = DecodeParams::default();
-    let want = shape(mixed().decode(decode.clone()).extract(&orb()));
+    let want = shape(serial(mixed()));
     assert_eq!(want.len(), 24);
     for (i, item) in want.iter().enumerate() {
         match item {
@@ -137,83 +146,123 @@ fn serial_and_parallel_stages_give_the_same_with_errors_in_place() {
     for threads in [1, 2, 3, 8] {
         for window in [1, 5, 1000] {
             let parallelism = Parallelism::new(threads).with_window(window);
-            assert_eq!(shape(mixed().orb_features(&orb(), &decode, parallelism)), want);
+            let images = mixed().features(&orb()).with_parallelism(parallelism);
+            assert_eq!(shape(images), want);
         }
     }
 }
 
 #[test]
 fn explode_gives_a_row_for_each_descriptor_in_order() {
-    let images: Vec<ImageFeatures> = mixed()
-        .orb_features(&orb(), &DecodeParams::default(), Parallelism::new(2))
-        .filter_map(Result::ok)
-        .collect();
-    let rows: Vec<DescriptorRow> =
-        images.iter().cloned().map(Ok).explode().map(Result::unwrap).collect();
-    let mut next = rows.iter();
+    let images: Vec<ImageFeatures> = parallel(mixed()).filter_map(Result::ok).collect();
+    let batches = images.iter().cloned().map(Ok).explode().map(Result::unwrap);
+    let exploded: Vec<OrbRow> = batches.flat_map(|batch| rows(&batch)).collect();
+    let mut next = exploded.iter();
     for image in &images {
-        for (i, (keypoint, descriptor)) in
-            image.keypoints.iter().zip(&image.descriptors).enumerate()
-        {
+        let descriptors = image.vectors.as_u8().unwrap().chunks(32);
+        for (i, (keypoint, descriptor)) in image.keypoints.iter().zip(descriptors).enumerate() {
             let row = next.next().unwrap();
             assert!(Arc::ptr_eq(&row.meta, &image.meta));
-            assert_eq!(
-                (row.index as usize, &row.keypoint, &row.descriptor),
-                (i, keypoint, descriptor)
-            );
+            assert_eq!((row.index as usize, &row.keypoint), (i, keypoint));
+            assert_eq!(row.descriptor, descriptor);
         }
     }
     assert!(next.next().is_none());
+    // An image without features is there, without a row.
     let empty = ImageFeatures::new(Arc::clone(&images[0].meta), Features::default());
-    assert_eq!([Ok(empty)].into_iter().explode().count(), 0);
+    let [batch] = &[Ok(empty)].into_iter().explode().collect::<Vec<_>>()[..] else { panic!("one") };
+    let batch = batch.as_ref().unwrap();
+    assert_eq!((batch.len(), batch.images().len()), (0, 1));
+    let nothing = std::iter::empty::<Result<ImageFeatures>>();
+    assert!(nothing.explode().next().is_none());
 }
 
 #[test]
 fn batches_keep_rows_errors_and_their_order() {
-    let rows = || {
-        mixed()
-            .orb_features(&orb(), &DecodeParams::default(), Parallelism::new(2))
-            .explode()
-            .map(|row| row.map_err(|e| e.to_line()))
-    };
-    let want: Vec<_> = rows().collect();
-    for size in [0, 1, 7, 100_000, usize::MAX] {
-        let stream =
-            mixed().orb_features(&orb(), &DecodeParams::default(), Parallelism::new(2)).explode();
-        let mut got = Vec::new();
-        for batch in stream.batches(size) {
+    let exploded = |size| parallel(mixed()).explode().with_batch_rows(size);
+    let flat = |size: usize| {
+        let mut all = Vec::new();
+        for batch in exploded(size) {
             match batch {
                 Ok(batch) => {
-                    assert!(!batch.rows.is_empty() && batch.rows.len() <= size.max(1));
-                    got.extend(batch.rows.into_iter().map(Ok));
+                    assert!(!batch.is_empty() && batch.len() <= size);
+                    all.extend(rows(&batch).into_iter().map(Ok));
                 }
-                Err(error) => got.push(Err(error.to_line())),
+                Err(error) => all.push(Err(error.to_line())),
             }
         }
-        assert_eq!(got, want);
+        all
+    };
+    let want = flat(1024);
+    assert_eq!(want.iter().filter(|row| row.is_err()).count(), 8);
+    for size in [1, 7, 100_000, usize::MAX] {
+        assert_eq!(flat(size), want, "{size}");
     }
+    let mut none = exploded(0);
+    assert!(matches!(none.next(), Some(Err(Error::InvalidParam { .. }))));
+    assert!(none.next().is_none());
 }
 
-fn good_rows() -> impl Iterator<Item = Result<DescriptorRow>> {
-    MemorySource::new(photos(30))
-        .open()
-        .unwrap()
-        .orb_features(&orb(), &DecodeParams::default(), Parallelism::new(2))
-        .explode()
+/// Failures are in batches, in order, also where a batch begins with them.
+#[test]
+fn failures_come_with_the_rows() {
+    let failed = |i: u32| FailedImage::new(Some(format!("{i}.jpg")), "decode", "corrupt", "broken");
+    let good = |i: u32| {
+        let meta = Arc::new(ImageMeta::new(format!("{i}.jpg")));
+        testkit::rows::image(meta, [(KeyPoint::default(), [i as u8; 32])])
+    };
+    let stream = || {
+        (0..5000).map(move |i| {
+            Ok(if i % 5 == 0 || i < 1500 {
+                ImageOutcome::Failed(failed(i))
+            } else {
+                ImageOutcome::Features(good(i))
+            })
+        })
+    };
+    let batches: Vec<RowBatch> = stream().explode().collect::<Result<_>>().unwrap();
+    let found: usize = batches.iter().map(|batch| batch.failed().len()).sum();
+    assert_eq!(found + batches.iter().map(RowBatch::len).sum::<usize>(), 5000);
+    let uris = batches.iter().flat_map(RowBatch::failed).map(|f| f.uri.clone().unwrap());
+    let want = (0..5000).filter(|i| i % 5 == 0 || *i < 1500).map(|i| format!("{i}.jpg"));
+    assert!(uris.eq(want));
+    // A spool keeps them.
+    let (_, spooled) =
+        stream().explode().fit_pca(&PcaParams::new(1), &Spool::default().with_memory(0)).unwrap();
+    assert_eq!(spooled.collect::<Result<Vec<_>>>().unwrap(), batches);
+    // With a format they need not wait for an image, and without one nobody knows the columns.
+    let lost = || (0..3).map(|i| Ok(ImageOutcome::Failed(failed(i))));
+    let format = orb().output();
+    let shown: Vec<RowBatch> = lost().explode().with_format(format).map(Result::unwrap).collect();
+    assert_eq!((shown[0].failed().len(), shown[0].format()), (3, format));
+    assert!(matches!(lost().explode().next(), Some(Err(Error::Shape(_)))));
+}
+
+fn good_batches() -> impl Iterator<Item = Result<RowBatch>> + Send {
+    parallel(MemorySource::new(photos(30)).open().unwrap()).explode().with_batch_rows(7)
+}
+
+/// Some rows.
+fn first_rows(n: usize) -> RowBatch {
+    let image = parallel(mixed()).find_map(Result::ok).unwrap();
+    let mut batch = testkit::rows::batch([]);
+    batch.push_range(&image, 0..n).unwrap();
+    batch
+}
+
+fn rows_of(batches: impl Iterator<Item = Result<RowBatch>>) -> Vec<OrbRow> {
+    batches.flat_map(|batch| rows(&batch.unwrap())).collect()
 }
 
 #[test]
 fn the_spool_gives_back_every_row_from_memory_and_from_a_file() {
-    let want: Vec<DescriptorRow> = good_rows().map(Result::unwrap).collect();
+    let want = rows_of(good_batches());
     let folder = tempfile::tempdir().unwrap();
     let mut models = Vec::new();
     for memory in [0, 1000, 1 << 30] {
         let spool = Spool::default().with_memory(memory).with_folder(folder.path());
-        let (model, rows) = good_rows().fit_pca(&PcaParams::new(5), &spool).unwrap();
-        let rows: Vec<DescriptorRow> = rows.map(Result::unwrap).collect();
-        assert_eq!(rows, want);
-        // Rows of one image share what is known of it.
-        assert!(Arc::ptr_eq(&rows[0].meta, &rows[1].meta));
+        let (model, batches) = good_batches().fit_pca(&PcaParams::new(5), &spool).unwrap();
+        assert_eq!(rows_of(batches), want);
         models.push(model);
     }
     assert!(models.windows(2).all(|m| m[0] == m[1]));
@@ -224,15 +273,9 @@ fn the_spool_gives_back_every_row_from_memory_and_from_a_file() {
 fn the_spool_keeps_odd_names_times_and_missing_labels() {
     use std::time::SystemTime;
     let meta = |uri: &str, label: Option<&str>, modified| {
-        Arc::new(ImageMeta {
-            uri: uri.to_owned(),
-            label: label.map(str::to_owned),
-            byte_len: u64::MAX - 1,
-            modified,
-            width: 70_000,
-            height: 1,
-            channels: 4,
-        })
+        let mut meta = ImageMeta::new(uri).with_file(u64::MAX - 1, modified);
+        meta.label = label.map(str::to_owned);
+        Arc::new(meta.with_shape(70_000, 1, 4))
     };
     let epoch = SystemTime::UNIX_EPOCH;
     let metas = [
@@ -240,41 +283,120 @@ fn the_spool_keeps_odd_names_times_and_missing_labels() {
         meta("", None, None),
         meta("x", Some("Pêche 1"), epoch.checked_sub(Duration::new(100, 3))),
     ];
-    let rows: Vec<DescriptorRow> = (0..50)
-        .map(|i: u32| DescriptorRow {
-            meta: Arc::clone(&metas[i as usize / 20]),
-            index: i,
-            keypoint: KeyPoint {
-                x: i as f32,
-                y: -0.0,
-                size: 31.5,
-                angle: 359.9,
-                response: -1e-9,
-                octave: 7,
-            },
-            descriptor: std::array::from_fn(|j| (i as usize * 37 + j * j) as u8),
-        })
-        .collect();
+    let row = |i: u32| {
+        let keypoint =
+            KeyPoint { x: i as f32, y: -0.0, size: 31.5, angle: 359.9, response: -1e-9, octave: 7 };
+        (keypoint, std::array::from_fn(|j| (i as usize * 37 + j * j) as u8))
+    };
     let spool = Spool::default().with_memory(64);
-    let (_, back) = rows.iter().cloned().map(Ok).fit_pca(&PcaParams::new(2), &spool).unwrap();
-    assert_eq!(back.map(Result::unwrap).collect::<Vec<_>>(), rows);
+    let images: Vec<ImageFeatures> =
+        metas.into_iter().map(|meta| testkit::rows::image(meta, (0..20).map(row))).collect();
+    // Also where an image goes on in the next batch.
+    let batches = || images.iter().cloned().map(Ok).explode().with_batch_rows(13);
+    let (_, back) = batches().fit_pca(&PcaParams::new(2), &spool).unwrap();
+    let back: Vec<RowBatch> = back.map(Result::unwrap).collect();
+    assert_eq!(back, batches().map(Result::unwrap).collect::<Vec<_>>());
+    assert_eq!(back[1].images()[0].first_index, 13);
+
+    // Floats, without keypoints.
+    let floats = Vectors::from_f32((0..90).map(|i| i as f32 / 7.0 - 3.0).collect(), 3).unwrap();
+    let image = ImageFeatures::new(Arc::clone(&images[0].meta), floats);
+    let batches = || [Ok(image.clone())].into_iter().explode().with_batch_rows(8);
+    let (model, back) = batches().fit_pca(&PcaParams::new(2), &spool).unwrap();
+    let back: Vec<RowBatch> = back.map(Result::unwrap).collect();
+    assert_eq!(back, batches().map(Result::unwrap).collect::<Vec<_>>());
+    let scores =
+        back.into_iter().map(Ok).project(&model).map(|b| b.unwrap().scores().unwrap().nrows());
+    assert_eq!(scores.sum::<usize>(), 30);
+    let of_bytes = good_batches().project(&model).next().unwrap().unwrap_err().to_string();
+    assert!(of_bytes.contains("rows of 3 elements"), "{of_bytes}");
 }
 
 #[test]
 fn a_spool_that_cannot_be_written_is_named() {
     let spool = Spool::default().with_memory(0).with_folder("/no/such/folder");
-    let error = good_rows().fit_pca(&PcaParams::new(2), &spool).unwrap_err().to_line();
+    let error = good_batches().fit_pca(&PcaParams::new(2), &spool).unwrap_err().to_line();
     assert!(error.contains("/no/such/folder"), "{error}");
 }
 
 #[test]
 fn an_error_ends_a_fit_and_a_write() {
-    let rows =
-        || mixed().orb_features(&orb(), &DecodeParams::default(), Parallelism::new(2)).explode();
-    let error = rows().fit_pca(&PcaParams::new(2), &Spool::default()).unwrap_err();
+    let batches = || parallel(mixed()).explode();
+    let error = batches().fit_pca(&PcaParams::new(2), &Spool::default()).unwrap_err();
     assert!(error.to_string().contains("001.jpg"), "{error}");
-    let error = rows().batches(10).write_to(NullSink::default()).unwrap_err();
+    let error = batches().write_to(NullSink::default()).unwrap_err();
     assert!(error.to_string().contains("001.jpg"), "{error}");
+}
+
+/// An extractor that wants eight images at a time, and counts what it gets.
+#[derive(Clone, Default)]
+struct Sizes(Arc<AtomicUsize>);
+
+impl FeatureExtractor for Sizes {
+    type Scratch = ();
+
+    fn describe(&self) -> String {
+        "{}".to_owned()
+    }
+
+    fn pixels(&self) -> PixelSpec {
+        PixelSpec::new(PixelFormat::Bgr).with_size(4, 3)
+    }
+
+    fn output(&self) -> VectorFormat {
+        VectorFormat::f32(2)
+    }
+
+    fn extract(&self, image: PixelView<'_>, (): &mut ()) -> Result<Extracted> {
+        assert_eq!((image.width(), image.height(), image.format()), (4, 3, PixelFormat::Bgr));
+        let first = f32::from(image.as_bytes()[0]);
+        assert!(first < 250.0, "too bright");
+        Ok(Vectors::from_f32(vec![first, 1.0], 2)?.into())
+    }
+
+    fn batch_len(&self) -> usize {
+        8
+    }
+
+    fn extract_batch(&self, images: &[PixelView<'_>], scratch: &mut ()) -> Vec<Result<Extracted>> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        images.iter().map(|&image| self.extract(image, scratch)).collect()
+    }
+}
+
+#[test]
+fn an_extractor_gets_its_pixels_in_batches_and_a_panic_costs_one_image() {
+    let ppm = |blue: u8| [b"P6 2 2 255\n".to_vec(), [0, 0, blue].repeat(4)].concat();
+    let images = || {
+        (0..20).map(move |i: u8| {
+            let bytes = match i {
+                3 => b"no image".to_vec(),
+                12 => ppm(255),
+                i => ppm(i),
+            };
+            Ok(ImageObject::new(format!("{i}.ppm"), bytes))
+        })
+    };
+    for threads in [1, 3] {
+        let sizes = Sizes::default();
+        let found: Vec<_> =
+            images().features(&sizes).with_parallelism(Parallelism::new(threads)).collect();
+        assert_eq!((found.len(), sizes.0.load(Ordering::SeqCst)), (20, 3));
+        for (i, image) in found.iter().enumerate() {
+            match (i, image) {
+                (3, Err(error)) => assert_eq!(error.code(), "not_an_image"),
+                (12, Err(error)) => assert!(error.to_line().contains("too bright"), "{error}"),
+                (_, Ok(image)) => {
+                    assert_eq!(image.vectors.as_f32().unwrap(), [i as f32, 1.0]);
+                    assert_eq!(
+                        (image.meta.width, image.meta.uri.as_str()),
+                        (2, &*format!("{i}.ppm"))
+                    );
+                }
+                (_, Err(error)) => panic!("{i}: {error}"),
+            }
+        }
+    }
 }
 
 #[test]
@@ -375,11 +497,10 @@ fn public_types_can_cross_threads() {
     shared::<PcaModel>();
     shared::<Moments>();
     shared::<Error>();
-    shared::<DescriptorRow>();
     shared::<RowBatch>();
     sent::<OrbScratch>();
     sent::<Decoder>();
-    sent::<SpooledRows>();
+    sent::<SpooledBatches>();
     sent::<Pipeline<FsSource, Orb, NullSink>>();
     sent::<orb_features::stage::ParMap<Result<ImageObject>, Result<ImageFeatures>>>();
 }

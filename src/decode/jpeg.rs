@@ -22,8 +22,9 @@ use mozjpeg_sys::{
     jpeg_std_error,
 };
 
-use super::{ColorOrder, DecodeParams, Failure, GrayImage, GrayMode, check_limits};
+use super::{DecodeParams, Failure, GrayMode, check_limits, no_memory};
 use crate::error::DecodeCause;
+use crate::pixels::{ColorOrder, PixelFormat, Pixels};
 
 pub(super) const NAME: &str = "libjpeg-turbo";
 
@@ -123,10 +124,12 @@ impl JpegDecoder {
         &mut self,
         bytes: &[u8],
         params: &DecodeParams,
-        gray: &mut GrayImage,
+        format: PixelFormat,
+        pixels: &mut Pixels,
     ) -> Result<(), Failure> {
         let mut decompressor = Decompressor::new();
-        let decoding = || decode(&mut decompressor, &mut self.strip, bytes, params, gray);
+        let wanted = Wanted { params, format };
+        let decoding = || decode(&mut decompressor, &mut self.strip, bytes, &wanted, pixels);
         // A strip that is left half written is cleared before it is read again.
         catch_unwind(AssertUnwindSafe(decoding)).unwrap_or_else(|panic| {
             match panic.downcast::<Complaint>() {
@@ -141,8 +144,8 @@ fn decode(
     decompressor: &mut Decompressor,
     strip: &mut Vec<u8>,
     bytes: &[u8],
-    params: &DecodeParams,
-    gray: &mut GrayImage,
+    wanted: &Wanted<'_>,
+    pixels: &mut Pixels,
 ) -> Result<(), Failure> {
     let Decompressor { info, error, progress: monitor } = decompressor;
     let info = &mut **info;
@@ -161,17 +164,20 @@ fn decode(
         jpeg_read_header(info, 1);
     }
     let (width, height) = (info.image_width as usize, info.image_height as usize);
-    let (channels, format) = match (info.num_components, params.gray_mode()) {
-        (1, _) => (1, Format::Gray),
-        (4, _) => (4, Format::Cmyk),
-        (_, GrayMode::Luma) => (3, Format::Gray),
-        (_, GrayMode::Bgr2Gray) => (3, Format::Bgr),
+    let Wanted { params, format } = *wanted;
+    let (channels, read) = match (info.num_components, format, params.gray_mode()) {
+        (1, ..) => (1, Format::Gray),
+        (4, ..) => (4, Format::Cmyk),
+        (_, PixelFormat::Gray, GrayMode::Luma) => (3, Format::Gray),
+        (_, PixelFormat::Rgb, _) => (3, Format::Rgb),
+        _ => (3, Format::Bgr),
     };
-    let row_len = width * format.channels();
+    let row_len = width * read.channels();
     let strip_rows = (STRIP / row_len.max(1)).clamp(1, height.max(1));
-    let strip_len = if format == Format::Gray { 0 } else { row_len * strip_rows };
-    let left = check_limits(params, width, height, (width * height + strip_len) as u64)?;
-    info.out_color_space = format.space();
+    let strip_len = if read.is(format) { 0 } else { row_len * strip_rows };
+    let needed = width as u64 * height as u64 * format.channels() as u64 + strip_len as u64;
+    let left = check_limits(params, width, height, needed)?;
+    info.out_color_space = read.space();
     // SAFETY: the decompressor has read a header. The limit is for the coefficients of files of several scans.
     unsafe {
         // 0 would be no limit.
@@ -180,29 +186,23 @@ fn decode(
         jpeg_start_decompress(info);
     }
     let output = (info.output_width as usize, info.output_height as usize, info.output_components);
-    if output != (width, height, format.channels() as c_int) {
+    if output != (width, height, read.channels() as c_int) {
         return Err((DecodeCause::Unsupported, format!("libjpeg gives {output:?}").into()));
     }
-    gray.refill(width, height, channels, |pixels| {
-        if format == Format::Gray {
-            return read_rows(info, pixels);
-        }
+    let out = pixels
+        .refill((width, height), format, channels)
+        .map_err(|e| no_memory(needed as usize, &e))?;
+    if read.is(format) {
+        read_rows(info, out)?;
+    } else {
         strip.clear();
         strip.resize(strip_len, 0);
-        for pixels in pixels.chunks_mut(width * strip_rows) {
-            let strip = &mut strip[..pixels.len() * format.channels()];
+        for out in out.chunks_mut(width * strip_rows * format.channels()) {
+            let strip = &mut strip[..out.len() / format.channels() * read.channels()];
             read_rows(info, strip)?;
-            match (format, params.gray_mode()) {
-                (Format::Cmyk, GrayMode::Luma) => cmyk_to_luma(strip, pixels),
-                (Format::Cmyk, GrayMode::Bgr2Gray) => {
-                    cmyk_to_rgb(strip);
-                    ColorOrder::Rgba.to_gray(strip, pixels);
-                }
-                _ => ColorOrder::Bgr.to_gray(strip, pixels),
-            }
+            convert(strip, read, out, wanted);
         }
-        Ok(())
-    })?;
+    }
     // SAFETY: all rows are read. It goes on to the end of the file and complains of what it finds on the way.
     unsafe { jpeg_finish_decompress(info) };
     Ok(())
@@ -230,11 +230,38 @@ fn read_rows(info: &mut jpeg_decompress_struct, mut rows: &mut [u8]) -> Result<(
     Ok(())
 }
 
+/// The pixels that the caller asks for.
+struct Wanted<'a> {
+    params: &'a DecodeParams,
+    format: PixelFormat,
+}
+
+/// Makes the caller's pixels of libjpeg's.
+fn convert(strip: &mut [u8], read: Format, out: &mut [u8], wanted: &Wanted<'_>) {
+    let triples = out.as_chunks_mut::<3>().0.iter_mut();
+    match (read, wanted.format, wanted.params.gray_mode()) {
+        (Format::Cmyk, PixelFormat::Gray, GrayMode::Luma) => cmyk_to_luma(strip, out),
+        (Format::Cmyk, PixelFormat::Gray, GrayMode::Bgr2Gray) => {
+            cmyk_to_rgb(strip);
+            ColorOrder::Rgba.to_gray(strip, out);
+        }
+        (Format::Cmyk, format, _) => {
+            cmyk_to_rgb(strip);
+            for (&[r, g, b, _], out) in strip.as_chunks::<4>().0.iter().zip(triples) {
+                *out = if format == PixelFormat::Rgb { [r, g, b] } else { [b, g, r] };
+            }
+        }
+        (Format::Gray, ..) => strip.iter().zip(triples).for_each(|(&v, out)| *out = [v; 3]),
+        (Format::Bgr | Format::Rgb, ..) => ColorOrder::Bgr.to_gray(strip, out),
+    }
+}
+
 /// The pixels that libjpeg is asked for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Format {
     Gray,
     Bgr,
+    Rgb,
     /// CMYK, also of YCCK files, with the inks inverted as files hold them.
     Cmyk,
 }
@@ -243,8 +270,17 @@ impl Format {
     fn channels(self) -> usize {
         match self {
             Self::Gray => 1,
-            Self::Bgr => 3,
+            Self::Bgr | Self::Rgb => 3,
             Self::Cmyk => 4,
+        }
+    }
+
+    /// Whether these are the caller's pixels already.
+    fn is(self, format: PixelFormat) -> bool {
+        match format {
+            PixelFormat::Gray => self == Self::Gray,
+            PixelFormat::Rgb => self == Self::Rgb,
+            PixelFormat::Bgr => self == Self::Bgr,
         }
     }
 
@@ -252,6 +288,7 @@ impl Format {
         match self {
             Self::Gray => Space::JCS_GRAYSCALE,
             Self::Bgr => Space::JCS_EXT_BGR,
+            Self::Rgb => Space::JCS_EXT_RGB,
             Self::Cmyk => Space::JCS_CMYK,
         }
     }
@@ -313,11 +350,11 @@ mod tests {
 
     #[test]
     fn an_error_has_the_librarys_words() {
-        let mut gray = GrayImage::default();
         let decoded = JpegDecoder::default().decode(
             &[0xff, 0xd8, 0xff, 0xd9],
             &DecodeParams::default(),
-            &mut gray,
+            PixelFormat::Gray,
+            &mut Pixels::default(),
         );
         let (cause, why) = decoded.unwrap_err();
         assert_eq!(cause, DecodeCause::Corrupt);

@@ -1,10 +1,9 @@
-//! Bytes to grey pixels.
+//! Bytes to pixels.
 //!
 //! JPEGs are decoded by libjpeg-turbo's decoder, as `mozjpeg-sys` builds it, with the pixels of `cv::imread`
 //! (feature `jpeg`). Every other format goes through the `image` crate: PNG, BMP, GIF (its first frame), TIFF,
 //! WebP and PNM.
 
-mod gray;
 #[cfg_attr(not(feature = "jpeg"), path = "no_jpeg.rs")]
 mod jpeg;
 mod orientation;
@@ -17,9 +16,9 @@ use std::sync::Arc;
 use image::metadata::Orientation;
 
 use crate::error::{BoxError, DecodeCause, Error, Result};
+use crate::pixels::{GrayImage, ImageMeta, PixelFormat, PixelSpec, Pixels};
 use crate::source::ImageObject;
 
-pub use gray::{ColorOrder, GrayImage, GrayView, gray_of};
 pub use params::{DEFAULT_MAX_ALLOC, DEFAULT_MAX_SIDE, DecodeParams, ExifOrientation, GrayMode};
 
 /// The JPEG decoder that this build uses: `libjpeg-turbo`, or `none` without the feature `jpeg`.
@@ -32,32 +31,14 @@ pub fn jpeg_is_vectorized() -> bool {
     jpeg::is_vectorized()
 }
 
-/// What is known of an image once it is decoded; shared by all of its features and rows.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ImageMeta {
-    /// The path or key, unmangled.
-    pub uri: String,
-    /// The label, if the source's rule gives one.
-    pub label: Option<String>,
-    /// The length of the encoded image in bytes.
-    pub byte_len: u64,
-    /// When the file or object was last modified.
-    pub modified: Option<std::time::SystemTime>,
-    /// Width in pixels, upright.
-    pub width: u32,
-    /// Height in pixels, upright.
-    pub height: u32,
-    /// Channels of the encoded image: 1 grey, 2 grey and alpha, 3 colour, 4 colour and alpha or CMYK.
-    pub channels: u8,
-}
-
 /// An image ready for an extractor.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct DecodedImage {
     /// Where it comes from.
     pub meta: Arc<ImageMeta>,
-    /// Its grey pixels.
-    pub gray: GrayImage,
+    /// Its pixels, in the format that was asked for.
+    pub pixels: Pixels,
 }
 
 /// Why decoding failed, before the image's name is known.
@@ -96,64 +77,91 @@ impl Decoder {
         &self.params
     }
 
-    /// Decodes one image.
+    /// Decodes one image to grey.
     ///
     /// # Errors
     /// [`Error::Decode`], naming the object and the cause.
     pub fn decode(&mut self, object: &ImageObject) -> Result<GrayImage> {
-        let mut gray = GrayImage::default();
-        self.decode_into(object, &mut gray)?;
-        Ok(gray)
+        let mut pixels = Pixels::default();
+        self.decode_into(object, PixelFormat::Gray, &mut pixels)?;
+        pixels.try_into()
     }
 
     /// Decodes one image into a buffer, which JPEGs that need no turn reuse; on error its content is unspecified.
     ///
     /// # Errors
     /// As [`Decoder::decode`].
-    pub fn decode_into(&mut self, object: &ImageObject, gray: &mut GrayImage) -> Result<()> {
-        self.pixels(&object.bytes, gray)
+    pub fn decode_into(
+        &mut self,
+        object: &ImageObject,
+        format: PixelFormat,
+        pixels: &mut Pixels,
+    ) -> Result<()> {
+        self.pixels(&object.bytes, format, pixels)
             .map_err(|(cause, source)| Error::decode(object.uri.as_str(), cause, source))
     }
 
-    /// Decodes one image and describes it.
+    /// Decodes one image and describes it; `spec` says to what pixels.
     ///
     /// # Errors
     /// As [`Decoder::decode`].
-    pub fn decode_object(&mut self, object: &ImageObject) -> Result<DecodedImage> {
-        let gray = self.decode(object)?;
-        Ok(DecodedImage { meta: Arc::new(meta_of(object, &gray)), gray })
+    pub fn decode_object(&mut self, object: &ImageObject, spec: PixelSpec) -> Result<DecodedImage> {
+        let mut pixels = Pixels::default();
+        let meta = self.decode_meta(object, spec, &mut pixels)?;
+        Ok(DecodedImage { meta, pixels })
     }
 
-    fn pixels(&mut self, bytes: &[u8], gray: &mut GrayImage) -> Result<(), Failure> {
+    /// The same into a buffer.
+    pub(crate) fn decode_meta(
+        &mut self,
+        object: &ImageObject,
+        spec: PixelSpec,
+        pixels: &mut Pixels,
+    ) -> Result<Arc<ImageMeta>> {
+        self.decode_into(object, spec.format(), pixels)?;
+        let meta = meta_of(object, pixels);
+        if let Some(size) = spec.size() {
+            if pixels.as_bytes().is_empty() {
+                let why = "an image without a pixel has no other size";
+                return Err(Error::decode(object.uri.as_str(), DecodeCause::Unsupported, why));
+            }
+            pixels.resize(size);
+        }
+        Ok(Arc::new(meta))
+    }
+
+    fn pixels(
+        &mut self,
+        bytes: &[u8],
+        format: PixelFormat,
+        pixels: &mut Pixels,
+    ) -> Result<(), Failure> {
         if bytes.is_empty() {
             return Err((DecodeCause::Empty, "the file has no byte".into()));
         }
         let orientation = if bytes.starts_with(&[0xff, 0xd8]) {
-            self.jpeg.decode(bytes, &self.params, gray)?;
+            self.jpeg.decode(bytes, &self.params, format, pixels)?;
             orientation::of_jpeg(bytes)
         } else {
-            raster::decode(bytes, &self.params, gray)?
+            raster::decode(bytes, &self.params, format, pixels)?
         };
         if self.params.exif_orientation() == ExifOrientation::Apply
             && orientation != Orientation::NoTransforms
         {
-            gray.turn(orientation);
+            pixels.turn(orientation);
         }
         Ok(())
     }
 }
 
 /// Describes a decoded object.
-pub(crate) fn meta_of(object: &ImageObject, gray: &GrayImage) -> ImageMeta {
-    ImageMeta {
-        uri: object.uri.clone(),
-        label: object.label.clone(),
-        byte_len: object.bytes.len() as u64,
-        modified: object.modified,
-        width: gray.width() as u32,
-        height: gray.height() as u32,
-        channels: gray.channels(),
-    }
+fn meta_of(object: &ImageObject, pixels: &Pixels) -> ImageMeta {
+    let (width, height) = (pixels.width() as u32, pixels.height() as u32);
+    let mut meta = ImageMeta::new(object.uri.as_str())
+        .with_file(object.bytes.len() as u64, object.modified)
+        .with_shape(width, height, pixels.channels());
+    meta.label.clone_from(&object.label);
+    meta
 }
 
 /// Refuses an image beyond the limits, before anything is allocated for it: `bytes` are what its decoding is known

@@ -1,7 +1,8 @@
 //! JPEGs without the feature `jpeg`: an error that says so.
 
-use super::{DecodeParams, Failure, GrayImage};
+use super::{DecodeParams, Failure};
 use crate::error::DecodeCause;
+use crate::pixels::{PixelFormat, Pixels};
 
 pub(super) const NAME: &str = "none";
 
@@ -15,7 +16,13 @@ pub(super) struct JpegDecoder {}
 
 impl JpegDecoder {
     #[expect(clippy::unused_self, reason = "as the decoder that it stands for")]
-    pub fn decode(&mut self, _: &[u8], _: &DecodeParams, _: &mut GrayImage) -> Result<(), Failure> {
+    pub fn decode(
+        &mut self,
+        _: &[u8],
+        _: &DecodeParams,
+        _: PixelFormat,
+        _: &mut Pixels,
+    ) -> Result<(), Failure> {
         let why = "this build reads no JPEG: it lacks the feature `jpeg`";
         Err((DecodeCause::Unsupported, why.into()))
     }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
+
 /// Default of [`DecodeParams::max_side`], in pixels: the most that a JPEG can have.
 pub const DEFAULT_MAX_SIDE: u32 = 65_535;
 /// Default of [`DecodeParams::max_alloc`], in bytes: 512 MiB, such as a PNG of 11,585 x 11,585 in colour or a
@@ -36,6 +38,7 @@ pub enum ExifOrientation {
 
 /// The parameters of decoding, the limits that no image may exceed among them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[must_use]
 pub struct DecodeParams {
     gray_mode: GrayMode,
@@ -104,5 +107,19 @@ impl DecodeParams {
     #[must_use]
     pub fn max_alloc(&self) -> u64 {
         self.max_alloc
+    }
+
+    /// Checks them, before there is an image.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParam`] for limits of 0, which no image keeps.
+    pub fn check(&self) -> Result<()> {
+        for (name, value) in [("max_side", u64::from(self.max_side)), ("max_alloc", self.max_alloc)]
+        {
+            if value == 0 {
+                return Err(Error::param(name, value, "at least 1"));
+            }
+        }
+        Ok(())
     }
 }

@@ -6,14 +6,16 @@ use image::error::ImageError;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
-use super::{DecodeParams, Failure, GrayImage, check_limits, check_memory};
+use super::{DecodeParams, Failure, check_limits, check_memory};
 use crate::error::DecodeCause;
+use crate::pixels::{PixelFormat, Pixels};
 
 /// Decodes `bytes` and returns the orientation that its metadata name.
 pub(super) fn decode(
     bytes: &[u8],
     params: &DecodeParams,
-    gray: &mut GrayImage,
+    format: PixelFormat,
+    pixels: &mut Pixels,
 ) -> Result<Orientation, Failure> {
     let reader = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()
@@ -25,9 +27,10 @@ pub(super) fn decode(
     let beside = if reader.format() == Some(ImageFormat::WebP) { 2 * 4 } else { 0 };
     let mut decoder = reader.into_decoder().map_err(failure)?;
     let (width, height) = decoder.dimensions();
-    // The decoder's pixels and the grey ones.
-    let pixels = u64::from(width) * u64::from(height);
-    let bytes = decoder.total_bytes().saturating_add(pixels.saturating_mul(1 + beside));
+    // The decoder's pixels and those that are made of them.
+    let area = u64::from(width) * u64::from(height);
+    let beside = beside + format.channels() as u64;
+    let bytes = decoder.total_bytes().saturating_add(area.saturating_mul(beside));
     let left = check_limits(params, width as usize, height as usize, bytes)?;
     check_memory(usize::try_from(bytes).unwrap_or(usize::MAX))?;
     let mut limits = Limits::no_limits();
@@ -35,7 +38,7 @@ pub(super) fn decode(
     limits.max_alloc = Some(left);
     decoder.set_limits(limits).map_err(failure)?;
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    *gray = GrayImage::from(&DynamicImage::from_decoder(decoder).map_err(failure)?);
+    *pixels = Pixels::of_image(DynamicImage::from_decoder(decoder).map_err(failure)?, format);
     Ok(orientation)
 }
 

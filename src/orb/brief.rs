@@ -1,9 +1,9 @@
 //! The descriptor: comparisons of smoothed pixels at the points of the turned pattern.
 
-use super::keypoint::{DESCRIPTOR_LEN, Descriptor};
 use super::pyramid::Framed;
 use super::trig::Trig;
 use crate::arch::Kernels;
+use crate::features::{DESCRIPTOR_LEN, Descriptor};
 
 /// The sampling points, and how far from the keypoint they reach when turned.
 #[derive(Debug)]

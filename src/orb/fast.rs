@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::arch::{Kernels, RADIUS, RingRows};
-use crate::decode::GrayView;
+use crate::pixels::GrayView;
 
 /// How far from a corner pixels are read: around its neighbours.
 pub(super) const REACH: usize = RADIUS + 1;

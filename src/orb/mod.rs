@@ -1,7 +1,7 @@
 //! ORB keypoints and descriptors, bit-identical to OpenCV's.
 //!
 //! [`OrbParams`] are checked by [`OrbParams::build`], which gives an [`Orb`]; its methods are those
-//! of [`FeatureExtractor`]. The files follow the steps of the algorithm: `params`, `pyramid`, `fast`,
+//! of `cv::ORB`, and of [`Feature2D`]. The files follow the steps of the algorithm: `params`, `pyramid`, `fast`,
 //! `harris`, `select`, `angle`, `blur`, `brief` with its `pattern` and `trig`.
 //!
 //! Work that cannot matter is left out: levels too small for a keypoint are not made, FAST runs
@@ -16,10 +16,8 @@
 mod angle;
 mod blur;
 mod brief;
-mod extractor;
 mod fast;
 mod harris;
-mod keypoint;
 #[cfg(feature = "opencv")]
 mod opencv;
 mod params;
@@ -36,11 +34,12 @@ use fast::{Corner, ScoreRows};
 use pyramid::{Border, Framed, Geometry, Plane, Pyramid, scale_of};
 
 use crate::arch::Kernels;
-use crate::decode::GrayView;
 use crate::error::{Error, Result};
+use crate::features::{
+    Descriptor, Extracted, Feature2D, FeatureExtractor, Features, KeyPoint, VectorFormat, feature2d,
+};
+use crate::pixels::{GrayView, PixelSpec, PixelView};
 
-pub use extractor::FeatureExtractor;
-pub use keypoint::{DESCRIPTOR_LEN, Descriptor, Features, ImageFeatures, KeyPoint};
 #[cfg(feature = "opencv")]
 pub use opencv::{OpenCvOrb, OpenCvScratch, opencv_build, opencv_version};
 pub use params::{
@@ -387,13 +386,62 @@ fn check_mask(mask: Option<GrayView<'_>>, image: GrayView<'_>) -> Result<()> {
     }
 }
 
+/// The methods of `cv::ORB`; those of [`Feature2D`], which says more of each.
+impl Orb {
+    /// Finds keypoints, where the mask is not 0.
+    ///
+    /// # Errors
+    /// As [`Feature2D::detect_with`].
+    pub fn detect(&self, image: GrayView<'_>, mask: Option<GrayView<'_>>) -> Result<Vec<KeyPoint>> {
+        self.detect_with(image, mask, &mut OrbScratch::default())
+    }
+
+    /// Describes given keypoints; those too close to the image's edge are left out.
+    ///
+    /// # Errors
+    /// As [`Feature2D::compute_with`].
+    pub fn compute(&self, image: GrayView<'_>, keypoints: &[KeyPoint]) -> Result<Features> {
+        self.compute_with(image, keypoints, &mut OrbScratch::default())
+    }
+
+    /// Finds keypoints, where the mask is not 0, and describes them.
+    ///
+    /// # Errors
+    /// As [`Feature2D::detect_and_compute_with`].
+    pub fn detect_and_compute(
+        &self,
+        image: GrayView<'_>,
+        mask: Option<GrayView<'_>>,
+    ) -> Result<Features> {
+        self.detect_and_compute_with(image, mask, &mut OrbScratch::default())
+    }
+}
+
 impl FeatureExtractor for Orb {
     type Scratch = OrbScratch;
+
+    fn name(&self) -> &'static str {
+        feature2d::NAME
+    }
 
     fn describe(&self) -> String {
         serde_json::json!({ "backend": "native", "params": self.params() }).to_string()
     }
 
+    fn pixels(&self) -> PixelSpec {
+        feature2d::pixels()
+    }
+
+    fn output(&self) -> VectorFormat {
+        feature2d::output()
+    }
+
+    fn extract(&self, image: PixelView<'_>, scratch: &mut OrbScratch) -> Result<Extracted> {
+        feature2d::extract(self, image, scratch)
+    }
+}
+
+impl Feature2D for Orb {
     fn detect_with(
         &self,
         image: GrayView<'_>,

@@ -7,8 +7,8 @@ use opencv::prelude::*;
 use super::{
     DESCRIPTOR_LEN, FeatureExtractor, Features, KeyPoint, OpenCvBuild, Orb, OrbParams, ScoreType,
 };
-use crate::decode::GrayView;
 use crate::error::{Error, Result};
+use crate::pixels::GrayView;
 
 /// OpenCV's ORB, of the library that this crate is linked with.
 ///
@@ -162,11 +162,29 @@ fn in_our_order(features: &Features) -> Features {
 impl FeatureExtractor for OpenCvOrb {
     type Scratch = OpenCvScratch;
 
+    fn name(&self) -> &'static str {
+        feature2d::NAME
+    }
+
     fn describe(&self) -> String {
         let backend = format!("opencv {}", opencv_version());
         serde_json::json!({ "backend": backend, "params": self.params() }).to_string()
     }
 
+    fn pixels(&self) -> PixelSpec {
+        feature2d::pixels()
+    }
+
+    fn output(&self) -> VectorFormat {
+        feature2d::output()
+    }
+
+    fn extract(&self, image: PixelView<'_>, scratch: &mut OpenCvScratch) -> Result<Extracted> {
+        feature2d::extract(self, image, scratch)
+    }
+}
+
+impl Feature2D for OpenCvOrb {
     fn detect_with(
         &self,
         image: GrayView<'_>,

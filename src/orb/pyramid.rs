@@ -2,8 +2,8 @@
 
 use super::{KeyPoint, OrbParams};
 use crate::arch::{Kernels, Taps};
-use crate::decode::GrayView;
 use crate::error::{Error, Result};
+use crate::pixels::GrayView;
 
 /// The most pixels that one level may have, its frame included: 2^30.
 pub const MAX_LEVEL_PIXELS: u64 = 1 << 30;

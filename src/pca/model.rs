@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{Centering, Origin, Solver, TASK_ROWS, solve};
 use crate::arch::{Float, Kernels, Loadings};
 use crate::error::{Error, Result};
+use crate::features::{Element, VectorFormat, VectorsView};
 
 /// The rows that are made floats at a time: what the nearest cache holds.
 const BLOCK_ROWS: usize = 64;
@@ -29,6 +30,7 @@ impl Score for f64 {}
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "File", into = "File")]
 pub struct PcaModel {
+    pub(super) element: Element,
     pub(super) n_rows: u64,
     pub(super) rank: usize,
     pub(super) solver: Solver,
@@ -54,6 +56,12 @@ impl PcaModel {
     #[must_use]
     pub fn dimensions(&self) -> usize {
         self.components.ncols()
+    }
+
+    /// The type of the elements of the rows that it was fitted to.
+    #[must_use]
+    pub fn element(&self) -> Element {
+        self.element
     }
 
     /// The number of rows that it was fitted to.
@@ -162,8 +170,21 @@ impl PcaModel {
         self.total_variance
     }
 
+    /// Refuses vectors of another format than those of the fit.
+    ///
+    /// # Errors
+    /// [`Error::Model`], naming both.
+    pub fn check_format(&self, format: VectorFormat) -> Result<()> {
+        self.check(format.len())?;
+        if format.element() == self.element {
+            return Ok(());
+        }
+        let reason = format!("it is for elements of {}, not of {}", self.element, format.element());
+        Err(Error::Model { uri: "given".into(), reason: reason.into() })
+    }
+
     /// Refuses rows of another length than those of the fit.
-    pub(crate) fn check(&self, dimensions: usize) -> Result<()> {
+    fn check(&self, dimensions: usize) -> Result<()> {
         let d = self.dimensions();
         if dimensions == d {
             return Ok(());
@@ -188,6 +209,23 @@ impl PcaModel {
         let mut scores = Array2::zeros((rows.nrows(), self.n_components()));
         self.project_into(rows, scores.view_mut())?;
         Ok(scores)
+    }
+
+    /// The same of vectors of the format of the fit.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for vectors of another format.
+    pub fn project_vectors(&self, vectors: VectorsView<'_>) -> Result<Array2<f64>> {
+        match vectors {
+            VectorsView::U8(rows) => {
+                self.check_format(VectorFormat::u8(rows.ncols()))?;
+                self.project(rows)
+            }
+            VectorsView::F32(rows) => {
+                self.check_format(VectorFormat::f32(rows.ncols()))?;
+                self.project(rows)
+            }
+        }
     }
 
     /// [`project`](Self::project) into an array of shape (n, k) that is there already: for many rows the
@@ -297,8 +335,11 @@ impl PcaModel {
 
 /// The model as it stands in a file.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct File {
     format: String,
+    #[serde(default = "bytes", skip_serializing_if = "is_bytes")]
+    element: Element,
     n_rows: u64,
     rank: usize,
     solver: Solver,
@@ -314,6 +355,16 @@ struct File {
     origin: Option<Origin>,
 }
 
+/// The elements of models that do not say theirs.
+fn bytes() -> Element {
+    Element::U8
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_bytes(element: &Element) -> bool {
+    *element == Element::U8
+}
+
 /// What [`File::format`] says.
 const FORMAT: &str = "orb-features pca 1";
 
@@ -321,6 +372,7 @@ impl From<PcaModel> for File {
     fn from(model: PcaModel) -> Self {
         Self {
             format: FORMAT.to_owned(),
+            element: model.element,
             n_rows: model.n_rows,
             rank: model.rank,
             solver: model.solver,
@@ -354,6 +406,7 @@ impl TryFrom<File> for PcaModel {
             return Err(format!("a component has {} elements, the mean {d}", row.len()));
         }
         let model = Self {
+            element: file.element,
             n_rows: file.n_rows,
             rank: file.rank,
             solver: file.solver,
@@ -391,8 +444,9 @@ impl PcaModel {
                 return Err(format!("its {name} is not finite"));
             }
         }
-        // Every fit is to rows of bytes; such a mean cannot give infinite scores of 32 bits, either.
-        if !self.mean.iter().all(|mean| (0.0..=255.0).contains(mean)) {
+        // Such a mean cannot give infinite scores of 32 bits, either.
+        let is_byte = |mean: &f64| (0.0..=255.0).contains(mean);
+        if self.element == Element::U8 && !self.mean.iter().all(is_byte) {
             return Err("its mean is not that of bytes, 0 to 255".to_owned());
         }
         if !self.components.iter().all(|v| v.is_finite()) {

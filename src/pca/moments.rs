@@ -7,10 +7,13 @@ use rayon::prelude::*;
 use super::{PcaModel, PcaParams, TASK_ROWS, solve};
 use crate::arch::{GRAM_ROWS, GRAM_SIDE, Kernels, Sums};
 use crate::error::{Error, Result};
+use crate::features::{Element, VectorFormat, VectorsView};
 
-/// Count, sum and Gram matrix of rows of bytes: exact integers.
+/// Count, sum and Gram matrix of rows of bytes or of 32-bit floats.
 ///
-/// Any split of the rows, in any order, merges to the same moments.
+/// Of bytes they are exact integers: any split of the rows, in any order, merges to the same moments. Of floats they
+/// are sums of float64 in the order of the rows, whatever the threads and however many rows are pushed at a time;
+/// merging adds sums, so the same parts in the same order give the same bits.
 ///
 /// # Examples
 /// ```
@@ -29,22 +32,52 @@ use crate::error::{Error, Result};
 /// assert_eq!(model.components().dim(), (2, 3));
 /// # Ok::<(), orb_features::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Moments {
     count: u64,
-    sum: Vec<u64>,
-    /// Shape (dimensions, dimensions).
-    gram: Array2<u64>,
+    dimensions: usize,
+    sums: ElementSums,
+}
+
+/// Sums of shape (dimensions), and of products of shape (dimensions, dimensions).
+#[derive(Clone, Debug, PartialEq)]
+enum ElementSums {
+    U8 { sum: Vec<u64>, gram: Array2<u64> },
+    F32 { sum: Vec<f64>, gram: Array2<f64> },
 }
 
 /// Rows whose products of bytes sum up exactly in float32: 256 * 255^2 < 2^24.
 const EXACT_ROWS: usize = 256;
 
+/// Begins [`Moments::to_bytes`].
+const MAGIC: &[u8; 8] = b"orbmom01";
+/// Bytes before the sums: magic, element, 7 zeros, dimensions, count.
+const HEAD_LEN: usize = 32;
+
 impl Moments {
-    /// The moments of no rows, of vectors with `dimensions` elements.
+    /// The moments of no rows, of vectors with `dimensions` bytes.
     #[must_use]
     pub fn new(dimensions: usize) -> Self {
-        Self { count: 0, sum: vec![0; dimensions], gram: Array2::zeros((dimensions, dimensions)) }
+        let gram = Array2::zeros((dimensions, dimensions));
+        let sums = ElementSums::U8 { sum: vec![0; dimensions], gram };
+        Self { count: 0, dimensions, sums }
+    }
+
+    /// The moments of no rows, of vectors with `dimensions` floats.
+    #[must_use]
+    pub fn new_f32(dimensions: usize) -> Self {
+        let gram = Array2::zeros((dimensions, dimensions));
+        let sums = ElementSums::F32 { sum: vec![0.0; dimensions], gram };
+        Self { count: 0, dimensions, sums }
+    }
+
+    /// The moments of no rows, of vectors of a format.
+    #[must_use]
+    pub fn of_format(format: VectorFormat) -> Self {
+        match format.element() {
+            Element::U8 => Self::new(format.len()),
+            Element::F32 => Self::new_f32(format.len()),
+        }
     }
 
     /// The number of rows.
@@ -56,16 +89,36 @@ impl Moments {
     /// The number of elements of a row.
     #[must_use]
     pub fn dimensions(&self) -> usize {
-        self.sum.len()
+        self.dimensions
     }
 
-    /// Adds rows: an array of shape (rows, dimensions). Many rows are shared out to the threads of
+    /// The type of a row's elements.
+    #[must_use]
+    pub fn element(&self) -> Element {
+        match self.sums {
+            ElementSums::U8 { .. } => Element::U8,
+            ElementSums::F32 { .. } => Element::F32,
+        }
+    }
+
+    /// Adds vectors of the same format.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for vectors of another format.
+    pub fn push(&mut self, vectors: VectorsView<'_>) -> Result<()> {
+        match vectors {
+            VectorsView::U8(rows) => self.push_rows(rows),
+            VectorsView::F32(rows) => self.push_rows_f32(rows),
+        }
+    }
+
+    /// Adds rows of bytes: an array of shape (rows, dimensions). Many rows are shared out to the threads of
     /// rayon's current pool.
     ///
     /// # Errors
-    /// [`Error::Shape`] for rows of another length.
+    /// [`Error::Shape`] for rows of another length, or for moments of floats.
     pub fn push_rows(&mut self, rows: ArrayView2<'_, u8>) -> Result<()> {
-        self.check_dimensions(rows.ncols())?;
+        self.check(Element::U8, rows.ncols())?;
         if rows.nrows() < 2 * TASK_ROWS {
             self.add(rows);
             return Ok(());
@@ -82,54 +135,71 @@ impl Moments {
         parts.iter().try_for_each(|part| self.merge(part))
     }
 
-    /// Adds rows of the right length.
-    fn add(&mut self, rows: ArrayView2<'_, u8>) {
-        let of_descriptors = rows.as_slice().filter(|_| self.dimensions() == GRAM_SIDE);
-        if let Some(values) = of_descriptors {
-            self.add_descriptors(values.as_chunks().0);
+    /// Adds rows of floats: an array of shape (rows, dimensions).
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for rows of another length or with an element that is not finite, or for moments of bytes.
+    pub fn push_rows_f32(&mut self, rows: ArrayView2<'_, f32>) -> Result<()> {
+        self.check(Element::F32, rows.ncols())?;
+        if let Some(((row, at), _)) = rows.indexed_iter().find(|(_, v)| !v.is_finite()) {
+            return Err(Error::shape(format!("element {at} of row {row} is not finite")));
+        }
+        let ElementSums::F32 { sum, gram } = &mut self.sums else { return Ok(()) };
+        let wide = rows.mapv(f64::from);
+        for row in wide.rows() {
+            sum.iter_mut().zip(row).for_each(|(sum, v)| *sum += v);
+        }
+        // A product of two float32 is exact in float64, fused or not, and each sum runs over the rows in their
+        // order: neither instruction sets nor threads change a bit.
+        let add = |i: usize, mut sums: ndarray::ArrayViewMut1<'_, f64>| {
+            let sums = sums.as_slice_mut().expect("a row of an array in standard layout");
+            for row in wide.rows() {
+                let row = row.to_slice().expect("a row of an array in standard layout");
+                let factor = row[i];
+                sums[i..].iter_mut().zip(&row[i..]).for_each(|(sum, v)| *sum += factor * v);
+            }
+        };
+        let rows_of_gram = gram.outer_iter_mut();
+        if wide.nrows() * self.dimensions * self.dimensions < PARALLEL_PRODUCTS {
+            rows_of_gram.enumerate().for_each(|(i, sums)| add(i, sums));
         } else {
-            self.add_blocks(rows);
+            let rows_of_gram: Vec<_> = rows_of_gram.enumerate().collect();
+            rows_of_gram.into_par_iter().for_each(|(i, sums)| add(i, sums));
+        }
+        self.count += wide.nrows() as u64;
+        Ok(())
+    }
+
+    /// Adds rows of bytes of the right length.
+    fn add(&mut self, rows: ArrayView2<'_, u8>) {
+        let ElementSums::U8 { sum, gram } = &mut self.sums else { return };
+        let of_descriptors = rows.as_slice().filter(|_| self.dimensions == GRAM_SIDE);
+        if let Some(values) = of_descriptors {
+            add_descriptors(values.as_chunks().0, sum, gram);
+        } else {
+            add_blocks(rows, sum, gram);
         }
         self.count += rows.nrows() as u64;
-    }
-
-    fn add_descriptors(&mut self, rows: &[[u8; GRAM_SIDE]]) {
-        let kernels = Kernels::current();
-        for rows in rows.chunks(GRAM_ROWS) {
-            let mut sums = Sums::ZERO;
-            (kernels.gram)(rows, &mut sums);
-            for i in 0..GRAM_SIDE {
-                self.sum[i] += u64::from(sums.of_elements[i]);
-                for j in 0..GRAM_SIDE {
-                    self.gram[(i, j)] += u64::from(sums.of_products[i.min(j)][i.max(j)]);
-                }
-            }
-        }
-    }
-
-    fn add_blocks(&mut self, rows: ArrayView2<'_, u8>) {
-        for block in rows.axis_chunks_iter(Axis(0), EXACT_ROWS) {
-            let floats = block.mapv(f32::from);
-            // Every product and sum is a whole number below 2^24: exact, in whatever order.
-            let products = floats.t().dot(&floats);
-            self.gram.zip_mut_with(&products, |g, &p| *g += p as u64);
-            for (sum, column) in self.sum.iter_mut().zip(block.columns()) {
-                *sum += column.iter().map(|&v| u64::from(v)).sum::<u64>();
-            }
-        }
     }
 
     /// Adds the moments of other rows.
     ///
     /// # Errors
-    /// [`Error::Shape`] for rows of another length.
+    /// [`Error::Shape`] for rows of another format.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
-        self.check_dimensions(other.dimensions())?;
+        self.check(other.element(), other.dimensions)?;
         self.count += other.count;
-        for (a, b) in self.sum.iter_mut().zip(&other.sum) {
-            *a += b;
+        match (&mut self.sums, &other.sums) {
+            (ElementSums::U8 { sum, gram }, ElementSums::U8 { sum: others, gram: more }) => {
+                sum.iter_mut().zip(others).for_each(|(a, b)| *a += b);
+                *gram += more;
+            }
+            (ElementSums::F32 { sum, gram }, ElementSums::F32 { sum: others, gram: more }) => {
+                sum.iter_mut().zip(others).for_each(|(a, b)| *a += b);
+                *gram += more;
+            }
+            _ => {}
         }
-        self.gram += &other.gram;
         Ok(())
     }
 
@@ -139,44 +209,156 @@ impl Moments {
     /// [`Error::InvalidParam`] for more components than dimensions, [`Error::Fit`] for fewer rows
     /// than components or than two.
     pub fn fit(&self, params: &PcaParams) -> Result<PcaModel> {
-        params.check(self.dimensions())?;
-        let needed = params.n_components().max(2) as u64;
-        if self.count < needed {
-            return Err(Error::Fit(
-                format!(
-                    "{} rows for {} components, at least {needed} are needed",
-                    self.count,
-                    params.n_components()
-                )
-                .into(),
-            ));
+        params.check(self.dimensions)?;
+        if self.count < params.needed() {
+            return Err(params.too_few_rows(self.count));
         }
         Ok(solve::fit(self, params))
     }
 
+    /// Writes them down, to be merged elsewhere.
+    ///
+    /// All numbers are little-endian: the eight characters `orbmom01`; the size of an element in bytes (1 for `u8`,
+    /// 4 for `f32`) and seven zeros; dimensions d and count as u64; d sums; d (d + 1) / 2 sums of products, the upper
+    /// triangle row by row. Sums are u64 for bytes and f64 for floats.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let d = self.dimensions;
+        let mut bytes = Vec::with_capacity(HEAD_LEN + 8 * (d + d * (d + 1) / 2));
+        bytes.extend_from_slice(MAGIC);
+        let numbers = [self.element().size() as u64, d as u64, self.count];
+        bytes.extend_from_slice(numbers.map(u64::to_le_bytes).as_flattened());
+        let upper = || (0..d).flat_map(|i| (i..d).map(move |j| (i, j)));
+        match &self.sums {
+            ElementSums::U8 { sum, gram } => {
+                let all = sum.iter().copied().chain(upper().map(|at| gram[at]));
+                all.for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
+            }
+            ElementSums::F32 { sum, gram } => {
+                let all = sum.iter().copied().chain(upper().map(|at| gram[at]));
+                all.for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
+            }
+        }
+        bytes
+    }
+
+    /// Reads what [`to_bytes`](Self::to_bytes) wrote.
+    ///
+    /// # Errors
+    /// [`Error::Moments`] for anything else.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let bad = |why: &str| Error::Moments(why.into());
+        let numbers = bytes.strip_prefix(MAGIC).ok_or_else(|| bad("they begin otherwise"))?;
+        let (numbers, rest) = numbers.as_chunks::<8>();
+        let (&[element, d, count], sums) =
+            numbers.split_first_chunk().ok_or_else(|| bad("they are too short"))?;
+        let [element, d, count] = [element, d, count].map(u64::from_le_bytes);
+        let wanted = u128::from(d) + u128::from(d) * (u128::from(d) + 1) / 2;
+        if !rest.is_empty() || wanted != sums.len() as u128 {
+            return Err(bad(&format!("their length is not that of {d} dimensions")));
+        }
+        let d = d as usize;
+        let mut moments = match element {
+            1 => Self::new(d),
+            4 => Self::new_f32(d),
+            _ => return Err(bad(&format!("they are of elements of {element} bytes"))),
+        };
+        moments.count = count;
+        let (first, mut products) = (&sums[..d], sums[d..].iter());
+        let upper = (0..d).flat_map(|i| (i..d).map(move |j| (i, j)));
+        match &mut moments.sums {
+            ElementSums::U8 { sum, gram } => {
+                let number = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes);
+                sum.iter_mut().zip(first).for_each(|(sum, bytes)| *sum = number(bytes));
+                for ((i, j), bytes) in upper.zip(products.by_ref()) {
+                    (gram[(i, j)], gram[(j, i)]) = (number(bytes), number(bytes));
+                }
+                let most = u128::from(count) * 255;
+                let is_above = |sum: &u64, most| u128::from(*sum) > most;
+                if sum.iter().any(|sum| is_above(sum, most))
+                    || gram.iter().any(|sum| is_above(sum, most * 255))
+                {
+                    return Err(bad("so many rows of bytes do not have such sums"));
+                }
+            }
+            ElementSums::F32 { sum, gram } => {
+                let number = |bytes: &[u8; 8]| f64::from_le_bytes(*bytes);
+                sum.iter_mut().zip(first).for_each(|(sum, bytes)| *sum = number(bytes));
+                for (at, bytes) in upper.zip(products.by_ref()) {
+                    gram[at] = number(bytes);
+                }
+                if !sum.iter().chain(gram.iter()).all(|sum| sum.is_finite()) {
+                    return Err(bad("a sum is not finite"));
+                }
+            }
+        }
+        Ok(moments)
+    }
+
     /// The mean of each element.
     pub(super) fn mean(&self) -> Vec<f64> {
-        self.sum.iter().map(|&s| s as f64 / self.count as f64).collect()
+        let n = self.count as f64;
+        match &self.sums {
+            ElementSums::U8 { sum, .. } => sum.iter().map(|&s| s as f64 / n).collect(),
+            ElementSums::F32 { sum, .. } => sum.iter().map(|&s| s / n).collect(),
+        }
     }
 
-    /// The covariance matrix over n - 1: the sums are exact, rounded only where they are divided.
+    /// The covariance matrix over n - 1. The sums of bytes are exact, rounded only where they are divided.
     pub(super) fn covariance(&self) -> DMatrix<f64> {
-        let n = i128::from(self.count);
-        let scale = self.count as f64 * (self.count as f64 - 1.0);
-        DMatrix::from_fn(self.dimensions(), self.dimensions(), |i, j| {
-            let sums = i128::from(self.sum[i]) * i128::from(self.sum[j]);
-            (n * i128::from(self.gram[(i, j)]) - sums) as f64 / scale
-        })
+        let (n, wide) = (self.count as f64, i128::from(self.count));
+        match &self.sums {
+            ElementSums::U8 { sum, gram } => {
+                let scale = n * (n - 1.0);
+                DMatrix::from_fn(self.dimensions, self.dimensions, |i, j| {
+                    let sums = i128::from(sum[i]) * i128::from(sum[j]);
+                    (wide * i128::from(gram[(i, j)]) - sums) as f64 / scale
+                })
+            }
+            ElementSums::F32 { sum, gram } => {
+                DMatrix::from_fn(self.dimensions, self.dimensions, |i, j| {
+                    let (i, j) = (i.min(j), i.max(j));
+                    (gram[(i, j)] - sum[i] * (sum[j] / n)) / (n - 1.0)
+                })
+            }
+        }
     }
 
-    fn check_dimensions(&self, dimensions: usize) -> Result<()> {
-        if dimensions == self.dimensions() {
+    fn check(&self, element: Element, dimensions: usize) -> Result<()> {
+        if (element, dimensions) == (self.element(), self.dimensions) {
             return Ok(());
         }
-        Err(Error::shape(format!(
-            "rows of {dimensions} elements for moments of {}",
-            self.dimensions()
-        )))
+        let (own, d) = (self.element(), self.dimensions);
+        Err(Error::shape(format!("rows of {dimensions} x {element} for moments of {d} x {own}")))
+    }
+}
+
+/// Products from which on threads share the work.
+const PARALLEL_PRODUCTS: usize = 1 << 24;
+
+fn add_descriptors(rows: &[[u8; GRAM_SIDE]], sum: &mut [u64], gram: &mut Array2<u64>) {
+    let kernels = Kernels::current();
+    for rows in rows.chunks(GRAM_ROWS) {
+        let mut sums = Sums::ZERO;
+        (kernels.gram)(rows, &mut sums);
+        for i in 0..GRAM_SIDE {
+            sum[i] += u64::from(sums.of_elements[i]);
+            for j in 0..GRAM_SIDE {
+                gram[(i, j)] += u64::from(sums.of_products[i.min(j)][i.max(j)]);
+            }
+        }
+    }
+}
+
+fn add_blocks(rows: ArrayView2<'_, u8>, sum: &mut [u64], gram: &mut Array2<u64>) {
+    for block in rows.axis_chunks_iter(Axis(0), EXACT_ROWS) {
+        let floats = block.mapv(f32::from);
+        // Every product and sum is a whole number below 2^24: exact, in whatever order.
+        let products = floats.t().dot(&floats);
+        gram.zip_mut_with(&products, |g, &p| *g += p as u64);
+        for (sum, column) in sum.iter_mut().zip(block.columns()) {
+            *sum += column.iter().map(|&v| u64::from(v)).sum::<u64>();
+        }
     }
 }
 
@@ -196,8 +378,9 @@ mod tests {
             moments.push_rows(rows.view()).unwrap();
             assert_eq!(moments.count(), n as u64);
             let wide = rows.mapv(u64::from);
-            assert_eq!(moments.gram, wide.t().dot(&wide));
-            assert_eq!(moments.sum, wide.sum_axis(Axis(0)).to_vec());
+            let ElementSums::U8 { sum, gram } = &moments.sums else { panic!("bytes") };
+            assert_eq!(gram, wide.t().dot(&wide));
+            assert_eq!(*sum, wide.sum_axis(Axis(0)).to_vec());
         }
     }
 
@@ -205,7 +388,8 @@ mod tests {
     fn the_largest_values_stay_exact() {
         let mut moments = Moments::new(2);
         moments.push_rows(Array2::from_elem((100_000, 2), 255).view()).unwrap();
-        assert_eq!(moments.gram[(0, 1)], 100_000 * 255 * 255);
+        let ElementSums::U8 { gram, .. } = &moments.sums else { panic!("bytes") };
+        assert_eq!(gram[(0, 1)], 100_000 * 255 * 255);
     }
 
     #[test]
@@ -223,5 +407,70 @@ mod tests {
         }
         assert!(whole.merge(&Moments::new(8)).is_err());
         assert!(whole.push_rows(Array2::zeros((1, 8)).view()).is_err());
+    }
+
+    fn floats(n: usize, d: usize) -> Array2<f32> {
+        Array2::from_shape_fn((n, d), |(i, j)| ((i * 7919 + j * 104_729) % 1009) as f32 / 97.0)
+    }
+
+    #[test]
+    fn sums_of_floats_do_not_depend_on_pushes_or_threads() {
+        let (n, d) = (300, 260);
+        let rows = floats(n, d);
+        assert!(n * d * d > PARALLEL_PRODUCTS);
+        let mut whole = Moments::new_f32(d);
+        whole.push_rows_f32(rows.view()).unwrap();
+        let mut pieces = Moments::new_f32(d);
+        for piece in rows.axis_chunks_iter(Axis(0), 7) {
+            pieces.push(VectorsView::F32(piece)).unwrap();
+        }
+        assert_eq!(pieces.to_bytes(), whole.to_bytes());
+        let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        let mut alone = Moments::new_f32(d);
+        one.install(|| alone.push_rows_f32(rows.view())).unwrap();
+        assert_eq!(alone.to_bytes(), whole.to_bytes());
+        // Against the definition, in two passes.
+        let wide = rows.mapv(f64::from);
+        let centred = &wide - &wide.mean_axis(Axis(0)).unwrap();
+        let want = centred.t().dot(&centred) / (n as f64 - 1.0);
+        let got = whole.covariance();
+        assert!(want.indexed_iter().all(|(at, &v)| (got[at] - v).abs() < 1e-10));
+        whole.push_rows(Array2::zeros((1, d)).view()).unwrap_err();
+        whole.push_rows_f32(Array2::from_elem((1, d), f32::NAN).view()).unwrap_err();
+        assert_eq!(whole.count(), n as u64);
+    }
+
+    #[test]
+    fn bytes_read_back_and_merge_to_the_same() {
+        let (bytes, numbers) = (rows(40, 5), floats(40, 5));
+        let mut both = [Moments::new(5), Moments::new_f32(5)];
+        both[0].push_rows(bytes.view()).unwrap();
+        both[1].push_rows_f32(numbers.view()).unwrap();
+        for moments in &both {
+            let bytes = moments.to_bytes();
+            assert_eq!(bytes.len(), HEAD_LEN + 8 * (5 + 15));
+            let back = Moments::from_bytes(&bytes).unwrap();
+            assert_eq!((back.to_bytes(), back.count()), (bytes.clone(), 40));
+            let mut sum = back.clone();
+            sum.merge(&back).unwrap();
+            let mut other = moments.clone();
+            other.merge(moments).unwrap();
+            assert_eq!(sum.to_bytes(), other.to_bytes());
+            let params = PcaParams::new(3);
+            assert_eq!(back.fit(&params).unwrap(), moments.fit(&params).unwrap());
+            for cut in [0, 7, 31, bytes.len() - 1] {
+                Moments::from_bytes(&bytes[..cut]).unwrap_err();
+            }
+            let mut odd = bytes.clone();
+            odd[8] = 2;
+            Moments::from_bytes(&odd).unwrap_err();
+            odd = bytes;
+            let end = odd.len();
+            odd[end - 8..].fill(0xff);
+            Moments::from_bytes(&odd).unwrap_err();
+        }
+        let [mut first, second] = both;
+        first.merge(&second).unwrap_err();
+        assert_eq!(Moments::of_format(VectorFormat::f32(5)), Moments::new_f32(5));
     }
 }

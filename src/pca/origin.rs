@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::decode::{DecodeParams, JPEG_DECODER};
-use crate::orb::FeatureExtractor;
+use crate::features::FeatureExtractor;
 
 /// The extractor and the decoder that make descriptors, with their parameters.
 ///

@@ -157,6 +157,18 @@ impl PcaParams {
         }
         Err(Error::param("n_components", self.n_components, format!("1 to {dimensions}")))
     }
+
+    /// The rows that a fit needs at least.
+    pub(super) fn needed(&self) -> u64 {
+        self.n_components.max(2) as u64
+    }
+
+    /// What a fit to fewer rows ends in.
+    pub(crate) fn too_few_rows(&self, rows: u64) -> Error {
+        let (k, needed) = (self.n_components, self.needed());
+        let why = format!("{rows} rows for {k} components, at least {needed} are needed");
+        Error::Fit(why.into())
+    }
 }
 
 #[cfg(test)]

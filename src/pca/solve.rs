@@ -38,6 +38,7 @@ pub(super) fn fit(moments: &Moments, params: &PcaParams) -> PcaModel {
     let mut components = Array2::from_shape_fn((k, dimensions), |(i, j)| eigen.vectors[(j, i)]);
     components.rows_mut().into_iter().for_each(make_largest_positive);
     PcaModel {
+        element: moments.element(),
         n_rows: rows,
         rank: rank(&variance, dimensions),
         solver,

@@ -1,66 +1,35 @@
 //! The whole job in one call.
 
-mod failures;
 mod report;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
-
-use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use crate::decode::DecodeParams;
 use crate::error::{Error, Result};
-use crate::orb::{DESCRIPTOR_LEN, FeatureExtractor, ImageFeatures};
+use crate::features::FeatureExtractor;
 use crate::pca::{Origin, PcaModel, PcaParams, describe_decode};
-use crate::rows::{DEFAULT_BATCH_ROWS, DescriptorRow, RowBatch, Spool, SpooledFit};
-use crate::sink::{Failure, RowSink};
-use crate::source::{ImageObject, ImageSource, ListedImage, ListedImages};
-use crate::stage::{Parallelism, StageExt, Worker};
+use crate::rows::{RowBatch, Spool};
+use crate::sink::{RowSink, SinkReport};
+use crate::source::ImageSource;
+use crate::stage::{
+    ErrorPolicy, MaxFailures, OnError, Parallelism, Progress, StageExt as _, Tally,
+};
 
-use failures::Failures;
-pub use failures::{JUDGED_FROM, MAX_REFUSALS, MaxFailures};
-pub use report::{ModelSummary, RunReport, Seconds};
+pub use report::{ModelSummary, RunReport};
 
-/// What to do about an image that cannot be read, decoded or processed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum OnError {
-    /// End the job with its error; nothing is written.
-    #[default]
-    Fail,
-    /// Leave it out, and count it in the report.
-    Skip,
-    /// Leave it out, and record it in the sink, beside the rows.
-    Record,
-}
-
-/// What becomes of the descriptors.
+/// What becomes of the vectors.
 #[derive(Clone, Debug)]
-enum Projection {
+enum Scores {
     None,
     Fit(PcaParams),
     Model(Box<PcaModel>),
 }
 
-/// How far a job has come, for whoever shows it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Progress {
-    /// Images that are done, failures included.
-    pub images: u64,
-    /// Images that failed.
-    pub failed: u64,
-    /// Rows found so far.
-    pub rows: u64,
-    /// Rows written so far.
-    pub written: u64,
-}
-
 type Observer = Box<dyn FnMut(&Progress) + Send>;
 
-/// The whole job: source, decode, ORB, rows, PCA, sink.
+/// The whole job: a source, the [stages](crate::stage), a sink, and a report.
 ///
 /// # Examples
 /// ```
@@ -81,11 +50,9 @@ pub struct Pipeline<S, E, K> {
     extractor: E,
     sink: K,
     decode: DecodeParams,
-    projection: Projection,
+    scores: Scores,
     spool: Spool,
-    on_error: OnError,
-    max_failures: Option<MaxFailures>,
-    allow_empty: bool,
+    policy: ErrorPolicy,
     force: bool,
     parallelism: Option<Parallelism>,
     observer: Option<Observer>,
@@ -96,7 +63,7 @@ impl<S, E, K> std::fmt::Debug for Pipeline<S, E, K> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pipeline")
             .field("decode", &self.decode)
-            .field("on_error", &self.on_error)
+            .field("policy", &self.policy)
             .field("parallelism", &self.parallelism)
             .finish_non_exhaustive()
     }
@@ -115,11 +82,9 @@ where
             extractor,
             sink,
             decode: DecodeParams::default(),
-            projection: Projection::Fit(PcaParams::default()),
+            scores: Scores::Fit(PcaParams::default()),
             spool: Spool::default(),
-            on_error: OnError::default(),
-            max_failures: None,
-            allow_empty: false,
+            policy: ErrorPolicy::default(),
             force: false,
             parallelism: None,
             observer: None,
@@ -133,22 +98,22 @@ where
         self
     }
 
-    /// Fits a PCA to all descriptors, and projects them onto it.
+    /// Fits a PCA to all vectors, and projects them onto it.
     pub fn with_pca(mut self, pca: PcaParams) -> Self {
-        self.projection = Projection::Fit(pca);
+        self.scores = Scores::Fit(pca);
         self
     }
 
-    /// Projects the descriptors onto a model that is fitted already: one pass, no spool. If the model knows
+    /// Projects the vectors onto a model that is fitted already: one pass, no spool. If the model knows
     /// its [`Origin`], that must be this job's, unless it is [forced](Self::with_force).
     pub fn with_model(mut self, model: PcaModel) -> Self {
-        self.projection = Projection::Model(Box::new(model));
+        self.scores = Scores::Model(Box::new(model));
         self
     }
 
     /// Leaves the PCA out.
     pub fn without_pca(mut self) -> Self {
-        self.projection = Projection::None;
+        self.scores = Scores::None;
         self
     }
 
@@ -160,25 +125,19 @@ where
 
     /// Sets what to do about images that fail (default [`OnError::Fail`]).
     pub fn with_on_error(mut self, on_error: OnError) -> Self {
-        self.on_error = on_error;
+        self.policy = self.policy.with_on_error(on_error);
         self
     }
 
-    /// Sets how many images may fail before the job does with [`Error::TooManyFailures`] (default: any
-    /// number); for [`OnError::Skip`] and [`OnError::Record`].
+    /// [`ErrorPolicy::with_max_failures`].
     pub fn with_max_failures(mut self, most: MaxFailures) -> Self {
-        self.max_failures = Some(most);
+        self.policy = self.policy.with_max_failures(most);
         self
     }
 
-    /// Sets whether a job of which every image failed, or which had none, may write its result without a
-    /// row (default: no).
-    ///
-    /// If not, it ends with [`Error::AllFailed`], or with [`Error::NoAccess`] once the first
-    /// [`MAX_REFUSALS`] images, or all of fewer, were refused; nothing is written or replaced then. Images
-    /// that are read but have no features are none that failed.
+    /// [`ErrorPolicy::with_allow_empty`].
     pub fn with_allow_empty(mut self, allow: bool) -> Self {
-        self.allow_empty = allow;
+        self.policy = self.policy.with_allow_empty(allow);
         self
     }
 
@@ -215,352 +174,132 @@ where
     /// [`OnError::Fail`] the first image, in order, that fails, else [`Error::AllFailed`],
     /// [`Error::NoAccess`] or [`Error::TooManyFailures`]. The sink is not committed then.
     pub fn run(self) -> Result<RunReport> {
-        if let (OnError::Fail, Some(limit)) = (self.on_error, self.max_failures) {
-            let allowed =
-                "only with the policies skip and record: else the first failure ends the job";
-            return Err(Error::param("max_failures", limit, allowed));
-        }
-        let origin = Origin::new(&self.extractor, &self.decode);
-        match &self.projection {
-            Projection::Fit(params) => params.check(DESCRIPTOR_LEN)?,
-            Projection::Model(model) => {
-                model.check(DESCRIPTOR_LEN)?;
+        let start = Instant::now();
+        let Self { source, extractor, mut sink, decode, scores, spool, policy, .. } = self;
+        let format = extractor.output();
+        let origin = Origin::new(&extractor, &decode);
+        policy.check()?;
+        match &scores {
+            Scores::None => {}
+            Scores::Fit(params) => params.check(format.len())?,
+            Scores::Model(model) => {
+                model.check_format(format)?;
                 if !self.force {
                     model.check_origin(&origin)?;
                 }
             }
-            Projection::None => {}
         }
-        let start = Instant::now();
-        let times = Arc::new(Times::default());
         let parallelism = self.parallelism.unwrap_or_default();
-        let Self { source, extractor, sink, decode, projection, spool, .. } = self;
-        let mut job = Job {
-            sink,
-            on_error: self.on_error,
-            observer: self.observer,
-            stop: self.stop,
-            progress: Progress::default(),
-            without_features: 0,
-            failures: Failures::new(self.max_failures, self.allow_empty),
-            times: Arc::clone(&times),
-        };
-        job.sink.set_parallelism(parallelism);
-        job.sink.annotate("orb", &extractor.describe());
-        job.sink.annotate("decode", &describe_decode(&decode));
-        if let Projection::Model(model) = &projection {
-            job.annotate_model(model)?;
+        sink.set_parallelism(parallelism);
+        sink.annotate(extractor.name(), &extractor.describe());
+        sink.annotate("decode", &describe_decode(&decode));
+        if let Scores::Model(model) = &scores {
+            annotate_model(&mut sink, model)?;
         }
-        job.sink.begin()?;
+        sink.begin()?;
 
-        let images = Timed { images: source.list()?, times: Arc::clone(&times) };
-        let worker_times = Arc::clone(&times);
-        let features = images.par_map(
-            parallelism,
-            move || Worker::new(&extractor, &decode),
-            move |worker: &mut Worker<E>, image: ListedImage| {
-                let object = worker_times.read(image)?;
-                let features = worker.features(&object);
-                worker_times.decode.add(worker.times[0]);
-                worker_times.orb.add(worker.times[1]);
-                features
-            },
-        );
-        let model = match projection {
-            Projection::None => {
-                job.stream(features, None)?;
-                None
+        let tally = Tally::default();
+        let watch = Watch {
+            tally: tally.clone(),
+            observer: Arc::new(Mutex::new(self.observer)),
+            stop: self.stop.unwrap_or_default(),
+        };
+        let (clock, shown) = (tally.clone(), watch.clone());
+        let mut images = source.open()?;
+        let batches = std::iter::from_fn(move || clock.counts.read.time(|| images.next()))
+            .features(&extractor)
+            .with_decode(decode)
+            .with_parallelism(parallelism)
+            .with_tally(&tally)
+            .stop_at(&watch.stop)
+            .on_error(policy, &tally)
+            .inspect(move |_| shown.show())
+            .explode()
+            .with_format(format);
+        let (report, model) = match scores {
+            Scores::None => (batches.write_to(Watched { sink, watch })?, None),
+            Scores::Model(model) => {
+                // The threads are at the images; this takes a thousandth of their time.
+                let batches = batches.project(&model).with_parallelism(Parallelism::new(1));
+                let batches = batches.with_tally(&tally);
+                (batches.write_to(Watched { sink, watch })?, Some(*model))
             }
-            Projection::Model(model) => {
-                job.stream(features, Some(&model))?;
-                Some(*model)
-            }
-            Projection::Fit(params) => {
-                let fit = Fit { params: &params, spool: &spool, origin };
-                Some(job.two_passes(features, fit, parallelism)?)
+            Scores::Fit(params) => {
+                let spooled = batches.spool(&spool)?;
+                let model =
+                    tally.counts.fit.time(|| spooled.fit(&params)).map_err(|e| explain(e, &tally));
+                let model = model?.with_origin(origin);
+                annotate_model(&mut sink, &model)?;
+                let batches = spooled.batches.project(&model).with_parallelism(parallelism);
+                let batches = batches.with_tally(&tally);
+                (batches.write_to(Watched { sink, watch })?, Some(model))
             }
         };
-        job.finish(model, start, parallelism)
+        Ok(RunReport::new(&tally, report, model, parallelism.threads(), start.elapsed()))
     }
 }
 
-/// How a job fits its model.
-struct Fit<'a> {
-    params: &'a PcaParams,
-    spool: &'a Spool,
-    origin: Origin,
+fn annotate_model(sink: &mut impl RowSink, model: &PcaModel) -> Result<()> {
+    let json = serde_json::to_string(model)
+        .map_err(|e| Error::Model { uri: "fitted".into(), reason: e.to_string().into() })?;
+    sink.annotate("pca", &json);
+    Ok(())
 }
 
-/// The state of a running job.
-struct Job<K> {
+/// Adds to a failed fit why there are so few rows.
+fn explain(error: Error, tally: &Tally) -> Error {
+    let Error::Fit(reason) = error else { return error };
+    let Progress { images, failed, .. } = tally.progress();
+    let empty = tally.without_features();
+    Error::Fit(
+        format!(
+            "{reason} ({images} images: {empty} without features, {failed} failed; the PCA can be left out)"
+        )
+        .into(),
+    )
+}
+
+/// Who watches a job, and may stop it.
+#[derive(Clone)]
+struct Watch {
+    tally: Tally,
+    observer: Arc<Mutex<Option<Observer>>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Watch {
+    fn show(&self) {
+        let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(observer) = &mut *observer {
+            observer(&self.tally.progress());
+        }
+    }
+}
+
+/// A sink whose writes are counted, timed, shown and stopped.
+struct Watched<K> {
     sink: K,
-    on_error: OnError,
-    observer: Option<Observer>,
-    stop: Option<Arc<AtomicBool>>,
-    progress: Progress,
-    without_features: u64,
-    failures: Failures,
-    times: Arc<Times>,
+    watch: Watch,
 }
 
-impl<K: RowSink> Job<K> {
-    /// Projects (if there is a model) and writes rows as they come.
-    fn stream(
-        &mut self,
-        features: impl Iterator<Item = Result<ImageFeatures>>,
-        model: Option<&PcaModel>,
-    ) -> Result<()> {
-        let mut rows: Vec<DescriptorRow> = Vec::new();
-        for image in features {
-            let Some(image) = self.admit(image)? else { continue };
-            for row in image.into_rows() {
-                rows.push(row);
-                // A single image may have many times as many.
-                if rows.len() == DEFAULT_BATCH_ROWS {
-                    self.project_and_write(std::mem::take(&mut rows), model)?;
-                }
-            }
-        }
-        self.failures.judge(self.progress.images, true)?;
-        // Even without a row: it shows the sink the columns.
-        self.project_and_write(rows, model)
-    }
-
-    /// Fits a model to all rows, then projects and writes them.
-    fn two_passes(
-        &mut self,
-        features: impl Iterator<Item = Result<ImageFeatures>>,
-        Fit { params, spool, origin }: Fit<'_>,
-        parallelism: Parallelism,
-    ) -> Result<PcaModel> {
-        let mut fit = SpooledFit::new(spool);
-        for image in features {
-            if let Some(image) = self.admit(image)? {
-                image.into_rows().try_for_each(|row| fit.push(&row))?;
-            }
-        }
-        self.failures.judge(self.progress.images, true)?;
-        let start = Instant::now();
-        let (model, rows) = fit.finish(params).map_err(|e| self.explain(e))?;
-        self.times.fit.add(start.elapsed());
-        let model = model.with_origin(origin);
-        self.annotate_model(&model)?;
-        let (projection, times) = (model.clone(), Arc::clone(&self.times));
-        let batches = rows.batches(DEFAULT_BATCH_ROWS).par_map(
-            // Batches are large; a few in flight keep every thread busy.
-            parallelism.with_window(2 * parallelism.threads()),
-            || (),
-            move |(), batch: Result<RowBatch>| {
-                let start = Instant::now();
-                let projected = batch?.project(&projection);
-                times.project.add(start.elapsed());
-                projected
-            },
-        );
-        for batch in batches {
-            self.write(batch?)?;
-        }
-        Ok(model)
-    }
-
-    /// Decides about an image: its features, nothing (it failed and is left out), or the job's end.
-    fn admit(&mut self, image: Result<ImageFeatures>) -> Result<Option<ImageFeatures>> {
-        self.check_stop()?;
-        self.progress.images += 1;
-        let image = match image.and_then(ImageFeatures::checked) {
-            Ok(image) => {
-                self.without_features += u64::from(image.keypoints.is_empty());
-                self.progress.rows += image.keypoints.len() as u64;
-                Some(image)
-            }
-            Err(error) => {
-                if self.on_error == OnError::Fail || !error.is_of_one_image() {
-                    return Err(error);
-                }
-                self.leave_out(error)?;
-                None
-            }
-        };
-        self.show_progress();
-        Ok(image)
-    }
-
-    fn leave_out(&mut self, error: Error) -> Result<()> {
-        let failure = Failure::from(&error);
-        self.progress.failed += 1;
-        if self.on_error == OnError::Record {
-            self.sink.record(&failure)?;
-        }
-        self.failures.add(error, failure);
-        self.failures.judge(self.progress.images, false)
-    }
-
-    /// Adds to a failed fit why there are so few rows.
-    fn explain(&self, error: Error) -> Error {
-        match error {
-            Error::Fit(reason) => {
-                let Progress { images, failed, .. } = self.progress;
-                let empty = self.without_features;
-                Error::Fit(
-                    format!(
-                        "{reason} ({images} images: {empty} without features, {failed} failed; \
-                         the PCA can be left out)"
-                    )
-                    .into(),
-                )
-            }
-            other => other,
-        }
-    }
-
-    fn project_and_write(
-        &mut self,
-        rows: Vec<DescriptorRow>,
-        model: Option<&PcaModel>,
-    ) -> Result<()> {
-        let batch = RowBatch { rows, scores: None };
-        let start = Instant::now();
-        let batch = match model {
-            Some(model) => batch.project(model)?,
-            None => batch,
-        };
-        self.times.project.add(start.elapsed());
-        self.write(batch)
+impl<K: RowSink> RowSink for Watched<K> {
+    fn annotate(&mut self, key: &str, value: &str) {
+        self.sink.annotate(key, value);
     }
 
     fn write(&mut self, batch: RowBatch) -> Result<()> {
-        self.check_stop()?;
-        let rows = batch.rows.len() as u64;
-        let start = Instant::now();
-        self.sink.write(batch)?;
-        self.times.write.add(start.elapsed());
-        self.progress.written += rows;
-        self.show_progress();
+        if self.watch.stop.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        let rows = batch.len() as u64;
+        self.watch.tally.counts.write.time(|| self.sink.write(batch))?;
+        self.watch.tally.counts.written.add(rows);
+        self.watch.show();
         Ok(())
     }
 
-    fn annotate_model(&mut self, model: &PcaModel) -> Result<()> {
-        let json = serde_json::to_string(model).map_err(|e| Error::Model {
-            uri: "of this job".into(),
-            reason: e.to_string().into(),
-        })?;
-        self.sink.annotate("pca", &json);
-        Ok(())
-    }
-
-    fn check_stop(&self) -> Result<()> {
-        match &self.stop {
-            Some(stop) if stop.load(Ordering::Relaxed) => Err(Error::Interrupted),
-            _ => Ok(()),
-        }
-    }
-
-    fn show_progress(&mut self) {
-        if let Some(observer) = &mut self.observer {
-            observer(&self.progress);
-        }
-    }
-
-    fn finish(
-        self,
-        model: Option<PcaModel>,
-        start: Instant,
-        parallelism: Parallelism,
-    ) -> Result<RunReport> {
-        let committing = Instant::now();
-        let sink = self.sink.finish()?;
-        let retries = self.times.retries.load(Ordering::Relaxed) + sink.retries;
-        self.times.write.add(committing.elapsed());
-        let times = &self.times;
-        Ok(RunReport {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            images: self.progress.images,
-            decoded: self.progress.images - self.progress.failed,
-            without_features: self.without_features,
-            failed: self.failures.by_cause,
-            first_failures: self.failures.first,
-            rows: self.progress.rows,
-            bytes_in: times.bytes.load(Ordering::Relaxed),
-            retries,
-            sink,
-            threads: parallelism.threads(),
-            seconds: Seconds {
-                total: start.elapsed().as_secs_f64(),
-                read: times.read.seconds(),
-                decode: times.decode.seconds(),
-                orb: times.orb.seconds(),
-                fit: times.fit.seconds(),
-                project: times.project.seconds(),
-                write: times.write.seconds(),
-            },
-            model: model.as_ref().map(ModelSummary::from),
-            pca_model: model,
-        })
-    }
-}
-
-/// What the threads of a job count.
-#[derive(Debug, Default)]
-struct Times {
-    bytes: AtomicU64,
-    retries: AtomicU64,
-    read: Clock,
-    decode: Clock,
-    orb: Clock,
-    fit: Clock,
-    project: Clock,
-    write: Clock,
-}
-
-/// A sum of durations, in nanoseconds.
-#[derive(Debug, Default)]
-struct Clock(AtomicU64);
-
-impl Clock {
-    fn add(&self, time: Duration) {
-        self.0.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
-    }
-
-    fn seconds(&self) -> f64 {
-        Duration::from_nanos(self.0.load(Ordering::Relaxed)).as_secs_f64()
-    }
-}
-
-impl Times {
-    /// Reads an image, and counts what that took.
-    fn read(&self, image: ListedImage) -> Result<ImageObject> {
-        let start = Instant::now();
-        let image = image.read();
-        self.read.add(start.elapsed());
-        let retries = match &image {
-            Ok(image) => {
-                self.bytes.fetch_add(image.bytes.len() as u64, Ordering::Relaxed);
-                image.retries
-            }
-            Err(error) => error.retries(),
-        };
-        self.retries.fetch_add(retries.into(), Ordering::Relaxed);
-        image
-    }
-}
-
-/// Times a list.
-struct Timed {
-    images: ListedImages,
-    times: Arc<Times>,
-}
-
-impl Iterator for Timed {
-    type Item = ListedImage;
-
-    fn next(&mut self) -> Option<ListedImage> {
-        let start = Instant::now();
-        let image = self.images.next();
-        self.times.read.add(start.elapsed());
-        image
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        self.images.size_hint()
+    fn finish(self) -> Result<SinkReport> {
+        let Self { sink, watch } = self;
+        watch.tally.counts.write.time(|| sink.finish())
     }
 }

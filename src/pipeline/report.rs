@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::counts;
 use crate::pca::{PcaModel, Solver};
-use crate::sink::{Failure, SinkReport};
+use crate::rows::FailedImage;
+use crate::sink::SinkReport;
+use crate::stage::{Progress, Seconds, Tally};
 
 /// What a job did.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,7 +27,7 @@ pub struct RunReport {
     /// Images that failed, by cause ([`Error::code`](crate::Error::code)).
     pub failed: BTreeMap<String, u64>,
     /// The first ten failures, in order.
-    pub first_failures: Vec<Failure>,
+    pub first_failures: Vec<FailedImage>,
     /// Rows: descriptors found.
     pub rows: u64,
     /// Bytes of encoded images read.
@@ -45,27 +48,33 @@ pub struct RunReport {
     pub pca_model: Option<PcaModel>,
 }
 
-/// Seconds by stage.
-///
-/// All but `total` and `write` are sums over the threads, so they can exceed it, and include the time a thread
-/// had to wait for a core.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Seconds {
-    /// From start to commit, by the clock.
-    pub total: f64,
-    /// Listing and reading images.
-    pub read: f64,
-    /// Decoding.
-    pub decode: f64,
-    /// Keypoints and descriptors.
-    pub orb: f64,
-    /// Solving the PCA.
-    pub fit: f64,
-    /// Projecting rows.
-    pub project: f64,
-    /// Handing rows to the sink, waiting for it, and committing; not what it does meanwhile on other threads.
-    pub write: f64,
+impl RunReport {
+    /// What a tally and a sink say about a job.
+    pub(super) fn new(
+        tally: &Tally,
+        sink: SinkReport,
+        model: Option<PcaModel>,
+        threads: usize,
+        time: Duration,
+    ) -> Self {
+        let Progress { images, failed, rows, .. } = tally.progress();
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            images,
+            decoded: images - failed,
+            without_features: tally.without_features(),
+            failed: tally.failed_by_cause(),
+            first_failures: tally.first_failures(),
+            rows,
+            bytes_in: tally.counts.bytes.get(),
+            retries: tally.counts.retries.get() + sink.retries,
+            sink,
+            threads,
+            seconds: Seconds { total: time.as_secs_f64(), ..tally.seconds() },
+            model: model.as_ref().map(ModelSummary::from),
+            pca_model: model,
+        }
+    }
 }
 
 /// A PCA in short.

@@ -1,20 +1,18 @@
-//! Rows kept between the fit and the projection: in memory up to a limit, then in a file.
+//! Batches kept between the fit and the projection: in memory up to a limit, then in a file.
 
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use ndarray::ArrayView2;
 use tempfile::{SpooledTempFile, spooled_tempfile_in};
 
-use super::DescriptorRow;
-use crate::decode::ImageMeta;
+use super::{FailedImage, ImageRows, RowBatch};
 use crate::error::{Error, Result};
-use crate::orb::{DESCRIPTOR_LEN, KeyPoint};
-use crate::pca::{Moments, PcaModel, PcaParams};
+use crate::features::{Element, KeyPoint, VectorFormat, Vectors};
+use crate::pixels::ImageMeta;
 
-/// Default of [`Spool::with_memory`]: 2 MiB, some 30,000 rows.
+/// Default of [`Spool::with_memory`]: 2 MiB, some 30,000 rows of ORB.
 pub const DEFAULT_SPOOL_MEMORY: usize = 2 << 20;
 
 /// Where rows wait while the PCA is fitted.
@@ -33,7 +31,7 @@ impl Default for Spool {
 
 impl Spool {
     /// Sets how many bytes are kept in memory before a file is made (default
-    /// [`DEFAULT_SPOOL_MEMORY`]); a row takes some 61 bytes, an image some 100.
+    /// [`DEFAULT_SPOOL_MEMORY`]); a row of ORB takes 56 bytes, an image some 120.
     pub fn with_memory(mut self, bytes: usize) -> Self {
         self.memory = bytes;
         self
@@ -51,108 +49,148 @@ impl Spool {
     }
 }
 
-/// Spools rows while the moments of their descriptors are summed up.
-pub(crate) struct SpooledFit {
+/// A spool that takes batches.
+pub struct Spooling {
     spool: Spool,
     file: BufWriter<SpooledTempFile>,
-    last_image: Option<Arc<ImageMeta>>,
-    moments: Moments,
-    /// Descriptors that the moments do not hold yet.
-    pending: Vec<u8>,
+    batches: u64,
 }
 
-/// The descriptors that are added to the moments at a time.
-const PENDING: usize = 4096 * DESCRIPTOR_LEN;
+impl std::fmt::Debug for Spooling {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Spooling").field("batches", &self.batches).finish_non_exhaustive()
+    }
+}
 
-impl SpooledFit {
+impl Spooling {
+    /// Begins.
+    #[must_use]
     pub fn new(spool: &Spool) -> Self {
         let file = spooled_tempfile_in(spool.memory, &spool.folder);
-        Self {
-            spool: spool.clone(),
-            file: BufWriter::with_capacity(1 << 16, file),
-            last_image: None,
-            moments: Moments::new(DESCRIPTOR_LEN),
-            pending: Vec::with_capacity(PENDING),
-        }
+        let file = BufWriter::with_capacity(1 << 16, file);
+        Self { spool: spool.clone(), file, batches: 0 }
     }
 
-    pub fn push(&mut self, row: &DescriptorRow) -> Result<()> {
-        self.write(row).map_err(|e| self.spool.error(e))?;
-        self.pending.extend_from_slice(&row.descriptor);
-        if self.pending.len() == PENDING { self.add_pending() } else { Ok(()) }
+    /// Keeps a batch; scores are not kept.
+    ///
+    /// # Errors
+    /// [`Error::Spool`], naming the folder.
+    pub fn push(&mut self, batch: &RowBatch) -> Result<()> {
+        self.batches += 1;
+        write_batch(&mut self.file, batch).map_err(|e| self.spool.error(e))
     }
 
-    fn add_pending(&mut self) -> Result<()> {
-        let rows = ArrayView2::from_shape(
-            (self.pending.len() / DESCRIPTOR_LEN, DESCRIPTOR_LEN),
-            &self.pending,
-        )
-        .expect("whole descriptors are pending");
-        self.moments.push_rows(rows)?;
-        self.pending.clear();
-        Ok(())
-    }
-
-    fn write(&mut self, row: &DescriptorRow) -> io::Result<()> {
-        let same = self.last_image.as_ref().is_some_and(|last| Arc::ptr_eq(last, &row.meta));
-        if !same {
-            write_image(&mut self.file, &row.meta)?;
-            self.last_image = Some(Arc::clone(&row.meta));
-        }
-        let mut bytes = [0; ROW_LEN];
-        bytes[0] = ROW;
-        let k = &row.keypoint;
-        let [x, y, size, angle, response] =
-            [k.x, k.y, k.size, k.angle, k.response].map(f32::to_le_bytes);
-        let (index, octave) = (row.index.to_le_bytes(), k.octave.to_le_bytes());
-        let numbers = [x, y, size, angle, response, index, octave];
-        bytes[1..=7 * 4].copy_from_slice(numbers.as_flattened());
-        bytes[ROW_LEN - DESCRIPTOR_LEN..].copy_from_slice(&row.descriptor);
-        self.file.write_all(&bytes)
-    }
-
-    pub fn finish(mut self, params: &PcaParams) -> Result<(PcaModel, SpooledRows)> {
-        self.add_pending()?;
-        let model = self.moments.fit(params)?;
+    /// Ends, and gives the batches back, in their order.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push).
+    pub fn finish(self) -> Result<SpooledBatches> {
         let rewind = |file: BufWriter<SpooledTempFile>| -> io::Result<_> {
             let mut file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
             file.rewind()?;
             Ok(BufReader::with_capacity(1 << 16, file))
         };
         let file = rewind(self.file).map_err(|e| self.spool.error(e))?;
-        let left = self.moments.count();
-        Ok((model, SpooledRows { spool: self.spool, file, image: None, left }))
+        Ok(SpooledBatches { spool: self.spool, file, left: self.batches })
     }
 }
 
-/// The tag of an image, before its rows.
-const IMAGE: u8 = 1;
-/// The tag of a row.
-const ROW: u8 = 0;
-/// Tag, seven numbers, descriptor.
-const ROW_LEN: usize = 1 + 7 * 4 + DESCRIPTOR_LEN;
-/// Stands for a label or a time that is missing.
-const ABSENT: u64 = u64::MAX;
+/// The batches of a fit, for the second pass.
+pub struct SpooledBatches {
+    spool: Spool,
+    file: BufReader<SpooledTempFile>,
+    left: u64,
+}
 
-fn write_image(file: &mut impl Write, image: &ImageMeta) -> io::Result<()> {
+impl std::fmt::Debug for SpooledBatches {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SpooledBatches").field("left", &self.left).finish_non_exhaustive()
+    }
+}
+
+impl Iterator for SpooledBatches {
+    type Item = Result<RowBatch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.left = self.left.checked_sub(1)?;
+        let batch = read_batch(&mut self.file).map_err(|e| self.spool.error(e));
+        if batch.is_err() {
+            self.left = 0;
+        }
+        Some(batch)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        // An error may come instead of the last batches.
+        (usize::from(self.left > 0), usize::try_from(self.left).ok())
+    }
+}
+
+impl std::iter::FusedIterator for SpooledBatches {}
+
+/// Begins every batch.
+const BATCH: u8 = 0xb5;
+/// Stands for a text or a time that is missing.
+const ABSENT: u64 = u64::MAX;
+/// Bytes of a keypoint.
+const KEYPOINT_LEN: usize = 6 * 4;
+
+fn write_batch(file: &mut impl Write, batch: &RowBatch) -> io::Result<()> {
+    let format = batch.format();
+    let is_float = format.element() == Element::F32;
+    file.write_all(&[BATCH, is_float.into(), format.has_keypoints().into()])?;
+    let (images, failed) = (batch.images(), batch.failed());
+    for number in [format.len(), batch.len(), images.len(), failed.len()] {
+        write_number(file, number as u64)?;
+    }
+    for image in images {
+        write_number(file, image.first_index.into())?;
+        write_number(file, image.rows.len() as u64)?;
+        write_meta(file, &image.meta)?;
+    }
+    for failed in failed {
+        write_text(file, failed.uri.as_deref())?;
+        for text in [&failed.stage, &failed.cause, &failed.message] {
+            write_text(file, Some(text))?;
+        }
+    }
+    for k in batch.keypoints() {
+        let floats = [k.x, k.y, k.size, k.angle, k.response].map(f32::to_le_bytes);
+        let [x, y, size, angle, response] = floats;
+        file.write_all([x, y, size, angle, response, k.octave.to_le_bytes()].as_flattened())?;
+    }
+    if let Some(bytes) = batch.vectors().as_u8() {
+        file.write_all(bytes)?;
+    }
+    let floats = batch.vectors().as_f32().unwrap_or_default();
+    floats.iter().try_for_each(|v| file.write_all(&v.to_le_bytes()))
+}
+
+fn write_number(file: &mut impl Write, number: u64) -> io::Result<()> {
+    file.write_all(&number.to_le_bytes())
+}
+
+fn write_text(file: &mut impl Write, text: Option<&str>) -> io::Result<()> {
+    write_number(file, text.map_or(ABSENT, |text| text.len() as u64))?;
+    file.write_all(text.unwrap_or_default().as_bytes())
+}
+
+fn write_meta(file: &mut impl Write, image: &ImageMeta) -> io::Result<()> {
     let nanos = image.modified.map(|t| match t.duration_since(SystemTime::UNIX_EPOCH) {
         Ok(after) => after.as_nanos() as i128,
         Err(before) => -(before.duration().as_nanos() as i128),
     });
-    file.write_all(&[IMAGE, image.channels, nanos.is_some().into()])?;
+    file.write_all(&[image.channels, nanos.is_some().into()])?;
     file.write_all(&nanos.unwrap_or(0).to_le_bytes())?;
-    let label = image.label.as_deref();
-    for number in [
-        image.byte_len,
-        image.width.into(),
-        image.height.into(),
-        image.uri.len() as u64,
-        label.map_or(ABSENT, |l| l.len() as u64),
-    ] {
-        file.write_all(&number.to_le_bytes())?;
+    for number in [image.byte_len, image.width.into(), image.height.into()] {
+        write_number(file, number)?;
     }
-    file.write_all(image.uri.as_bytes())?;
-    file.write_all(label.unwrap_or_default().as_bytes())
+    write_text(file, Some(&image.uri))?;
+    write_text(file, image.label.as_deref())
+}
+
+fn damaged() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the spooled rows are damaged")
 }
 
 fn array<const N: usize>(file: &mut impl Read) -> io::Result<[u8; N]> {
@@ -161,98 +199,97 @@ fn array<const N: usize>(file: &mut impl Read) -> io::Result<[u8; N]> {
     Ok(bytes)
 }
 
-fn text(file: &mut impl Read, len: u64) -> io::Result<String> {
-    let mut text = String::new();
-    file.take(len).read_to_string(&mut text)?;
-    Ok(text)
+fn number(file: &mut impl Read) -> io::Result<u64> {
+    array(file).map(u64::from_le_bytes)
 }
 
-fn read_image(file: &mut impl Read) -> io::Result<ImageMeta> {
+fn text(file: &mut impl Read) -> io::Result<Option<String>> {
+    let len = number(file)?;
+    if len == ABSENT {
+        return Ok(None);
+    }
+    let mut text = String::new();
+    file.take(len).read_to_string(&mut text)?;
+    if text.len() as u64 == len { Ok(Some(text)) } else { Err(damaged()) }
+}
+
+fn some_text(file: &mut impl Read) -> io::Result<String> {
+    text(file)?.ok_or_else(damaged)
+}
+
+/// So many bytes, as they come: what a damaged number asks for is not allocated at once.
+fn bytes(file: &mut impl Read, len: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(len.min(1 << 20));
+    file.take(len as u64).read_to_end(&mut bytes)?;
+    if bytes.len() == len { Ok(bytes) } else { Err(damaged()) }
+}
+
+fn read_meta(file: &mut impl Read) -> io::Result<ImageMeta> {
     let [channels, dated] = array(file)?;
     let nanos = i128::from_le_bytes(array(file)?);
-    let mut number = || array(file).map(u64::from_le_bytes);
-    let (byte_len, width, height, uri_len, label_len) =
-        (number()?, number()?, number()?, number()?, number()?);
+    let (byte_len, width, height) = (number(file)?, number(file)?, number(file)?);
     let since = Duration::from_nanos(nanos.unsigned_abs() as u64);
     let epoch = SystemTime::UNIX_EPOCH;
     let modified = if nanos < 0 { epoch.checked_sub(since) } else { epoch.checked_add(since) };
-    Ok(ImageMeta {
-        byte_len,
-        width: width as u32,
-        height: height as u32,
-        channels,
-        modified: modified.filter(|_| dated != 0),
-        uri: text(file, uri_len)?,
-        label: if label_len == ABSENT { None } else { Some(text(file, label_len)?) },
-    })
+    let mut meta = ImageMeta::new(some_text(file)?)
+        .with_file(byte_len, modified.filter(|_| dated != 0))
+        .with_shape(width as u32, height as u32, channels);
+    meta.label = text(file)?;
+    Ok(meta)
 }
 
-/// The rows of a fit, for the second pass.
-pub struct SpooledRows {
-    spool: Spool,
-    file: BufReader<SpooledTempFile>,
-    image: Option<Arc<ImageMeta>>,
-    left: u64,
-}
-
-impl std::fmt::Debug for SpooledRows {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SpooledRows").field("left", &self.left).finish_non_exhaustive()
+fn read_batch(file: &mut impl Read) -> io::Result<RowBatch> {
+    let [tag, is_float, has_keypoints] = array(file)?;
+    if tag != BATCH {
+        return Err(damaged());
     }
-}
-
-impl SpooledRows {
-    fn read(&mut self) -> io::Result<DescriptorRow> {
-        let [mut tag] = array(&mut self.file)?;
-        if tag == IMAGE {
-            self.image = Some(Arc::new(read_image(&mut self.file)?));
-            [tag] = array(&mut self.file)?;
+    let (len, rows) = (number(file)? as usize, number(file)? as usize);
+    let (n_images, n_failed) = (number(file)?, number(file)?);
+    let mut format = if is_float == 0 { VectorFormat::u8(len) } else { VectorFormat::f32(len) };
+    if has_keypoints != 0 {
+        format = format.with_keypoints();
+    }
+    let (mut images, mut end) = (Vec::new(), 0);
+    for _ in 0..n_images {
+        let (first_index, rows) = (number(file)? as u32, number(file)? as usize);
+        let meta = Arc::new(read_meta(file)?);
+        images.push(ImageRows { meta, first_index, rows: end..end + rows });
+        end += rows;
+    }
+    if end != rows {
+        return Err(damaged());
+    }
+    let mut failed = Vec::new();
+    for _ in 0..n_failed {
+        let uri = text(file)?;
+        let [stage, cause, message] = [some_text(file)?, some_text(file)?, some_text(file)?];
+        failed.push(FailedImage { uri, stage, cause, message });
+    }
+    let mut keypoints = Vec::new();
+    if format.has_keypoints() {
+        let bytes = bytes(file, rows * KEYPOINT_LEN)?;
+        let numbers = bytes.as_chunks::<4>().0.as_chunks::<6>().0;
+        keypoints.extend(numbers.iter().map(|&[x, y, size, angle, response, octave]| {
+            let float = f32::from_le_bytes;
+            KeyPoint {
+                x: float(x),
+                y: float(y),
+                size: float(size),
+                angle: float(angle),
+                response: float(response),
+                octave: i32::from_le_bytes(octave),
+            }
+        }));
+    }
+    let bytes = bytes(file, rows * len * format.element().size())?;
+    let vectors = match format.element() {
+        Element::U8 => Vectors::from_u8(bytes, len),
+        Element::F32 => {
+            let floats = bytes.as_chunks::<4>().0.iter().map(|&v| f32::from_le_bytes(v));
+            Vectors::from_f32(floats.collect(), len)
         }
-        let (ROW, Some(meta)) = (tag, &self.image) else {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the spooled rows are damaged"));
-        };
-        let bytes: [u8; ROW_LEN - 1] = array(&mut self.file)?;
-        let (numbers, descriptor) = bytes.split_at(7 * 4);
-        let number = |i: usize| {
-            let mut four = [0; 4];
-            four.copy_from_slice(&numbers[4 * i..4 * i + 4]);
-            four
-        };
-        let float = |i| f32::from_le_bytes(number(i));
-        let mut row = DescriptorRow {
-            meta: Arc::clone(meta),
-            index: u32::from_le_bytes(number(5)),
-            keypoint: KeyPoint {
-                x: float(0),
-                y: float(1),
-                size: float(2),
-                angle: float(3),
-                response: float(4),
-                octave: i32::from_le_bytes(number(6)),
-            },
-            descriptor: [0; DESCRIPTOR_LEN],
-        };
-        row.descriptor.copy_from_slice(descriptor);
-        Ok(row)
-    }
+    };
+    let vectors = vectors.map_err(|_| damaged())?;
+    let vectors = if format.has_keypoints() { vectors.with_keypoints() } else { vectors };
+    Ok(RowBatch::from_columns(format, images, keypoints, vectors, failed))
 }
-
-impl Iterator for SpooledRows {
-    type Item = Result<DescriptorRow>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.left = self.left.checked_sub(1)?;
-        let row = self.read().map_err(|e| self.spool.error(e));
-        if row.is_err() {
-            self.left = 0;
-        }
-        Some(row)
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        // An error may come instead of the last rows.
-        (usize::from(self.left > 0), usize::try_from(self.left).ok())
-    }
-}
-
-impl std::iter::FusedIterator for SpooledRows {}

@@ -33,9 +33,30 @@ pub struct S3Location {
 }
 
 impl S3Location {
-    /// Takes a bucket and a key or prefix.
-    pub(crate) fn new(bucket: impl Into<String>, key: impl Into<String>) -> Self {
-        Self { bucket: bucket.into(), key: key.into() }
+    /// Takes a bucket and a key or prefix, as they are.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParam`] for a bucket that is empty, of more than 255 bytes or with a slash, white space, `@` or
+    /// `:`, and for a key of more than 1,024 bytes.
+    pub fn new(bucket: impl Into<String>, key: impl Into<String>) -> Result<Self, Error> {
+        let (bucket, key) = (bucket.into(), key.into());
+        if bucket.contains(['@', ':']) {
+            // Not shown: it may be a secret.
+            let allowed = "s3://bucket/prefix, without credentials or a port";
+            return Err(Error::param("location", "s3://..", allowed));
+        }
+        if bucket.len() > MAX_BUCKET_BYTES || key.len() > MAX_KEY_BYTES {
+            let allowed = format!(
+                "a bucket of at most {MAX_BUCKET_BYTES} bytes and a key of at most {MAX_KEY_BYTES}"
+            );
+            let given = format!("s3://.. of {} and {} bytes", bucket.len(), key.len());
+            return Err(Error::param("location", given, allowed));
+        }
+        if bucket.is_empty() || bucket.contains(|c: char| c.is_whitespace() || c == '/') {
+            let given = format!("s3://{bucket}/{key}");
+            return Err(Error::param("location", given, "s3://bucket/prefix, with a bucket"));
+        }
+        Ok(Self { bucket, key })
     }
 
     /// Whether a text means a place in S3 rather than a path.
@@ -83,22 +104,31 @@ impl FromStr for S3Location {
         let rest = strip_scheme(text)
             .ok_or_else(|| Error::param("location", shown(text), "s3://bucket/prefix"))?;
         let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
-        if bucket.contains(['@', ':']) {
-            // Not shown: it may be a secret.
-            let allowed = "s3://bucket/prefix, without credentials or a port";
-            return Err(Error::param("location", "s3://..", allowed));
-        }
-        if bucket.len() > MAX_BUCKET_BYTES || key.len() > MAX_KEY_BYTES {
-            let allowed = format!(
-                "a bucket of at most {MAX_BUCKET_BYTES} bytes and a key of at most {MAX_KEY_BYTES}"
-            );
-            let given = format!("s3://.. of {} and {} bytes", bucket.len(), key.len());
-            return Err(Error::param("location", given, allowed));
-        }
-        if bucket.is_empty() || bucket.contains(char::is_whitespace) {
-            return Err(Error::param("location", text, "s3://bucket/prefix, with a bucket"));
-        }
-        Ok(Self::new(bucket, key))
+        Self::new(bucket, key)
+    }
+}
+
+impl TryFrom<&str> for S3Location {
+    type Error = Error;
+
+    fn try_from(text: &str) -> Result<Self, Error> {
+        text.parse()
+    }
+}
+
+impl TryFrom<String> for S3Location {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self, Error> {
+        text.parse()
+    }
+}
+
+impl TryFrom<&String> for S3Location {
+    type Error = Error;
+
+    fn try_from(text: &String) -> Result<Self, Error> {
+        text.parse()
     }
 }
 

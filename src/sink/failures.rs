@@ -8,12 +8,14 @@ use parquet::arrow::ArrowWriter;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 
-use super::Failure;
 use super::layout::errors_name;
-use super::parquet::DEFAULT_ROW_GROUP_ROWS;
 use super::part::{broken, open};
 use super::target::{Target, TargetFile};
 use crate::error::Result;
+use crate::rows::FailedImage;
+
+/// Rows of a row group, which is held in memory until it is full.
+const ROW_GROUP_ROWS: usize = 32_768;
 
 /// Failures that are gathered before they are written.
 const FAILURES_AT_A_TIME: usize = 1024;
@@ -22,7 +24,7 @@ const FAILURES_AT_A_TIME: usize = 1024;
 pub(super) struct FailureFile {
     name: String,
     open: Option<(String, ArrowWriter<TargetFile>)>,
-    waiting: Vec<Failure>,
+    waiting: Vec<FailedImage>,
     count: u64,
 }
 
@@ -37,7 +39,7 @@ impl FailureFile {
         Self { name: errors_name(run_id), open: None, waiting: Vec::new(), count: 0 }
     }
 
-    pub fn push(&mut self, failure: &Failure, target: &Target) -> Result<()> {
+    pub fn push(&mut self, failure: &FailedImage, target: &Target) -> Result<()> {
         self.waiting.push(failure.clone());
         self.count += 1;
         if self.waiting.len() < FAILURES_AT_A_TIME { Ok(()) } else { self.write(target) }
@@ -47,14 +49,13 @@ impl FailureFile {
         let (uri, writer) = match &mut self.open {
             Some(open) => open,
             none => {
-                // A row group is held in memory until it is full.
-                let rows = Some(DEFAULT_ROW_GROUP_ROWS);
+                let rows = Some(ROW_GROUP_ROWS);
                 let properties =
                     WriterProperties::builder().set_max_row_group_row_count(rows).build();
                 none.insert(open(target, &self.name, &schema(), &properties)?)
             }
         };
-        let text = |value: fn(&Failure) -> Option<&str>| -> ArrayRef {
+        let text = |value: fn(&FailedImage) -> Option<&str>| -> ArrayRef {
             Arc::new(self.waiting.iter().map(value).collect::<StringArray>())
         };
         let columns = vec![

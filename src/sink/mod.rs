@@ -1,5 +1,7 @@
 //! Where rows go: Parquet files in a folder or in S3, or nowhere.
 
+#[cfg(feature = "s3")]
+mod columns;
 #[cfg(feature = "parquet")]
 mod failures;
 #[cfg(feature = "parquet")]
@@ -16,17 +18,15 @@ mod part;
 #[cfg(feature = "s3")]
 mod s3;
 #[cfg(feature = "parquet")]
-mod schema;
-#[cfg(feature = "parquet")]
 mod staging;
 #[cfg(feature = "parquet")]
 mod target;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::parallel::Parallelism;
 use crate::rows::RowBatch;
-use crate::stage::Parallelism;
 
 #[cfg(feature = "parquet")]
 pub use layout::WriteMode;
@@ -36,8 +36,6 @@ pub use parquet::{
     Codec, DEFAULT_ROW_GROUP_ROWS, DEFAULT_ROWS_PER_FILE, MAX_RUN_ID_LEN, ParquetParams,
     ParquetSink,
 };
-#[cfg(feature = "parquet")]
-pub use schema::{ScoreWidth, schema, to_record_batch};
 
 /// Takes batches of rows, and makes them visible all at once or not at all.
 pub trait RowSink {
@@ -56,17 +54,11 @@ pub trait RowSink {
         Ok(())
     }
 
-    /// Writes a batch.
+    /// Writes a batch: its rows, and a record of its images that failed.
     ///
     /// # Errors
-    /// [`Error::Write`], naming the file; the result is not committed then. It may be about an earlier batch.
+    /// [`Error::Write`](crate::Error::Write), naming the file; the result is not committed then. It may be about an earlier batch.
     fn write(&mut self, batch: RowBatch) -> Result<()>;
-
-    /// Records an image that failed.
-    ///
-    /// # Errors
-    /// As [`write`](Self::write).
-    fn record(&mut self, failure: &Failure) -> Result<()>;
 
     /// Completes the result and makes it visible. A sink that is dropped instead leaves nothing.
     ///
@@ -77,6 +69,7 @@ pub trait RowSink {
 
 /// What a sink has written.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct SinkReport {
     /// Rows.
     pub rows: u64,
@@ -91,28 +84,4 @@ pub struct SinkReport {
     pub retries: u64,
     /// The folder, for sinks that have one.
     pub path: Option<String>,
-}
-
-/// An image that could not be processed, as data.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
-    /// The image, where it is known.
-    pub uri: Option<String>,
-    /// The stage: `source`, `decode`, `orb`.
-    pub stage: String,
-    /// The cause in a word, to count by: [`Error::code`].
-    pub cause: String,
-    /// The whole message.
-    pub message: String,
-}
-
-impl From<&Error> for Failure {
-    fn from(error: &Error) -> Self {
-        Self {
-            uri: error.uri().map(str::to_owned),
-            stage: error.stage().as_str().to_owned(),
-            cause: error.code().to_owned(),
-            message: error.to_line(),
-        }
-    }
 }

@@ -39,7 +39,7 @@ impl<'a> Notes<'a> {
         let mut notes = Self::default();
         for (key, value) in pairs {
             match key.strip_prefix(PREFIX) {
-                Some("orb") => notes.orb = Some(value),
+                Some("orb" | "extractor") => notes.orb = Some(value),
                 Some("decode") => notes.decode = Some(value),
                 Some("pca") => notes.pca = Some(value),
                 _ => {}
@@ -83,7 +83,8 @@ mod tests {
 
     use super::*;
     use crate::decode::{DecodeParams, GrayMode};
-    use crate::orb::{FeatureExtractor, OrbParams};
+    use crate::features::FeatureExtractor;
+    use crate::orb::OrbParams;
     use crate::pca::{Moments, PcaParams, describe_decode};
 
     fn model(seed: usize) -> PcaModel {

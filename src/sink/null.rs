@@ -1,6 +1,6 @@
 //! A sink that only counts: for benchmarks and dry runs.
 
-use super::{Failure, RowSink, SinkReport};
+use super::{RowSink, SinkReport};
 use crate::error::Result;
 use crate::rows::RowBatch;
 
@@ -14,12 +14,8 @@ impl RowSink for NullSink {
     fn annotate(&mut self, _key: &str, _value: &str) {}
 
     fn write(&mut self, batch: RowBatch) -> Result<()> {
-        self.report.rows += batch.rows.len() as u64;
-        Ok(())
-    }
-
-    fn record(&mut self, _failure: &Failure) -> Result<()> {
-        self.report.failures += 1;
+        self.report.rows += batch.len() as u64;
+        self.report.failures += batch.failed().len() as u64;
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow_schema::{Schema, SchemaRef};
+use arrow_schema::{DataType, Schema, SchemaRef};
 use parquet::basic::{Compression, GzipLevel, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
@@ -15,15 +15,14 @@ use super::layout::{self, WriteMode};
 use super::part::{Encoders, Part};
 #[cfg(feature = "s3")]
 use super::s3::S3Target;
-use super::schema::{ScoreWidth, schema_of};
 use super::staging::Staging;
 use super::target::Target;
-use super::{Failure, RowSink, SinkReport};
+use super::{RowSink, SinkReport};
 use crate::error::{BoxError, Error, Result};
-use crate::rows::RowBatch;
+use crate::parallel::Parallelism;
+use crate::rows::{RowBatch, ScoreWidth, is_dictionary};
 #[cfg(feature = "s3")]
-use crate::s3::S3;
-use crate::stage::Parallelism;
+use crate::s3::{S3, S3Location};
 
 /// Default of [`ParquetParams::with_row_group_rows`]: some 5 MB before compression.
 pub const DEFAULT_ROW_GROUP_ROWS: usize = 32_768;
@@ -168,7 +167,7 @@ impl ParquetParams {
     }
 }
 
-/// Writes `part-00000-<run id>.parquet` and so on to a folder or to S3, in the columns of [`schema`](super::schema()).
+/// Writes `part-00000-<run id>.parquet` and so on to a folder or to S3, in the columns of [`schema`](crate::rows::schema()).
 ///
 /// In a folder, files are written to a hidden folder beside the output (in it, to append) and moved
 /// when the job is complete, `_SUCCESS` last: a new or replaced result appears as a whole, added files
@@ -195,7 +194,6 @@ impl ParquetParams {
 #[derive(Debug)]
 pub struct ParquetSink {
     params: ParquetParams,
-    properties: WriterProperties,
     notes: Vec<KeyValue>,
     run_id: String,
     /// Whether anything that it was given is missing from its files.
@@ -233,8 +231,12 @@ impl ParquetSink {
     /// [`Error::OutputExists`]; [`Error::AlreadyCommitted`]; [`Error::Write`] also if the server cannot be reached or
     /// ignores conditions on writes; [`Error::InvalidParam`]. [`RowSink::finish`] may end as [`Error::InDoubt`].
     #[cfg(feature = "s3")]
-    pub fn create_in_s3(s3: &S3, location: impl AsRef<str>, params: ParquetParams) -> Result<Self> {
-        let location = location.as_ref().parse()?;
+    pub fn create_in_s3<L>(s3: &S3, location: L, params: ParquetParams) -> Result<Self>
+    where
+        L: TryInto<S3Location>,
+        Error: From<L::Error>,
+    {
+        let location = location.try_into()?;
         params.check_run_id()?;
         let id = params.run_id.clone();
         Self::on(params, |mode, run_id| {
@@ -254,13 +256,12 @@ impl ParquetSink {
         }
         let most = (params.row_group_rows as u64).saturating_mul(MAX_ROW_GROUPS);
         params.rows_per_file = params.rows_per_file.min(most);
-        let properties = writer_properties(&params)?;
+        params.codec.compression()?;
         let run_id = layout::new_run_id();
         let target = target(params.mode, &run_id)?;
         let version = env!("CARGO_PKG_VERSION").to_owned();
         Ok(Self {
             params,
-            properties,
             notes: vec![KeyValue::new("orb_features.version".to_owned(), version)],
             broken: false,
             part: None,
@@ -276,7 +277,7 @@ impl ParquetSink {
     /// Refuses columns that the rows before, or the files to add to, do not have.
     fn check_columns(&mut self, batch: &RowBatch) -> Result<SchemaRef> {
         let failed = |why: BoxError| Error::write_to(self.target.uri(""), why);
-        let schema = schema_of(batch, self.params.score_width).map_err(|e| failed(e.into()))?;
+        let schema = batch.schema(self.params.score_width);
         match &self.schema {
             Some(first) if *first != schema => {
                 Err(failed("a batch has other columns than the batches before it".into()))
@@ -309,13 +310,13 @@ impl ParquetSink {
     }
 
     fn add(&mut self, batch: RowBatch) -> Result<()> {
-        let is_first = self.schema.is_none();
-        let schema = self.check_columns(&batch)?;
-        let end = batch.rows.len();
+        batch.failed().iter().try_for_each(|failed| self.failures.push(failed, &self.target))?;
+        let end = batch.len();
         // The first even without a row: an empty file still shows readers the columns.
-        if end == 0 && !is_first {
+        if end == 0 && self.schema.is_some() {
             return Ok(());
         }
+        let schema = self.check_columns(&batch)?;
         let batch = Arc::new(batch);
         let mut start = 0;
         loop {
@@ -324,13 +325,9 @@ impl ParquetSink {
                 none => {
                     let name = layout::part_name(self.report.files, &self.run_id);
                     self.report.files += 1;
-                    none.insert(Part::create(
-                        &self.target,
-                        &name,
-                        &schema,
-                        self.params.score_width,
-                        &self.properties,
-                    )?)
+                    let properties = writer_properties(&self.params, &schema)?;
+                    let width = self.params.score_width;
+                    none.insert(Part::create(&self.target, &name, &schema, width, &properties)?)
                 }
             };
             let room = self.params.rows_per_file - part.rows();
@@ -372,17 +369,13 @@ impl RowSink for ParquetSink {
         self.take(|sink| sink.add(batch))
     }
 
-    fn record(&mut self, failure: &Failure) -> Result<()> {
-        self.take(|sink| sink.failures.push(failure, &sink.target))
-    }
-
     fn finish(mut self) -> Result<SinkReport> {
         if self.broken {
             return Err(Error::write_to(self.target.uri(""), "an earlier write failed"));
         }
         if self.schema.is_none() {
-            // No row at all: an empty file still shows readers the columns.
-            self.write(RowBatch::default())?;
+            let why = "it was given no batch, so nothing tells what columns there are";
+            return Err(Error::write_to(self.target.uri(""), why));
         }
         self.close_part()?;
         let Self { target, schema, .. } = self;
@@ -394,15 +387,19 @@ impl RowSink for ParquetSink {
     }
 }
 
-fn writer_properties(params: &ParquetParams) -> Result<WriterProperties> {
+fn writer_properties(params: &ParquetParams, schema: &Schema) -> Result<WriterProperties> {
     let mut builder = WriterProperties::builder()
         .set_created_by(concat!("orb-features ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_compression(params.codec.compression()?)
         .set_max_row_group_row_count(Some(params.row_group_rows));
-    // Values that hardly repeat: a dictionary would be built only to be given up.
-    for column in ["x", "y", "size", "angle", "response", "descriptor"] {
-        builder = builder.set_column_dictionary_enabled(column.into(), false);
+    for field in schema.fields() {
+        let path: ColumnPath = match field.data_type() {
+            DataType::FixedSizeList(element, _) => {
+                ColumnPath::new(vec![field.name().clone(), "list".into(), element.name().clone()])
+            }
+            _ => field.name().as_str().into(),
+        };
+        builder = builder.set_column_dictionary_enabled(path, is_dictionary(field.name()));
     }
-    let scores = ColumnPath::new(["pca", "list", "element"].map(str::to_owned).to_vec());
-    Ok(builder.set_column_dictionary_enabled(scores, false).build())
+    Ok(builder.build())
 }

@@ -18,11 +18,10 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use rayon::ThreadPool;
 
-use super::schema::{ScoreWidth, column};
 use super::target::{Target, TargetFile};
 use crate::error::{BoxError, Error, Result};
-use crate::rows::RowBatch;
-use crate::stage::Parallelism;
+use crate::parallel::Parallelism;
+use crate::rows::{RowBatch, ScoreWidth, column};
 
 /// Rows that are gathered before their columns are converted and encoded, side by side: enough for each
 /// thread.

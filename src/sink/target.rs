@@ -8,11 +8,11 @@ use arrow_schema::{Schema, SchemaRef};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::metadata::KeyValue;
 
+#[cfg(feature = "s3")]
+use super::columns::column_types;
 use super::folder::fsync;
 #[cfg(feature = "s3")]
 use super::s3::{Content, S3Target, Upload};
-#[cfg(feature = "s3")]
-use super::schema::column_types;
 use super::staging::Staging;
 use crate::error::{Error, Result};
 

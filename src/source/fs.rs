@@ -9,7 +9,7 @@ use std::sync::Arc;
 use walkdir::{DirEntry, WalkDir};
 
 use super::selection::{Matcher, Selection};
-use super::{ImageObject, ImageSource, ListedImage, ListedImages};
+use super::{ImageObject, ImageSource, ListedImage};
 use crate::error::{DecodeCause, Error, Result};
 
 /// Default of [`FsSource::with_max_file_bytes`]: 1 GiB.
@@ -25,7 +25,7 @@ pub const DEFAULT_MAX_FILE_BYTES: u64 = 1 << 30;
 /// use orb_features::prelude::*;
 ///
 /// for image in FsSource::new("fruits/Test").open()? {
-///     let image = image?;
+///     let image = image?.read()?;
 ///     println!("{} {:?} {} bytes", image.uri, image.label, image.bytes.len());
 /// }
 /// # Ok::<(), orb_features::Error>(())
@@ -62,6 +62,7 @@ impl FsSource {
 }
 
 impl ImageSource for FsSource {
+    type Image = ListedImage;
     type Images = FsImages;
 
     /// Opens the folder.
@@ -90,16 +91,6 @@ impl ImageSource for FsSource {
         let folder = folder_name(&self.root, is_folder);
         let reader = Arc::new(Reader { options: self, folder });
         Ok(FsImages { reader, root, is_folder, matcher, walk, seen: 0, taken: 0, done: false })
-    }
-
-    /// Opens the folder; the files are read by the threads that take them.
-    fn list(self) -> Result<ListedImages> {
-        let mut images = self.open()?;
-        Ok(ListedImages::new(std::iter::from_fn(move || {
-            let file = images.next_file()?;
-            let reader = Arc::clone(&images.reader);
-            Some(ListedImage::new(move || reader.read(&file?)))
-        })))
     }
 }
 
@@ -244,10 +235,15 @@ impl FsImages {
 }
 
 impl Iterator for FsImages {
-    type Item = Result<ImageObject>;
+    type Item = Result<ListedImage>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        Some(self.next_file()?.and_then(|path| self.reader.read(&path)))
+        Some(self.next_file()?.and_then(|path| {
+            let uri = name_of(&path)?.to_owned();
+            let label = self.reader.label(&path)?;
+            let reader = Arc::clone(&self.reader);
+            Ok(ListedImage::new(uri, move || reader.read(&path)).with_label(label))
+        }))
     }
 }
 
@@ -264,8 +260,14 @@ impl Reader {
         path.strip_prefix(&self.options.root).unwrap_or(path)
     }
 
+    fn label(&self, path: &Path) -> Result<Option<String>> {
+        // A part of a path that is valid UTF-8.
+        Ok(self.options.selection.label.label(&self.folder, name_of(self.relative(path))?))
+    }
+
+    /// Reads a file; whoever has listed it knows its label.
     fn read(&self, path: &Path) -> Result<ImageObject> {
-        let (uri, relative) = (name_of(path)?, self.relative(path));
+        let uri = name_of(path)?;
         let read = |error| Error::read(uri, error);
         let mut file = File::open(path).map_err(read)?;
         let metadata = file.metadata().map_err(read)?;
@@ -286,8 +288,7 @@ impl Reader {
         }
         Ok(ImageObject {
             uri: uri.to_owned(),
-            // A part of a path that is valid UTF-8.
-            label: self.options.selection.label.label(&self.folder, name_of(relative)?),
+            label: None,
             modified: metadata.modified().ok(),
             retries: 0,
             bytes: bytes.into(),

@@ -270,7 +270,10 @@ impl Manifest {
                 let key =
                     checked(&file.key).map_err(|why| Error::list(manifest.to_string(), why))?;
                 let place = match manifest {
-                    Place::S3(_) => Place::S3(S3Location::new(destination, key)),
+                    Place::S3(_) => Place::S3(
+                        S3Location::new(destination, key)
+                            .map_err(|e| Error::list(manifest.to_string(), e))?,
+                    ),
                     Place::Local(manifest) => Place::Local(beside(manifest, key)?),
                 };
                 let format = match self.file_format.to_lowercase().as_str() {

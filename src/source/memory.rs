@@ -38,6 +38,7 @@ impl MemorySource {
 }
 
 impl ImageSource for MemorySource {
+    type Image = ImageObject;
     type Images = MemoryImages;
 
     fn open(self) -> Result<MemoryImages> {

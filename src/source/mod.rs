@@ -64,32 +64,29 @@ impl fmt::Debug for ImageObject {
 
 /// Something that can be opened as a stream of images.
 ///
-/// Every iterator of `Result<ImageObject>` is one.
+/// Every iterator of results of [`ListedImage`]s or [`ImageObject`]s is one.
 pub trait ImageSource {
+    /// An image: read, or still to be read by whichever thread takes it.
+    type Image: Into<ListedImage> + Send + 'static;
+
     /// The stream.
-    type Images: Iterator<Item = Result<ImageObject>> + Send + 'static;
+    type Images: Iterator<Item = Result<Self::Image>> + Send + 'static;
 
     /// Opens it.
     ///
     /// # Errors
     /// Whatever makes the whole source unusable, such as a missing folder; what is wrong with one
-    /// image comes as an item.
+    /// image comes as an item, and [`Error::NoInput`](crate::Error::NoInput) in place of the first image where
+    /// there is none.
     fn open(self) -> Result<Self::Images>;
-
-    /// Opens it as a list of the same images, each to be read when it is its turn, by whichever thread
-    /// that is. Unless a source has a better way, the list reads them as it goes.
-    ///
-    /// # Errors
-    /// As [`ImageSource::open`].
-    fn list(self) -> Result<ListedImages>
-    where
-        Self: Sized,
-    {
-        Ok(ListedImages::new(self.open()?.map(|image| ListedImage::new(move || image))))
-    }
 }
 
-impl<I: Iterator<Item = Result<ImageObject>> + Send + 'static> ImageSource for I {
+impl<T, I> ImageSource for I
+where
+    T: Into<ListedImage> + Send + 'static,
+    I: Iterator<Item = Result<T>> + Send + 'static,
+{
+    type Image = T;
     type Images = I;
 
     fn open(self) -> Result<I> {
@@ -97,67 +94,69 @@ impl<I: Iterator<Item = Result<ImageObject>> + Send + 'static> ImageSource for I
     }
 }
 
-/// An image that is still to be read.
-pub struct ListedImage(Box<dyn FnOnce() -> Result<ImageObject> + Send>);
+/// An image that is still to be read, or read already.
+///
+/// # Examples
+/// Labels can be looked at, or set, before anything is read:
+/// ```no_run
+/// use orb_features::prelude::*;
+///
+/// let images = FsSource::new("fruits").open()?;
+/// let apples = images.filter(|image| {
+///     image.as_ref().map_or(true, |image| image.label.as_deref() == Some("apple"))
+/// });
+/// # Ok::<(), orb_features::Error>(())
+/// ```
+#[non_exhaustive]
+pub struct ListedImage {
+    /// The path or key, unmangled.
+    pub uri: String,
+    /// The label, if there is one.
+    pub label: Option<String>,
+    read: ReadImage,
+}
+
+type ReadImage = Box<dyn FnOnce() -> Result<ImageObject> + Send>;
 
 impl ListedImage {
-    /// Makes one that is read by `read`.
-    pub fn new(read: impl FnOnce() -> Result<ImageObject> + Send + 'static) -> Self {
-        Self(Box::new(read))
+    /// Makes one without a label; `read` reads it.
+    pub fn new(
+        uri: impl Into<String>,
+        read: impl FnOnce() -> Result<ImageObject> + Send + 'static,
+    ) -> Self {
+        Self { uri: uri.into(), label: None, read: Box::new(read) }
     }
 
-    /// Reads it.
+    /// Sets the label.
+    #[must_use]
+    pub fn with_label(mut self, label: Option<String>) -> Self {
+        self.label = label;
+        self
+    }
+
+    /// Reads it. Path and label are those that it has here.
     ///
     /// # Errors
-    /// What is wrong with this image, or [`Error::NoInput`](crate::Error::NoInput) in place of the first
-    /// one where there is none.
+    /// What is wrong with this image.
     pub fn read(self) -> Result<ImageObject> {
-        (self.0)()
+        let object = (self.read)()?;
+        Ok(ImageObject { uri: self.uri, label: self.label, ..object })
+    }
+}
+
+impl From<ImageObject> for ListedImage {
+    fn from(object: ImageObject) -> Self {
+        let (uri, label) = (object.uri.clone(), object.label.clone());
+        Self::new(uri, move || Ok(object)).with_label(label)
     }
 }
 
 impl fmt::Debug for ListedImage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ListedImage").finish_non_exhaustive()
-    }
-}
-
-/// The list of [`ImageSource::list`]; a source as well, which is open already.
-pub struct ListedImages(Box<dyn Iterator<Item = ListedImage> + Send>);
-
-impl ListedImages {
-    /// Makes a list of any iterator.
-    pub fn new(images: impl Iterator<Item = ListedImage> + Send + 'static) -> Self {
-        Self(Box::new(images))
-    }
-}
-
-impl fmt::Debug for ListedImages {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ListedImages").finish_non_exhaustive()
-    }
-}
-
-impl Iterator for ListedImages {
-    type Item = ListedImage;
-
-    fn next(&mut self) -> Option<ListedImage> {
-        self.0.next()
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        self.0.size_hint()
-    }
-}
-
-impl ImageSource for ListedImages {
-    type Images = std::iter::Map<Self, fn(ListedImage) -> Result<ImageObject>>;
-
-    fn open(self) -> Result<Self::Images> {
-        Ok(self.map(ListedImage::read))
-    }
-
-    fn list(self) -> Result<Self> {
-        Ok(self)
+        let Self { uri, label, .. } = self;
+        f.debug_struct("ListedImage")
+            .field("uri", uri)
+            .field("label", label)
+            .finish_non_exhaustive()
     }
 }

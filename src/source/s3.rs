@@ -63,10 +63,14 @@ impl S3Source {
     ///
     /// # Errors
     /// [`Error::InvalidParam`] if it is no such location.
-    pub fn new(s3: &S3, location: impl AsRef<str>) -> Result<Self> {
+    pub fn new<L>(s3: &S3, location: L) -> Result<Self>
+    where
+        L: TryInto<S3Location>,
+        Error: From<L::Error>,
+    {
         Ok(Self {
             s3: s3.clone(),
-            root: location.as_ref().parse()?,
+            root: location.try_into()?,
             selection: Selection::default(),
             listing: None,
             page_size: MAX_PAGE_SIZE,
@@ -130,6 +134,7 @@ impl S3Source {
 }
 
 impl ImageSource for S3Source {
+    type Image = ImageObject;
     type Images = S3Images;
 
     /// Lists the first page, or opens the listing's file; fetching begins.

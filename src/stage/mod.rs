@@ -1,20 +1,38 @@
 //! The stages as iterator adaptors: [`StageExt`].
+//!
+//! A job is a chain of them, from listed images to a written result. [`Pipeline`](crate::pipeline::Pipeline) is that
+//! chain, with a report.
 
-mod parallel;
+mod decode;
+mod features;
+mod fit;
+mod on_error;
+mod project;
+mod stop;
+mod tally;
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicBool;
 
-pub use parallel::{DEFAULT_WINDOW_PER_THREAD, ParMap, Parallelism};
+pub use decode::{Decode, Read};
+pub use features::{Extract, FeaturesOf};
+pub use fit::Spooled;
+pub use on_error::{ErrorPolicy, JUDGED_FROM, MAX_REFUSALS, MaxFailures, OnError, Tolerant};
+pub use project::Project;
+pub use stop::StopAt;
+pub use tally::{Progress, Seconds, Tally};
 
-use crate::decode::{DecodeParams, DecodedImage, Decoder, GrayImage, meta_of};
-use crate::error::{DecodeCause, Error, Result};
-use crate::orb::{FeatureExtractor, ImageFeatures};
+pub use crate::parallel::{DEFAULT_WINDOW_PER_THREAD, ParMap, Parallelism};
+pub use crate::rows::Explode;
+
+use crate::decode::{DecodeParams, DecodedImage};
+use crate::error::Result;
+use crate::features::{FeatureExtractor, ImageFeatures};
 use crate::pca::{PcaModel, PcaParams};
-use crate::rows::{Batches, DescriptorRow, Explode, Project, RowBatch, Spool, SpooledRows};
+use crate::pixels::PixelSpec;
+use crate::rows::{ImageOutcome, RowBatch, Spool, SpooledBatches};
 use crate::sink::{RowSink, SinkReport};
-use crate::source::ImageObject;
+use crate::source::ListedImage;
 
 /// The stages of the flow on any iterator of results.
 ///
@@ -28,12 +46,8 @@ use crate::source::ImageObject;
 /// let orb = OrbParams::default().with_edge_threshold(3).with_patch_size(5).build()?;
 /// let pgm = [b"P5 64 64 255\n".to_vec(), (0..64 * 64).map(|i| (i % 64 / 8 + i / 512) as u8 % 2 * 255).collect()].concat();
 /// let source = MemorySource::new([("label/a.pgm", pgm.clone()), ("label/b.pgm", pgm)]);
-/// let rows: Vec<DescriptorRow> = source
-///     .open()?
-///     .orb_features(&orb, &DecodeParams::default(), Parallelism::default())
-///     .explode()
-///     .collect::<Result<_, _>>()?;
-/// assert!(!rows.is_empty());
+/// let batches: Vec<RowBatch> = source.open()?.features(&orb).explode().collect::<Result<_, _>>()?;
+/// assert!(!batches[0].is_empty());
 /// # Ok::<(), orb_features::Error>(())
 /// ```
 pub trait StageExt: Iterator + Sized {
@@ -55,12 +69,20 @@ pub trait StageExt: Iterator + Sized {
         ParMap::new(self, parallelism, start, work)
     }
 
-    /// Decodes each image, on the calling thread.
-    fn decode(self, params: DecodeParams) -> Decode<Self>
+    /// Reads each image, on the calling thread.
+    fn read<T: Into<ListedImage>>(self) -> Read<Self>
     where
-        Self: Iterator<Item = Result<ImageObject>>,
+        Self: Iterator<Item = Result<T>>,
     {
-        Decode { images: self, decoder: Decoder::new(params) }
+        Read::new(self)
+    }
+
+    /// Reads and decodes each image to the pixels that `spec` asks for, on the calling thread.
+    fn decode<T: Into<ListedImage>>(self, params: DecodeParams, spec: PixelSpec) -> Decode<Self>
+    where
+        Self: Iterator<Item = Result<T>>,
+    {
+        Decode::new(self, params, spec)
     }
 
     /// Extracts the features of each decoded image, on the calling thread.
@@ -68,69 +90,79 @@ pub trait StageExt: Iterator + Sized {
     where
         Self: Iterator<Item = Result<DecodedImage>>,
     {
-        Extract { images: self, extractor: extractor.clone(), scratch: E::Scratch::default() }
+        Extract::new(self, extractor.clone())
     }
 
-    /// Decodes each image and extracts its features: the parallel form of
+    /// Reads and decodes each image and extracts its features, on several threads: the parallel form of
     /// [`decode`](Self::decode) and [`extract`](Self::extract).
     ///
-    /// No more than `threads` encoded and decoded images are in memory at a time (beside what the source reads
-    /// ahead), and the features of no more than a window of images. An image for which the decoder or the
-    /// extractor panics is an error like any other.
-    fn orb_features<E>(
-        self,
-        extractor: &E,
-        decode: &DecodeParams,
-        parallelism: Parallelism,
-    ) -> ParMap<Result<ImageObject>, Result<ImageFeatures>>
+    /// No more encoded and decoded images than threads (times [`FeatureExtractor::batch_len`]) are in memory at a
+    /// time, beside what the source reads ahead, and the features of no more than a window of images. An image for
+    /// which the decoder or the extractor panics is an error like any other.
+    fn features<T, E>(self, extractor: &E) -> FeaturesOf<Self, E>
     where
-        Self: Iterator<Item = Result<ImageObject>> + Send + 'static,
+        Self: Iterator<Item = Result<T>> + Send + 'static,
+        T: Into<ListedImage> + Send + 'static,
         E: FeatureExtractor + Clone + 'static,
     {
-        let (extractor, decode) = (extractor.clone(), decode.clone());
-        self.par_map(
-            parallelism,
-            move || Worker::new(&extractor, &decode),
-            |worker, object| worker.features(&object?),
-        )
+        FeaturesOf::new(self, extractor.clone())
     }
 
-    /// Turns each image's features into rows, one for each descriptor.
-    fn explode(self) -> Explode<Self>
+    /// Applies a policy to images that fail, and counts: what is left are images to go on with, and failures to
+    /// record.
+    fn on_error(self, policy: ErrorPolicy, tally: &Tally) -> Tolerant<Self>
     where
         Self: Iterator<Item = Result<ImageFeatures>>,
+    {
+        Tolerant::new(self, policy, tally.clone())
+    }
+
+    /// Ends as [`Error::Interrupted`](crate::Error::Interrupted) once the flag is set.
+    fn stop_at<T>(self, flag: &Arc<AtomicBool>) -> StopAt<Self>
+    where
+        Self: Iterator<Item = Result<T>>,
+    {
+        StopAt::new(self, Arc::clone(flag))
+    }
+
+    /// Turns images into batches of rows, one row for each vector.
+    fn explode<T: Into<ImageOutcome>>(self) -> Explode<Self>
+    where
+        Self: Iterator<Item = Result<T>>,
     {
         Explode::new(self)
     }
 
-    /// Gathers rows into batches of `rows`, at least one; the last may be shorter.
-    fn batches(self, rows: usize) -> Batches<Self>
-    where
-        Self: Iterator<Item = Result<DescriptorRow>>,
-    {
-        Batches::new(self, rows)
-    }
-
-    /// Gathers rows into batches and projects them onto the components of a model.
-    fn project(self, model: &PcaModel) -> Project<Self>
-    where
-        Self: Iterator<Item = Result<DescriptorRow>>,
-    {
-        Project::new(self, model.clone())
-    }
-
-    /// Fits a PCA to the descriptors of all rows, and gives them back for a second pass.
+    /// Keeps all batches for a second pass while the moments of their vectors are summed up.
     ///
     /// # Errors
-    /// The first error of the stream, [`Error::Fit`] if the rows do not allow it,
-    /// [`Error::Spool`] if they cannot be kept.
-    fn fit_pca(mut self, params: &PcaParams, spool: &Spool) -> Result<(PcaModel, SpooledRows)>
+    /// The first error of the stream, or [`Error::Spool`](crate::Error::Spool) if they cannot be kept.
+    fn spool(self, spool: &Spool) -> Result<Spooled>
     where
-        Self: Iterator<Item = Result<DescriptorRow>>,
+        Self: Iterator<Item = Result<RowBatch>>,
     {
-        let mut fit = crate::rows::SpooledFit::new(spool);
-        self.try_for_each(|row| fit.push(&row?))?;
-        fit.finish(params)
+        fit::spool(self, spool)
+    }
+
+    /// Fits a PCA to the vectors of all rows, and gives the rows back for a second pass: [`spool`](Self::spool), then
+    /// [`Moments::fit`](crate::pca::Moments::fit).
+    ///
+    /// # Errors
+    /// As these.
+    fn fit_pca(self, params: &PcaParams, spool: &Spool) -> Result<(PcaModel, SpooledBatches)>
+    where
+        Self: Iterator<Item = Result<RowBatch>>,
+    {
+        let spooled = self.spool(spool)?;
+        Ok((spooled.fit(params)?, spooled.batches))
+    }
+
+    /// Projects the rows of each batch onto the components of a model.
+    fn project(self, model: &PcaModel) -> Project<Self>
+    where
+        Self: Iterator<Item = Result<RowBatch>> + Send + 'static,
+    {
+        Project::new(self, model.clone())
     }
 
     /// Writes all batches and commits the result.
@@ -147,113 +179,3 @@ pub trait StageExt: Iterator + Sized {
 }
 
 impl<I: Iterator> StageExt for I {}
-
-/// Decodes and extracts on one thread, keeping the buffers of both.
-pub(crate) struct Worker<E: FeatureExtractor> {
-    decoder: Decoder,
-    gray: GrayImage,
-    extractor: E,
-    scratch: E::Scratch,
-    /// What the last image took in each of the two steps.
-    pub times: [Duration; 2],
-}
-
-impl<E: FeatureExtractor + Clone> Worker<E> {
-    pub fn new(extractor: &E, decode: &DecodeParams) -> Self {
-        Self {
-            decoder: Decoder::new(decode.clone()),
-            gray: GrayImage::default(),
-            extractor: extractor.clone(),
-            scratch: E::Scratch::default(),
-            times: [Duration::ZERO; 2],
-        }
-    }
-
-    /// The features of an image. Its decoder's or extractor's panic is its error, so that it does not cost the
-    /// other images.
-    pub fn features(&mut self, object: &ImageObject) -> Result<ImageFeatures> {
-        let start = Instant::now();
-        let Self { decoder, gray, extractor, scratch, .. } = self;
-        let decoded = caught(|| decoder.decode_into(object, gray)).unwrap_or_else(|panic| {
-            *decoder = Decoder::new(decoder.params().clone());
-            let what = format!("the decoder panicked: {panic}");
-            Err(Error::decode(object.uri.as_str(), DecodeCause::Corrupt, what))
-        });
-        let middle = Instant::now();
-        self.times = [middle - start, Duration::ZERO];
-        decoded?;
-        let extracted = caught(|| extractor.detect_and_compute_with(gray.view(), None, scratch));
-        let features = extracted.unwrap_or_else(|panic| {
-            *scratch = E::Scratch::default();
-            Err(Error::Panic(panic))
-        });
-        self.times[1] = middle.elapsed();
-        let features = features.map_err(|e| of_image(&object.uri, e))?;
-        Ok(ImageFeatures::new(Arc::new(meta_of(object, &self.gray)), features))
-    }
-}
-
-/// The result of some work, or what it panicked with. What it has changed is not to be used after that.
-fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Box<str>> {
-    std::panic::catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message").into()
-    })
-}
-
-fn of_image(uri: &str, error: Error) -> Error {
-    Error::Extract { uri: uri.into(), source: Box::new(error) }
-}
-
-/// The iterator of [`StageExt::decode`].
-#[derive(Debug)]
-#[must_use = "iterator adaptors are lazy and do nothing unless consumed"]
-pub struct Decode<I> {
-    images: I,
-    decoder: Decoder,
-}
-
-impl<I: Iterator<Item = Result<ImageObject>>> Iterator for Decode<I> {
-    type Item = Result<DecodedImage>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let object = self.images.next()?;
-        Some(object.and_then(|object| self.decoder.decode_object(&object)))
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        self.images.size_hint()
-    }
-}
-
-/// The iterator of [`StageExt::extract`].
-#[must_use = "iterator adaptors are lazy and do nothing unless consumed"]
-pub struct Extract<I, E: FeatureExtractor> {
-    images: I,
-    extractor: E,
-    scratch: E::Scratch,
-}
-
-impl<I: std::fmt::Debug, E: FeatureExtractor> std::fmt::Debug for Extract<I, E> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Extract").field("images", &self.images).finish_non_exhaustive()
-    }
-}
-
-impl<I: Iterator<Item = Result<DecodedImage>>, E: FeatureExtractor> Iterator for Extract<I, E> {
-    type Item = Result<ImageFeatures>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let image = self.images.next()?;
-        Some(image.and_then(|image| {
-            self.extractor
-                .detect_and_compute_with(image.gray.view(), None, &mut self.scratch)
-                .map_err(|e| of_image(&image.meta.uri, e))
-                .map(|features| ImageFeatures::new(image.meta, features))
-        }))
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        self.images.size_hint()
-    }
-}

@@ -1,12 +1,14 @@
 //! Images, sample photos and an S3 server for tests, examples and benchmarks.
 //!
 //! - [`images`] and [`photos`] draw images, so that no data set is needed,
+//! - [`rows`] makes and takes apart batches,
 //! - `s3` (a feature) is an S3 server in memory, with faults on demand; the program `s3-server` runs it.
 #![allow(missing_docs, missing_debug_implementations)]
 #![allow(clippy::missing_errors_doc, clippy::must_use_candidate)]
 
 pub mod images;
 pub mod photos;
+pub mod rows;
 #[cfg(feature = "s3")]
 pub mod s3;
 

@@ -32,7 +32,7 @@ fn time(mut work: impl FnMut()) -> f64 {
 
 fn files(folder: &str, extension: &str) -> Result<Vec<ImageObject>> {
     let selection = Selection::default().with_extensions([extension]);
-    FsSource::new(folder).with_selection(selection).open()?.collect()
+    FsSource::new(folder).with_selection(selection).open()?.read().collect()
 }
 
 fn fnv(bytes: impl IntoIterator<Item = u8>) -> u64 {
@@ -41,7 +41,7 @@ fn fnv(bytes: impl IntoIterator<Item = u8>) -> u64 {
     })
 }
 
-fn orb<E: FeatureExtractor>(extractor: &E, images: &[GrayImage]) -> (f64, u64) {
+fn orb<E: Feature2D>(extractor: &E, images: &[GrayImage]) -> (f64, u64) {
     let mut scratch = E::Scratch::default();
     let seconds = time(|| {
         for image in images {
@@ -77,10 +77,12 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
         ["decode", folder, mode] => {
             let mode = if mode == "luma" { GrayMode::Luma } else { GrayMode::Bgr2Gray };
             let mut decoder = Decoder::new(DecodeParams::default().with_gray_mode(mode));
-            let (images, mut gray) = (files(folder, "jpg")?, GrayImage::default());
+            let (images, mut gray) = (files(folder, "jpg")?, Pixels::default());
             let seconds = time(|| {
                 for image in &images {
-                    decoder.decode_into(image, &mut gray).expect("the photos are whole");
+                    decoder
+                        .decode_into(image, PixelFormat::Gray, &mut gray)
+                        .expect("the photos are whole");
                 }
             });
             let mut pixels = Vec::new();

@@ -10,7 +10,11 @@ use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use indicatif::{ProgressBar, ProgressStyle};
 use orb_features::Simd;
+use orb_features::features::DESCRIPTOR_LEN;
+use orb_features::orb::DEFAULT_MAX_KEYPOINTS;
+use orb_features::pca::{DEFAULT_N_COMPONENTS, DEFAULT_SEED};
 use orb_features::prelude::*;
+use orb_features::sink::DEFAULT_ROWS_PER_FILE;
 
 use crate::choices::{Backend, Center, Exif, Gray, ModeName, OnErrorName, SolverName};
 use crate::failed::Failed;
@@ -18,6 +22,9 @@ use crate::orb::OrbArgs;
 use crate::place::{Place, looks_like_s3};
 use crate::s3::S3Args;
 use crate::stop::Stop;
+
+/// The images of IN.
+type Images = Box<dyn Iterator<Item = Result<ListedImage>> + Send>;
 
 /// Most links that Linux follows in one path.
 const MAX_LINKS: u32 = 40;
@@ -182,7 +189,7 @@ impl Extract {
         let sink = match (&self.output, &s3) {
             (Place::Folder(path), _) => ParquetSink::create(path, parquet),
             (Place::S3(location), Some(s3)) => {
-                ParquetSink::create_in_s3(s3, location.to_string(), parquet)
+                ParquetSink::create_in_s3(s3, location.clone(), parquet)
             }
             (Place::S3(_), None) => unreachable!("a place in S3 has a connection"),
         };
@@ -216,9 +223,9 @@ impl Extract {
             pipeline = pipeline.with_parallelism(Parallelism::new(threads.into()));
         }
         let pipeline = match projection {
-            Projection::None => pipeline.without_pca(),
-            Projection::Fit(params) => pipeline.with_pca(params),
-            Projection::Model(model) => pipeline.with_model(*model),
+            Scores::None => pipeline.without_pca(),
+            Scores::Fit(params) => pipeline.with_pca(params),
+            Scores::Model(model) => pipeline.with_model(*model),
         };
         let report = pipeline.run();
         bar.finish_and_clear();
@@ -281,7 +288,7 @@ impl Extract {
     }
 
     /// Opens IN.
-    fn images(&self, s3: Option<&S3>) -> Result<ListedImages> {
+    fn images(&self, s3: Option<&S3>) -> Result<Images> {
         let mut selection = Selection::default()
             .with_sizes((
                 self.min_bytes.map_or(Bound::Unbounded, Bound::Included),
@@ -297,7 +304,7 @@ impl Extract {
         }
         match (&self.input, s3) {
             (Place::S3(location), Some(s3)) => {
-                let mut source = S3Source::new(s3, location.to_string())?.with_selection(selection);
+                let mut source = S3Source::new(s3, location.clone())?.with_selection(selection);
                 if let Some(requests) = self.s3.requests_in_flight {
                     source = source.with_requests_in_flight(requests as usize);
                 }
@@ -307,9 +314,11 @@ impl Extract {
                 if let Some(file) = &self.s3.listing {
                     source = source.with_listing(file);
                 }
-                source.list()
+                Ok(Box::new(source.open()?.map(|image| image.map(Into::into))))
             }
-            (Place::Folder(path), _) => FsSource::new(path).with_selection(selection).list(),
+            (Place::Folder(path), _) => {
+                Ok(Box::new(FsSource::new(path).with_selection(selection).open()?))
+            }
             (Place::S3(_), None) => unreachable!("a place in S3 has a connection"),
         }
     }
@@ -356,10 +365,10 @@ impl Extract {
         })
     }
 
-    fn projection(&self, job: &Origin) -> Result<Projection, Failed> {
+    fn projection(&self, job: &Origin) -> Result<Scores, Failed> {
         let centering = self.center.map(Centering::from);
         if self.no_pca {
-            return Ok(Projection::None);
+            return Ok(Scores::None);
         }
         for (name, path) in [("--model", &self.model), ("--save-model", &self.save_model)] {
             if let Some(path) = path.as_ref().and_then(|p| p.to_str()).filter(|p| looks_like_s3(p))
@@ -382,7 +391,7 @@ impl Extract {
                 return Err(Failed { message: why, status: 1 });
             }
             let centering = centering.unwrap_or(model.centering());
-            return Ok(Projection::Model(Box::new(model.with_centering(centering))));
+            return Ok(Scores::Model(Box::new(model.with_centering(centering))));
         }
         if let Some(path) = &self.save_model {
             // Now rather than after a long job.
@@ -424,7 +433,7 @@ impl Extract {
             .with_solver(solver)
             .with_centering(centering.unwrap_or_default());
         params.check(DESCRIPTOR_LEN)?;
-        Ok(Projection::Fit(params))
+        Ok(Scores::Fit(params))
     }
 }
 
@@ -448,7 +457,7 @@ pub enum Outcome {
     DoneBefore(String),
 }
 
-enum Projection {
+enum Scores {
     None,
     Fit(PcaParams),
     Model(Box<PcaModel>),

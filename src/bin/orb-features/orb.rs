@@ -1,6 +1,10 @@
 //! The options of the extractor.
 
 use clap::{Args, ValueEnum};
+use orb_features::orb::{
+    DEFAULT_EDGE_THRESHOLD, DEFAULT_FAST_THRESHOLD, DEFAULT_FIRST_LEVEL, DEFAULT_N_FEATURES,
+    DEFAULT_N_LEVELS, DEFAULT_PATCH_SIZE, DEFAULT_SCALE_FACTOR, DEFAULT_WTA_K, MAX_N_FEATURES,
+};
 use orb_features::prelude::*;
 
 /// The parameters of cv2.ORB_create, under its names.

@@ -22,6 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let seeds: Vec<(String, Bytes)> = match &folder {
         Some(folder) => FsSource::new(folder)
             .open()?
+            .read()
             .map(|photo| {
                 photo.map(|p| (p.uri[folder.len()..].trim_matches('/').to_owned(), p.bytes))
             })

@@ -1,8 +1,4 @@
-//! What an extractor returns.
-
-use std::sync::Arc;
-
-use crate::decode::ImageMeta;
+//! Keypoints and binary descriptors, as OpenCV has them.
 
 /// The length of a descriptor in bytes: 256 bits.
 pub const DESCRIPTOR_LEN: usize = 32;
@@ -47,24 +43,5 @@ impl Features {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.keypoints.is_empty()
-    }
-}
-
-/// The features of one image; none is an ordinary result.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ImageFeatures {
-    /// The image.
-    pub meta: Arc<ImageMeta>,
-    /// Its keypoints.
-    pub keypoints: Vec<KeyPoint>,
-    /// One descriptor for each keypoint.
-    pub descriptors: Vec<Descriptor>,
-}
-
-impl ImageFeatures {
-    /// Joins an image and its features.
-    #[must_use]
-    pub fn new(meta: Arc<ImageMeta>, features: Features) -> Self {
-        Self { meta, keypoints: features.keypoints, descriptors: features.descriptors }
     }
 }

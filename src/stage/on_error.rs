@@ -1,15 +1,102 @@
 //! The images that failed, and when they fail the job.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io::ErrorKind;
 use std::str::FromStr;
 
-use crate::error::{Error, ObjectCause, Result};
-use crate::sink::Failure;
+use serde::{Deserialize, Serialize};
 
-/// The number of failures that a report spells out; all of them are counted.
-const FIRST_FAILURES: usize = 10;
+use super::Tally;
+use crate::error::{Error, ObjectCause, Result};
+use crate::features::ImageFeatures;
+use crate::rows::{FailedImage, ImageOutcome};
+
+/// What to do about an image that cannot be read, decoded or processed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum OnError {
+    /// End the job with its error; nothing is written.
+    #[default]
+    Fail,
+    /// Leave it out, and count it in the report.
+    Skip,
+    /// Leave it out, and record it in the sink, beside the rows.
+    Record,
+}
+
+/// What a job does about images that fail.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct ErrorPolicy {
+    on_error: OnError,
+    max_failures: Option<MaxFailures>,
+    allow_empty: bool,
+}
+
+impl ErrorPolicy {
+    /// Sets what becomes of an image that fails.
+    pub fn new(on_error: OnError) -> Self {
+        Self { on_error, max_failures: None, allow_empty: false }
+    }
+
+    /// Sets the same of a policy.
+    pub fn with_on_error(mut self, on_error: OnError) -> Self {
+        self.on_error = on_error;
+        self
+    }
+
+    /// Sets how many images may fail before the job does with [`Error::TooManyFailures`] (default: any
+    /// number); for [`OnError::Skip`] and [`OnError::Record`].
+    pub fn with_max_failures(mut self, most: MaxFailures) -> Self {
+        self.max_failures = Some(most);
+        self
+    }
+
+    /// Sets whether a job of which every image failed, or which had none, may write its result without a
+    /// row (default: no).
+    ///
+    /// If not, it ends with [`Error::AllFailed`], or with [`Error::NoAccess`] once the first
+    /// [`MAX_REFUSALS`] images, or all of fewer, were refused; nothing is written or replaced then. Images
+    /// that are read but have no features are none that failed.
+    pub fn with_allow_empty(mut self, allow: bool) -> Self {
+        self.allow_empty = allow;
+        self
+    }
+
+    /// What becomes of an image that fails.
+    #[must_use]
+    pub fn on_error(&self) -> OnError {
+        self.on_error
+    }
+
+    /// How many images may fail.
+    #[must_use]
+    pub fn max_failures(&self) -> Option<MaxFailures> {
+        self.max_failures
+    }
+
+    /// Whether the result may be without a row though images failed.
+    #[must_use]
+    pub fn allow_empty(&self) -> bool {
+        self.allow_empty
+    }
+
+    /// Checks it, before there is an image.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParam`] for a limit that the first failure goes before.
+    pub fn check(&self) -> Result<()> {
+        match (self.on_error, self.max_failures) {
+            (OnError::Fail, Some(limit)) => {
+                let allowed =
+                    "only with the policies skip and record: else the first failure ends the job";
+                Err(Error::param("max_failures", limit, allowed))
+            }
+            _ => Ok(()),
+        }
+    }
+}
 
 /// The number of images after which [`MaxFailures::Millionths`] can end a job early.
 pub const JUDGED_FROM: u64 = 1_000;
@@ -26,7 +113,7 @@ pub const MAX_REFUSALS: u64 = 32;
 ///
 /// # Examples
 /// ```
-/// use orb_features::pipeline::MaxFailures;
+/// use orb_features::stage::MaxFailures;
 ///
 /// assert_eq!("100".parse::<MaxFailures>()?, MaxFailures::Images(100));
 /// assert_eq!("0.5%".parse::<MaxFailures>()?, MaxFailures::Millionths(5_000));
@@ -104,59 +191,101 @@ impl fmt::Display for MaxFailures {
     }
 }
 
-/// The failures of a job so far.
-#[derive(Debug, Default)]
-pub(super) struct Failures {
-    limit: Option<MaxFailures>,
-    allow_empty: bool,
-    /// The number of failures by cause.
-    pub by_cause: BTreeMap<String, u64>,
-    /// The first of them, in order.
-    pub first: Vec<Failure>,
-    first_error: Option<Box<Error>>,
-    count: u64,
+/// The iterator of [`StageExt::on_error`](crate::StageExt::on_error).
+///
+/// Its last item may be the error that all of the job amounts to: [`Error::AllFailed`], [`Error::NoAccess`],
+/// [`Error::TooManyFailures`].
+#[derive(Debug)]
+#[must_use = "iterator adaptors are lazy and do nothing unless consumed"]
+pub struct Tolerant<I> {
+    images: I,
+    policy: ErrorPolicy,
+    tally: Tally,
+    seen: u64,
+    failed: u64,
     /// The number of those that were refused for want of a right.
     refused: u64,
+    first_error: Option<Box<Error>>,
+    is_done: bool,
 }
 
-impl Failures {
-    pub fn new(limit: Option<MaxFailures>, allow_empty: bool) -> Self {
-        Self { limit, allow_empty, ..Self::default() }
+impl<I> Tolerant<I> {
+    pub(super) fn new(images: I, policy: ErrorPolicy, tally: Tally) -> Self {
+        let is_done = false;
+        Self { images, policy, tally, seen: 0, failed: 0, refused: 0, first_error: None, is_done }
     }
 
-    pub fn add(&mut self, error: Error, failure: Failure) {
-        self.count += 1;
-        self.refused += u64::from(is_refusal(&error));
-        *self.by_cause.entry(failure.cause.clone()).or_default() += 1;
-        if self.first.len() < FIRST_FAILURES {
-            self.first.push(failure);
+    /// Decides about a failure: a record of it, nothing, or the job's end.
+    fn leave_out(&mut self, error: Error) -> Result<Option<FailedImage>> {
+        if self.policy.on_error == OnError::Fail || !error.is_of_one_image() {
+            return Err(error);
         }
+        let failed = FailedImage::from(&error);
+        self.tally.fail(&failed);
+        self.failed += 1;
+        self.refused += u64::from(is_refusal(&error));
         self.first_error.get_or_insert_with(|| Box::new(error));
+        self.judge(false)?;
+        Ok((self.policy.on_error == OnError::Record).then_some(failed))
     }
 
-    /// Decides after a failure, or at the end, whether the job can go on; `images` have been seen.
-    pub fn judge(&mut self, images: u64, at_end: bool) -> Result<()> {
-        if images == 0 && !self.allow_empty {
+    /// Decides after a failure, or at the end, whether the job can go on.
+    fn judge(&mut self, at_end: bool) -> Result<()> {
+        let (images, failed) = (self.seen, self.failed);
+        let ErrorPolicy { max_failures: limit, allow_empty, .. } = self.policy;
+        if images == 0 && !allow_empty {
             let reason = "the source is empty".into();
             return Err(Error::NoInput { uri: "the source".into(), reason });
         }
-        let Self { limit, allow_empty, count, refused, .. } = *self;
-        let is_exceeded = limit.is_some_and(|limit| limit.is_exceeded(count, images, at_end));
-        let no_access = !allow_empty && refused == images && (at_end || images >= MAX_REFUSALS);
-        let all_failed = !allow_empty && count == images && at_end;
+        let is_exceeded = limit.is_some_and(|limit| limit.is_exceeded(failed, images, at_end));
+        let no_access =
+            !allow_empty && self.refused == images && (at_end || images >= MAX_REFUSALS);
+        let all_failed = !allow_empty && failed == images && at_end;
         if !(is_exceeded || no_access || all_failed) {
             return Ok(());
         }
         let Some(source) = self.first_error.take() else { return Ok(()) };
-        let causes = Box::new(std::mem::take(&mut self.by_cause));
+        let causes = Box::new(self.tally.failed_by_cause());
         Err(match limit {
             _ if no_access => Error::NoAccess { images, source },
             Some(limit) if is_exceeded => {
                 let limit = limit.to_string().into();
-                Error::TooManyFailures { limit, failed: count, images, causes, source }
+                Error::TooManyFailures { limit, failed, images, causes, source }
             }
             _ => Error::AllFailed { images, causes, source },
         })
+    }
+}
+
+impl<I: Iterator<Item = Result<ImageFeatures>>> Iterator for Tolerant<I> {
+    type Item = Result<ImageOutcome>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.is_done {
+            let Some(image) = self.images.next() else {
+                self.is_done = true;
+                return self.judge(true).err().map(Err);
+            };
+            self.seen += 1;
+            self.tally.counts.images.add(1);
+            let outcome = match image {
+                Ok(image) => {
+                    self.tally.counts.without_features.add(image.is_empty().into());
+                    self.tally.counts.rows.add(image.len() as u64);
+                    Ok(Some(ImageOutcome::Features(image)))
+                }
+                Err(error) => self.leave_out(error).map(|f| f.map(ImageOutcome::Failed)),
+            };
+            self.is_done = outcome.is_err();
+            if let Some(outcome) = outcome.transpose() {
+                return Some(outcome);
+            }
+        }
+        None
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (0, self.images.size_hint().1.and_then(|most| most.checked_add(1)))
     }
 }
 

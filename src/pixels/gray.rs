@@ -2,8 +2,6 @@
 
 use ndarray::{ArrayView2, ArrayView3};
 
-#[cfg(feature = "jpeg")]
-use super::{Failure, no_memory};
 use crate::arch::Kernels;
 use crate::error::{Error, Result};
 
@@ -31,7 +29,7 @@ impl ColorOrder {
     }
 
     /// Converts pixels to grey, as [`gray_of`] does.
-    pub(super) fn to_gray(self, pixels: &[u8], out: &mut [u8]) {
+    pub(crate) fn to_gray(self, pixels: &[u8], out: &mut [u8]) {
         (Kernels::current().gray)(pixels, self.channels(), self.weights(), out);
     }
 
@@ -163,13 +161,6 @@ impl<'a> From<&'a GrayImage> for GrayView<'a> {
     }
 }
 
-impl<'a> From<&'a image::GrayImage> for GrayView<'a> {
-    fn from(image: &'a image::GrayImage) -> Self {
-        let (width, height) = (image.width() as usize, image.height() as usize);
-        Self { pixels: image.as_raw(), width, height, stride: width }
-    }
-}
-
 impl<'a> TryFrom<ArrayView2<'a, u8>> for GrayView<'a> {
     type Error = Error;
 
@@ -289,21 +280,16 @@ impl GrayImage {
         &self.pixels
     }
 
-    /// Becomes an image of zeros, whatever it was before, and lets `fill` write it.
-    #[cfg(feature = "jpeg")]
-    pub(super) fn refill(
-        &mut self,
-        width: usize,
-        height: usize,
-        channels: u8,
-        fill: impl FnOnce(&mut [u8]) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
-        let len = width * height;
-        self.pixels.clear();
-        self.pixels.try_reserve_exact(len).map_err(|e| no_memory(len, &e))?;
-        self.pixels.resize(len, 0);
-        (self.width, self.height, self.channels) = (width, height, channels);
-        fill(&mut self.pixels)
+    /// The row-major pixels, as the buffer that they are.
+    #[must_use]
+    pub fn into_raw(self) -> Vec<u8> {
+        self.pixels
+    }
+
+    /// The same, made from an image of so many channels.
+    pub(super) fn with_channels(mut self, channels: u8) -> Self {
+        self.channels = channels;
+        self
     }
 
     /// The grey version of a colour buffer that has `width * height` pixels.
@@ -317,17 +303,6 @@ impl GrayImage {
         let mut gray = vec![0; width * height];
         order.to_gray(pixels, &mut gray);
         Self { pixels: gray, width, height, channels }
-    }
-
-    /// Turns or mirrors it.
-    pub(crate) fn turn(&mut self, orientation: image::metadata::Orientation) {
-        let pixels = std::mem::take(&mut self.pixels);
-        let image = image::GrayImage::from_raw(self.width as u32, self.height as u32, pixels)
-            .expect("the buffer has width * height bytes");
-        let mut image = image::DynamicImage::ImageLuma8(image);
-        image.apply_orientation(orientation);
-        (self.width, self.height) = (image.width() as usize, image.height() as usize);
-        self.pixels = image.into_bytes();
     }
 }
 

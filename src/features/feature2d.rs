@@ -1,23 +1,17 @@
-//! The trait that extractors share.
+//! OpenCV's interface of extractors with keypoints.
 
-use super::keypoint::{Features, KeyPoint};
-use crate::decode::GrayView;
+use super::{DESCRIPTOR_LEN, Extracted, FeatureExtractor, Features, KeyPoint, VectorFormat};
 use crate::error::Result;
+use crate::pixels::{GrayView, PixelFormat, PixelSpec, PixelView};
 
-/// Finds keypoints in grey images and describes them.
+/// Finds keypoints in grey images and describes them by 32 bytes each: the methods of `cv::Feature2D`.
 ///
-/// [`Orb`](super::Orb) is ours; with the crate's feature `opencv`, `OpenCvOrb` is OpenCV's. They
-/// give the same features, and any stage or pipeline takes either, or a caller's own.
+/// [`Orb`](crate::orb::Orb) is ours; with the crate's feature `opencv`, `OpenCvOrb` is OpenCV's. They
+/// give the same features.
 ///
 /// The methods ending in `_with` work in a scratch space that keeps its buffers from one image to
 /// the next: use one for each thread in a loop. The others make one for the call.
-pub trait FeatureExtractor: Send + Sync {
-    /// The working memory of one thread.
-    type Scratch: Default + Send;
-
-    /// What it is, with its parameters, as JSON: goes into the footer of the result.
-    fn describe(&self) -> String;
-
+pub trait Feature2D: FeatureExtractor {
     /// Finds keypoints. A mask is of the image's size; no keypoint is found where it is 0.
     ///
     /// # Errors
@@ -89,4 +83,26 @@ pub trait FeatureExtractor: Send + Sync {
     ) -> Result<Features> {
         self.detect_and_compute_with(image, mask, &mut Self::Scratch::default())
     }
+}
+
+/// The name under which results note their ORB.
+pub(crate) const NAME: &str = "orb";
+
+/// The pixels that a [`Feature2D`] wants.
+pub(crate) fn pixels() -> PixelSpec {
+    PixelSpec::new(PixelFormat::Gray)
+}
+
+/// The vectors that a [`Feature2D`] gives.
+pub(crate) fn output() -> VectorFormat {
+    VectorFormat::u8(DESCRIPTOR_LEN).with_keypoints()
+}
+
+/// [`FeatureExtractor::extract`] of a [`Feature2D`].
+pub(crate) fn extract<E: Feature2D>(
+    extractor: &E,
+    image: PixelView<'_>,
+    scratch: &mut E::Scratch,
+) -> Result<Extracted> {
+    Ok(extractor.detect_and_compute_with(image.gray()?, None, scratch)?.into())
 }

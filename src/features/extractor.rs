@@ -1,0 +1,123 @@
+//! The trait that all extractors share.
+
+use super::{Features, KeyPoint, VectorFormat, Vectors};
+use crate::error::Result;
+use crate::pixels::{PixelSpec, PixelView};
+
+/// What an extractor gives for one image.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Extracted {
+    /// The keypoints, one for each vector; none if the extractor has none.
+    pub keypoints: Vec<KeyPoint>,
+    /// The vectors.
+    pub vectors: Vectors,
+}
+
+impl Extracted {
+    /// Vectors that belong to no keypoint.
+    #[must_use]
+    pub fn of_vectors(vectors: Vectors) -> Self {
+        Self { keypoints: Vec::new(), vectors }
+    }
+
+    /// Vectors with a keypoint for each.
+    #[must_use]
+    pub fn of_keypoints(keypoints: Vec<KeyPoint>, vectors: Vectors) -> Self {
+        Self { keypoints, vectors: vectors.with_keypoints() }
+    }
+}
+
+impl From<Vectors> for Extracted {
+    fn from(vectors: Vectors) -> Self {
+        Self::of_vectors(vectors)
+    }
+}
+
+impl From<Features> for Extracted {
+    fn from(features: Features) -> Self {
+        let bytes = features.descriptors.into_flattened();
+        let vectors = Vectors::from_u8(bytes, super::DESCRIPTOR_LEN).expect("whole descriptors");
+        Self::of_keypoints(features.keypoints, vectors)
+    }
+}
+
+/// Makes vectors of images: says what pixels it wants and what vectors it gives.
+///
+/// Stages, PCA and sinks take any of these. A caller's own needs three methods:
+///
+/// ```
+/// use orb_features::prelude::*;
+///
+/// /// The mean of red, green and blue.
+/// #[derive(Clone)]
+/// struct MeanColor;
+///
+/// impl FeatureExtractor for MeanColor {
+///     type Scratch = ();
+///
+///     fn describe(&self) -> String {
+///         r#"{"extractor":"mean colour"}"#.into()
+///     }
+///
+///     fn pixels(&self) -> PixelSpec {
+///         PixelSpec::new(PixelFormat::Rgb)
+///     }
+///
+///     fn output(&self) -> VectorFormat {
+///         VectorFormat::f32(3)
+///     }
+///
+///     fn extract(&self, image: PixelView<'_>, _: &mut ()) -> Result<Extracted> {
+///         let mut sums = vec![0.0; 3];
+///         for (i, &byte) in image.as_bytes().iter().enumerate() {
+///             sums[i % 3] += f32::from(byte) / (image.width() * image.height()) as f32;
+///         }
+///         Ok(Vectors::from_f32(sums, 3)?.into())
+///     }
+/// }
+///
+/// let source = MemorySource::new([("a.ppm", &b"P6 2 1 255\n\x08\x02\x03\x00\x04\x05"[..])]);
+/// let batch = source.open()?.features(&MeanColor).explode().next().unwrap()?;
+/// assert_eq!(batch.vectors().as_f32().unwrap(), [4.0, 3.0, 4.0]);
+/// # Ok::<(), orb_features::Error>(())
+/// ```
+pub trait FeatureExtractor: Send + Sync {
+    /// The working memory of one thread.
+    type Scratch: Default + Send;
+
+    /// The name of its [description](Self::describe) among the notes of a result.
+    fn name(&self) -> &'static str {
+        "extractor"
+    }
+
+    /// What it is, with its parameters, as JSON: goes into the footer of the result, and is compared before a model
+    /// is used or rows are added.
+    fn describe(&self) -> String;
+
+    /// The pixels that it wants.
+    fn pixels(&self) -> PixelSpec;
+
+    /// The vectors that it gives.
+    fn output(&self) -> VectorFormat;
+
+    /// Makes the vectors of one image, of [these pixels](Self::pixels).
+    ///
+    /// # Errors
+    /// Why there are none for this image; no vector at all is no error.
+    fn extract(&self, image: PixelView<'_>, scratch: &mut Self::Scratch) -> Result<Extracted>;
+
+    /// The number of images that it likes to get at a time; one unless it says otherwise.
+    fn batch_len(&self) -> usize {
+        1
+    }
+
+    /// Makes the vectors of up to [`batch_len`](Self::batch_len) images: a result for each, in their order.
+    fn extract_batch(
+        &self,
+        images: &[PixelView<'_>],
+        scratch: &mut Self::Scratch,
+    ) -> Vec<Result<Extracted>> {
+        images.iter().map(|&image| self.extract(image, scratch)).collect()
+    }
+}

@@ -1,0 +1,73 @@
+//! The features of one image.
+
+use std::sync::Arc;
+
+use super::{Extracted, KeyPoint, VectorFormat, Vectors};
+use crate::error::{Error, Result};
+use crate::pixels::ImageMeta;
+
+/// The features of one image; none is an ordinary result.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct ImageFeatures {
+    /// The image.
+    pub meta: Arc<ImageMeta>,
+    /// Its keypoints; none if the extractor has none.
+    pub keypoints: Vec<KeyPoint>,
+    /// One vector for each keypoint, or as many as the extractor gives.
+    pub vectors: Vectors,
+}
+
+impl ImageFeatures {
+    /// Joins an image and what was extracted from it.
+    #[must_use]
+    pub fn new(meta: Arc<ImageMeta>, extracted: impl Into<Extracted>) -> Self {
+        let Extracted { keypoints, vectors } = extracted.into();
+        Self { meta, keypoints, vectors }
+    }
+
+    /// The number of vectors.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.vectors.rows()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Keeps the vectors, and their keypoints, of these places.
+    pub fn retain(&mut self, mut keep: impl FnMut(usize) -> bool) {
+        let kept: Vec<usize> = (0..self.len()).filter(|&i| keep(i)).collect();
+        if !self.keypoints.is_empty() {
+            self.keypoints = kept.iter().map(|&i| self.keypoints[i]).collect();
+        }
+        let mut vectors = Vectors::empty(self.format());
+        kept.iter().for_each(|&i| vectors.append(&self.vectors, i..i + 1));
+        self.vectors = vectors;
+    }
+
+    /// The format of the vectors.
+    pub fn format(&self) -> VectorFormat {
+        self.vectors.format()
+    }
+
+    /// Refuses features that are not of the format, or not one vector for each keypoint.
+    pub(crate) fn check(&self, format: VectorFormat) -> Result<()> {
+        let (keypoints, vectors, given) = (self.keypoints.len(), self.len(), self.format());
+        let what = if given != format {
+            format!("vectors of {given} where {format} are due")
+        } else if keypoints != (if format.has_keypoints() { vectors } else { 0 }) {
+            format!("{keypoints} keypoints and {vectors} vectors of {format}")
+        } else {
+            return self.vectors.check_finite().map_err(|e| self.failed(e));
+        };
+        Err(self.failed(Error::shape(what)))
+    }
+
+    fn failed(&self, source: Error) -> Error {
+        Error::Extract { uri: self.meta.uri.as_str().into(), source: Box::new(source) }
+    }
+}

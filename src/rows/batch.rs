@@ -1,0 +1,209 @@
+//! Rows by columns: images, keypoints, vectors, scores.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use ndarray::Array2;
+
+use super::FailedImage;
+use crate::error::{Error, Result};
+use crate::features::{ImageFeatures, KeyPoint, VectorFormat, Vectors};
+use crate::pixels::ImageMeta;
+
+/// The rows of one image in a batch.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct ImageRows {
+    /// The image.
+    pub meta: Arc<ImageMeta>,
+    /// The place of its first row here among its vectors: above 0 if the batch before has some of them.
+    pub first_index: u32,
+    /// Its rows in the batch; none for an image without features.
+    pub rows: Range<usize>,
+}
+
+/// One row of a batch: a vector and where it comes from.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Row<'a> {
+    /// The image.
+    pub meta: &'a Arc<ImageMeta>,
+    /// The vector's place among those of its image, from 0.
+    pub index: u32,
+    /// Its keypoint, if the extractor has keypoints.
+    pub keypoint: Option<&'a KeyPoint>,
+    /// Its place in the batch's columns.
+    pub place: usize,
+}
+
+/// Rows, one for each vector, by columns: images with the rows of each, keypoints, vectors and, once they are
+/// projected, scores. Also the images that failed meanwhile.
+///
+/// # Examples
+/// ```
+/// use std::sync::Arc;
+///
+/// use orb_features::prelude::*;
+///
+/// let meta = Arc::new(ImageMeta::new("apple/1.jpg"));
+/// let features = ImageFeatures::new(meta, Vectors::from_f32(vec![0.5, 1.0, 2.0, 4.0], 2)?);
+/// let mut batch = RowBatch::new(features.format());
+/// batch.push(&features)?;
+/// assert_eq!((batch.len(), batch.images()[0].rows.clone()), (2, 0..2));
+/// # Ok::<(), orb_features::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct RowBatch {
+    format: VectorFormat,
+    images: Vec<ImageRows>,
+    keypoints: Vec<KeyPoint>,
+    vectors: Vectors,
+    scores: Option<Array2<f64>>,
+    failed: Vec<FailedImage>,
+}
+
+impl RowBatch {
+    /// A batch without a row.
+    #[must_use]
+    pub fn new(format: VectorFormat) -> Self {
+        Self {
+            format,
+            images: Vec::new(),
+            keypoints: Vec::new(),
+            vectors: Vectors::empty(format),
+            scores: None,
+            failed: Vec::new(),
+        }
+    }
+
+    /// Makes room for so many rows.
+    pub(crate) fn reserve(&mut self, rows: usize) {
+        self.vectors.reserve(rows);
+        if self.format.has_keypoints() {
+            self.keypoints.reserve(rows);
+        }
+    }
+
+    /// Adds the rows of an image.
+    ///
+    /// # Errors
+    /// [`Error::Extract`] unless its features are of the batch's format, with a vector for each keypoint.
+    pub fn push(&mut self, image: &ImageFeatures) -> Result<()> {
+        self.push_range(image, 0..image.len())
+    }
+
+    /// Adds some of the rows of an image, which may go on in the next batch.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push), and [`Error::Shape`] if there are not so many.
+    pub fn push_range(&mut self, image: &ImageFeatures, some: Range<usize>) -> Result<()> {
+        image.check(self.format)?;
+        if some.start > some.end || some.end > image.len() {
+            return Err(Error::shape(format!("rows {some:?} of {}", image.len())));
+        }
+        self.push_some(image, some);
+        Ok(())
+    }
+
+    /// Adds some rows of an image that is checked.
+    pub(crate) fn push_some(&mut self, image: &ImageFeatures, some: Range<usize>) {
+        let start = self.len();
+        self.vectors.append(&image.vectors, some.clone());
+        if self.format.has_keypoints() {
+            self.keypoints.extend_from_slice(&image.keypoints[some.clone()]);
+        }
+        let (meta, first_index) = (Arc::clone(&image.meta), some.start as u32);
+        self.images.push(ImageRows { meta, first_index, rows: start..self.len() });
+        // They are of the rows before.
+        self.scores = None;
+    }
+
+    /// Adds an image that failed.
+    pub fn push_failed(&mut self, failed: FailedImage) {
+        self.failed.push(failed);
+    }
+
+    /// Joins the columns that a spool has kept.
+    pub(crate) fn from_columns(
+        format: VectorFormat,
+        images: Vec<ImageRows>,
+        keypoints: Vec<KeyPoint>,
+        vectors: Vectors,
+        failed: Vec<FailedImage>,
+    ) -> Self {
+        Self { format, images, keypoints, vectors, scores: None, failed }
+    }
+
+    /// The number of rows.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.vectors.rows()
+    }
+
+    /// Whether there is no row.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The format of the vectors.
+    pub fn format(&self) -> VectorFormat {
+        self.format
+    }
+
+    /// The images, in order, those without features among them.
+    #[must_use]
+    pub fn images(&self) -> &[ImageRows] {
+        &self.images
+    }
+
+    /// The keypoints, one for each row; none if the extractor has none.
+    #[must_use]
+    pub fn keypoints(&self) -> &[KeyPoint] {
+        &self.keypoints
+    }
+
+    /// The vectors, one for each row.
+    #[must_use]
+    pub fn vectors(&self) -> &Vectors {
+        &self.vectors
+    }
+
+    /// Scores of shape (rows, components); none before the projection.
+    #[must_use]
+    pub fn scores(&self) -> Option<&Array2<f64>> {
+        self.scores.as_ref()
+    }
+
+    /// The images that failed since the batch before, in order.
+    #[must_use]
+    pub fn failed(&self) -> &[FailedImage] {
+        &self.failed
+    }
+
+    /// Row by row.
+    pub fn rows(&self) -> impl Iterator<Item = Row<'_>> {
+        self.images.iter().flat_map(move |image| {
+            image.rows.clone().map(move |place| Row {
+                meta: &image.meta,
+                index: image.first_index + (place - image.rows.start) as u32,
+                keypoint: self.keypoints.get(place),
+                place,
+            })
+        })
+    }
+
+    /// The same with scores of shape (rows, components).
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless there is one row of scores for each row, and a component.
+    pub fn with_scores(mut self, scores: Array2<f64>) -> Result<Self> {
+        let (rows, components) = scores.dim();
+        if rows != self.len() || components == 0 {
+            let n = self.len();
+            return Err(Error::shape(format!("scores of {rows} x {components} for {n} rows")));
+        }
+        self.scores = Some(scores);
+        Ok(self)
+    }
+}

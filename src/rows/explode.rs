@@ -1,0 +1,168 @@
+//! From images to batches of rows.
+
+use super::{FailedImage, RowBatch};
+use crate::error::{Error, Result};
+use crate::features::{ImageFeatures, VectorFormat};
+
+/// The number of rows that stages gather into a batch.
+pub const DEFAULT_BATCH_ROWS: usize = 1024;
+
+/// Images that a batch lists at most, with and without rows or failed.
+const MAX_IMAGES: usize = 1024;
+
+/// What became of an image, where its failure is no longer the stream's.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum ImageOutcome {
+    /// Its features.
+    Features(ImageFeatures),
+    /// It failed, which goes on record.
+    Failed(FailedImage),
+}
+
+impl From<ImageFeatures> for ImageOutcome {
+    fn from(features: ImageFeatures) -> Self {
+        Self::Features(features)
+    }
+}
+
+/// The iterator of [`StageExt::explode`](crate::StageExt::explode): batches of rows, one for each vector.
+///
+/// An image may go on in the next batch. An image whose features are not of the stream's format, or not one vector
+/// for each keypoint, is an [`Error::Extract`]. An error comes in its place, after the rows before it.
+#[must_use = "iterator adaptors are lazy and do nothing unless consumed"]
+#[derive(Debug)]
+pub struct Explode<I> {
+    images: I,
+    size: usize,
+    format: Option<VectorFormat>,
+    /// The batch that is gathered.
+    batch: Option<RowBatch>,
+    /// The image whose rows are next, and how many of them are in batches.
+    current: Option<(ImageFeatures, usize)>,
+    /// Images that failed before the format was known.
+    failed: Vec<FailedImage>,
+    /// What comes after the batch.
+    error: Option<Error>,
+    is_first: bool,
+}
+
+impl<I> Explode<I> {
+    pub(crate) fn new(images: I) -> Self {
+        Self {
+            images,
+            size: DEFAULT_BATCH_ROWS,
+            format: None,
+            batch: None,
+            current: None,
+            failed: Vec::new(),
+            error: None,
+            is_first: true,
+        }
+    }
+
+    /// Sets the rows of a batch (default [`DEFAULT_BATCH_ROWS`]); the last may have less. None at all ends the
+    /// stream with an [`Error::InvalidParam`].
+    pub fn with_batch_rows(mut self, rows: usize) -> Self {
+        self.size = rows;
+        self
+    }
+
+    /// Sets the format, which is otherwise that of the first image: a stream of which every image failed then has
+    /// a batch without a row, which shows a sink the columns. Without it such a stream ends as an [`Error::Shape`].
+    pub fn with_format(mut self, format: VectorFormat) -> Self {
+        self.format = Some(format);
+        self
+    }
+
+    /// The batch that is gathered.
+    fn open(&mut self, format: VectorFormat) -> &mut RowBatch {
+        let size = self.size;
+        let failed = &mut self.failed;
+        self.batch.get_or_insert_with(|| {
+            let mut batch = RowBatch::new(format);
+            // The caller's size may be one that is never reached.
+            batch.reserve(size.min(DEFAULT_BATCH_ROWS));
+            failed.drain(..).for_each(|failed| batch.push_failed(failed));
+            batch
+        })
+    }
+
+    /// Whether the batch has no room for another image, or row.
+    fn is_full(&self) -> bool {
+        self.batch.as_ref().is_some_and(|batch| {
+            batch.len() >= self.size || batch.images().len() + batch.failed().len() >= MAX_IMAGES
+        })
+    }
+
+    /// Moves rows of the current image to the batch.
+    fn fill(&mut self) {
+        let Some((image, taken)) = self.current.take() else { return };
+        let format = self.format.unwrap_or_else(|| image.format());
+        let size = self.size;
+        let batch = self.open(format);
+        let end = image.len().min(taken + (size - batch.len()));
+        batch.push_some(&image, taken..end);
+        if end < image.len() {
+            self.current = Some((image, end));
+        }
+    }
+}
+
+impl<T: Into<ImageOutcome>, I: Iterator<Item = Result<T>>> Iterator for Explode<I> {
+    type Item = Result<RowBatch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(error) = self.error.take() {
+            return Some(Err(error));
+        }
+        if self.size == 0 {
+            return self.is_first.then(|| {
+                self.is_first = false;
+                Err(Error::param("batch_rows", 0, "at least 1"))
+            });
+        }
+        let mut ended = false;
+        while !ended && !self.is_full() {
+            if self.current.is_some() {
+                self.fill();
+                continue;
+            }
+            match self.images.next().map(|image| image.map(Into::into)) {
+                Some(Ok(ImageOutcome::Features(image))) => {
+                    let format = *self.format.get_or_insert_with(|| image.format());
+                    match image.check(format) {
+                        Ok(()) => self.current = Some((image, 0)),
+                        Err(error) => self.error = Some(error),
+                    }
+                }
+                Some(Ok(ImageOutcome::Failed(failed))) => match self.format {
+                    Some(format) => self.open(format).push_failed(failed),
+                    None => self.failed.push(failed),
+                },
+                Some(Err(error)) => self.error = Some(error),
+                None => ended = true,
+            }
+            if self.error.is_some() {
+                break;
+            }
+        }
+        if let Some(batch) = self.batch.take() {
+            self.is_first = false;
+            return Some(Ok(batch));
+        }
+        if let Some(error) = self.error.take() {
+            return Some(Err(error));
+        }
+        let is_first = std::mem::replace(&mut self.is_first, false);
+        match self.format {
+            Some(format) => is_first.then(|| Ok(RowBatch::new(format))),
+            None if self.failed.is_empty() => None,
+            None => {
+                let n = std::mem::take(&mut self.failed).len();
+                let why = format!("all {n} images failed, so no format is known: set it");
+                Some(Err(Error::shape(why)))
+            }
+        }
+    }
+}

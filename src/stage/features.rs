@@ -1,0 +1,313 @@
+//! From images to features: on the calling thread, or on several.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{ParMap, Parallelism, StageExt as _, Tally};
+use crate::decode::{DecodeParams, DecodedImage, Decoder};
+use crate::error::{DecodeCause, Error, Result};
+use crate::features::{Extracted, FeatureExtractor, ImageFeatures};
+use crate::pixels::{ImageMeta, PixelView, Pixels};
+use crate::source::{ImageObject, ListedImage};
+
+/// The iterator of [`StageExt::extract`](crate::StageExt::extract).
+#[must_use = "iterator adaptors are lazy and do nothing unless consumed"]
+pub struct Extract<I, E: FeatureExtractor> {
+    images: I,
+    extractor: E,
+    scratch: E::Scratch,
+}
+
+impl<I, E: FeatureExtractor> Extract<I, E> {
+    pub(super) fn new(images: I, extractor: E) -> Self {
+        Self { images, extractor, scratch: E::Scratch::default() }
+    }
+}
+
+impl<I: std::fmt::Debug, E: FeatureExtractor> std::fmt::Debug for Extract<I, E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Extract").field("images", &self.images).finish_non_exhaustive()
+    }
+}
+
+impl<I: Iterator<Item = Result<DecodedImage>>, E: FeatureExtractor> Iterator for Extract<I, E> {
+    type Item = Result<ImageFeatures>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let image = self.images.next()?;
+        Some(image.and_then(|DecodedImage { meta, pixels, .. }| {
+            let extracted = self.extractor.extract(pixels.view(), &mut self.scratch);
+            features_of(&self.extractor, meta, extracted)
+        }))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.images.size_hint()
+    }
+}
+
+/// The iterator of [`StageExt::features`](crate::StageExt::features). Its parameters are set before the first item is
+/// asked for.
+#[must_use = "iterator adaptors are lazy and do nothing unless consumed"]
+pub struct FeaturesOf<I: Iterator, E> {
+    state: State<I, E>,
+}
+
+enum State<I: Iterator, E> {
+    Waiting(Box<Setup<I, E>>),
+    Running { batches: Batches<I::Item>, batch: std::vec::IntoIter<Result<ImageFeatures>> },
+    Done,
+}
+
+struct Setup<I, E> {
+    images: I,
+    extractor: E,
+    decode: DecodeParams,
+    parallelism: Option<Parallelism>,
+    tally: Tally,
+}
+
+/// Images come and go in batches of as many as the extractor likes.
+type Batches<T> = ParMap<Vec<T>, Vec<Result<ImageFeatures>>>;
+
+impl<I: Iterator, E> std::fmt::Debug for FeaturesOf<I, E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FeaturesOf").finish_non_exhaustive()
+    }
+}
+
+impl<T, I, E> FeaturesOf<I, E>
+where
+    I: Iterator<Item = Result<T>> + Send + 'static,
+    T: Into<ListedImage> + Send + 'static,
+    E: FeatureExtractor + Clone + 'static,
+{
+    pub(super) fn new(images: I, extractor: E) -> Self {
+        let (decode, tally) = (DecodeParams::default(), Tally::default());
+        let setup = Setup { images, extractor, decode, parallelism: None, tally };
+        Self { state: State::Waiting(Box::new(setup)) }
+    }
+
+    fn with(mut self, set: impl FnOnce(&mut Setup<I, E>)) -> Self {
+        if let State::Waiting(setup) = &mut self.state {
+            set(setup);
+        }
+        self
+    }
+
+    /// Sets how images are decoded.
+    pub fn with_decode(self, decode: DecodeParams) -> Self {
+        self.with(|setup| setup.decode = decode)
+    }
+
+    /// Sets the number of threads, and how many images they may run ahead (default: one thread for each core).
+    pub fn with_parallelism(self, parallelism: Parallelism) -> Self {
+        self.with(|setup| setup.parallelism = Some(parallelism))
+    }
+
+    /// Counts bytes, retries and times there.
+    pub fn with_tally(self, tally: &Tally) -> Self {
+        self.with(|setup| setup.tally = tally.clone())
+    }
+
+    /// Checks what was set, and starts.
+    fn start(setup: Setup<I, E>) -> Result<Batches<Result<T>>> {
+        let Setup { images, extractor, decode, parallelism, tally } = setup;
+        decode.check()?;
+        extractor.pixels().check()?;
+        extractor.output().check()?;
+        let len = extractor.batch_len();
+        if len == 0 {
+            return Err(Error::param("batch_len", 0, "at least 1"));
+        }
+        let parallelism = parallelism.unwrap_or_default();
+        let parallelism = parallelism.with_window(parallelism.window().div_ceil(len));
+        let batches = Chunks { items: images, len };
+        Ok(batches.par_map(
+            parallelism,
+            move || Worker::new(extractor.clone(), &decode, tally.clone()),
+            |worker, batch| worker.features(batch),
+        ))
+    }
+}
+
+impl<T, I, E> Iterator for FeaturesOf<I, E>
+where
+    I: Iterator<Item = Result<T>> + Send + 'static,
+    T: Into<ListedImage> + Send + 'static,
+    E: FeatureExtractor + Clone + 'static,
+{
+    type Item = Result<ImageFeatures>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if matches!(self.state, State::Waiting(_))
+            && let State::Waiting(setup) = std::mem::replace(&mut self.state, State::Done)
+        {
+            match Self::start(*setup) {
+                Ok(batches) => {
+                    self.state = State::Running { batches, batch: Vec::new().into_iter() };
+                }
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        let State::Running { batches, batch } = &mut self.state else { return None };
+        loop {
+            if let Some(features) = batch.next() {
+                return Some(features);
+            }
+            *batch = batches.next()?.into_iter();
+        }
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        match &self.state {
+            State::Waiting(setup) if setup.extractor.batch_len() == 1 => setup.images.size_hint(),
+            State::Waiting(_) => (0, None),
+            // Every batch has an image.
+            State::Running { batches, batch } => (batch.len() + batches.size_hint().0, None),
+            State::Done => (0, Some(0)),
+        }
+    }
+}
+
+/// Gathers items into vectors of `len`; the last may be shorter.
+struct Chunks<I> {
+    items: I,
+    len: usize,
+}
+
+impl<I: Iterator> Iterator for Chunks<I> {
+    type Item = Vec<I::Item>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let first = self.items.next()?;
+        let mut chunk = Vec::with_capacity(self.len.min(1024));
+        chunk.push(first);
+        while chunk.len() < self.len
+            && let Some(item) = self.items.next()
+        {
+            chunk.push(item);
+        }
+        Some(chunk)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let (least, most) = self.items.size_hint();
+        (least.div_ceil(self.len), most.map(|most| most.div_ceil(self.len)))
+    }
+}
+
+/// Reads, decodes and extracts on one thread, keeping its buffers.
+struct Worker<E: FeatureExtractor> {
+    decoder: Decoder,
+    extractor: E,
+    scratch: E::Scratch,
+    pixels: Vec<Pixels>,
+    tally: Tally,
+}
+
+impl<E: FeatureExtractor> Worker<E> {
+    fn new(extractor: E, decode: &DecodeParams, tally: Tally) -> Self {
+        let decoder = Decoder::new(decode.clone());
+        Self { decoder, extractor, scratch: E::Scratch::default(), pixels: Vec::new(), tally }
+    }
+
+    /// The features of some images, one result for each.
+    fn features<T: Into<ListedImage>>(
+        &mut self,
+        images: Vec<Result<T>>,
+    ) -> Vec<Result<ImageFeatures>> {
+        if self.pixels.len() < images.len() {
+            self.pixels.resize_with(images.len(), Pixels::default);
+        }
+        let mut buffers = std::mem::take(&mut self.pixels);
+        let metas: Vec<Result<Arc<ImageMeta>>> = images
+            .into_iter()
+            .zip(&mut buffers)
+            .map(|(image, pixels)| {
+                let object = self.tally.read(image.map(Into::into))?;
+                self.decode(&object, pixels)
+            })
+            .collect();
+        let start = Instant::now();
+        let views = metas.iter().zip(&buffers).filter(|(meta, _)| meta.is_ok());
+        let views: Vec<_> = views.map(|(_, pixels)| pixels.view()).collect();
+        let mut extracted = self.extract(&views).into_iter();
+        self.tally.counts.extract.add(start.elapsed());
+        self.pixels = buffers;
+        metas
+            .into_iter()
+            .map(|meta| {
+                let extracted = extracted.by_ref();
+                meta.and_then(|meta| {
+                    let result = extracted.next().expect("a result for each decoded image");
+                    features_of(&self.extractor, meta, result)
+                })
+            })
+            .collect()
+    }
+
+    /// A decoder's panic is an error of its image.
+    fn decode(&mut self, object: &ImageObject, pixels: &mut Pixels) -> Result<Arc<ImageMeta>> {
+        let (decoder, spec) = (&mut self.decoder, self.extractor.pixels());
+        let start = Instant::now();
+        let decoded = caught(|| decoder.decode_meta(object, spec, pixels));
+        self.tally.counts.decode.add(start.elapsed());
+        decoded.unwrap_or_else(|panic| {
+            self.decoder = Decoder::new(self.decoder.params().clone());
+            let what = format!("the decoder panicked: {panic}");
+            Err(Error::decode(object.uri.as_str(), DecodeCause::Corrupt, what))
+        })
+    }
+
+    /// A result for each image.
+    fn extract(&mut self, images: &[PixelView<'_>]) -> Vec<Result<Extracted>> {
+        if let [image] = images {
+            return vec![self.extract_one(*image)];
+        }
+        let Self { extractor, scratch, .. } = self;
+        match caught(|| extractor.extract_batch(images, scratch)) {
+            Ok(results) if results.len() == images.len() => results,
+            // A panic, or results of who knows which images: one by one, it is known which.
+            broken => {
+                if broken.is_err() {
+                    self.scratch = E::Scratch::default();
+                }
+                images.iter().map(|&image| self.extract_one(image)).collect()
+            }
+        }
+    }
+
+    /// An extractor's panic is an error of its image.
+    fn extract_one(&mut self, image: PixelView<'_>) -> Result<Extracted> {
+        let Self { extractor, scratch, .. } = self;
+        caught(|| extractor.extract(image, scratch)).unwrap_or_else(|panic| {
+            self.scratch = E::Scratch::default();
+            Err(Error::Panic(panic))
+        })
+    }
+}
+
+/// Joins an image and its features, which are as the extractor has promised.
+fn features_of<E: FeatureExtractor>(
+    extractor: &E,
+    meta: Arc<ImageMeta>,
+    extracted: Result<Extracted>,
+) -> Result<ImageFeatures> {
+    let extracted = extracted.map_err(|error| Error::Extract {
+        uri: meta.uri.as_str().into(),
+        source: Box::new(error),
+    })?;
+    let features = ImageFeatures::new(meta, extracted);
+    features.check(extractor.output())?;
+    Ok(features)
+}
+
+/// The result of some work, or what it panicked with. What it has changed is not to be used after that.
+fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Box<str>> {
+    std::panic::catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message").into()
+    })
+}
