@@ -87,6 +87,7 @@ tests --workspace --features "$features" --all-targets
 tests --features "$features" --doc
 cargo run --quiet --features "$features" --example quickstart target/quickstart-test
 cargo run --quiet --features "$features" --example own_stage
+cargo run --quiet --features "$features" --example own_extractor
 cargo run --quiet --features "$features" --example s3
 
 say "the package builds from itself alone"

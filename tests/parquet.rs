@@ -653,8 +653,12 @@ fn failures_are_recorded_beside_the_rows() {
         let (uri, why) = ((i > 0).then(|| format!("{i}.jpg")), format!("cannot decode {i}.jpg"));
         sink.write(failed(FailedImage::new(uri, "decode", "corrupt", why))).unwrap();
     }
-    assert_eq!(sink.finish().unwrap().failures, 2500);
+    let report = sink.finish().unwrap();
+    assert_eq!(report.failures, 2500);
     assert_eq!(parts(&out).len(), 1, "a reader of the folder's files sees rows only");
+    let files = parts(&out).into_iter().chain(parts(&out.join("_errors")));
+    let bytes: u64 = files.map(|path| fs::metadata(path).unwrap().len()).sum();
+    assert_eq!(report.bytes, bytes);
     let table = read(&parts(&out.join("_errors"))[0]);
     assert_eq!(table.num_rows(), 2500);
     assert!(table.column(0).is_null(0));
