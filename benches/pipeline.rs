@@ -1,10 +1,27 @@
-//! The whole job on 600 photos of 100 x 100: images/s, from a folder to nowhere and to Parquet.
+//! The whole job on 600 photos of 100 x 100: images/s, from a folder to nowhere and to Parquet; in one call, and as
+//! README's ten lines of stages.
 
+use std::path::Path;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use orb_features::prelude::*;
 use testkit::photos;
+
+/// Each run has threads of its own, as a job has.
+fn one_call<K: RowSink>(photos: &Path, orb: &Orb, threads: usize, sink: K) -> u64 {
+    let job = Pipeline::new(FsSource::new(photos), orb.clone(), sink);
+    job.with_parallelism(Parallelism::new(threads).unwrap()).run().unwrap().rows
+}
+
+fn stages<K: RowSink>(photos: &Path, orb: &Orb, threads: usize, mut sink: K) -> u64 {
+    let parallelism = Parallelism::new(threads).unwrap();
+    sink.set_parallelism(parallelism.clone());
+    let images = FsSource::new(photos).open().unwrap();
+    let rows = images.features(orb).with_parallelism(parallelism.clone()).explode();
+    let (model, rows) = rows.fit_pca(&PcaParams::new(20), &Spool::default()).unwrap();
+    rows.project(&model).with_parallelism(parallelism).write_to(sink).unwrap().rows
+}
 
 fn pipeline(c: &mut Criterion) {
     let folder = tempfile::tempdir().unwrap();
@@ -15,25 +32,25 @@ fn pipeline(c: &mut Criterion) {
     group.sample_size(10).measurement_time(Duration::from_secs(4));
     group.throughput(Throughput::Elements(images.into()));
     for threads in [1, 2] {
-        let run = |pipeline: Pipeline<FsSource, Orb, NullSink>| pipeline.run().unwrap();
-        let parallelism = Parallelism::new(threads);
         group.bench_function(BenchmarkId::new("folder_to_null", threads), |b| {
-            b.iter(|| {
-                run(Pipeline::new(FsSource::new(&photos), orb.clone(), NullSink::default())
-                    .with_parallelism(parallelism))
-            });
+            b.iter(|| one_call(&photos, &orb, threads, NullSink::default()));
+        });
+        group.bench_function(BenchmarkId::new("folder_to_null/stages", threads), |b| {
+            b.iter(|| stages(&photos, &orb, threads, NullSink::default()));
         });
         #[cfg(feature = "parquet")]
-        group.bench_function(BenchmarkId::new("folder_to_parquet", threads), |b| {
-            b.iter(|| {
+        {
+            let sink = || {
                 let params = ParquetParams::default().with_mode(WriteMode::Overwrite);
-                let sink = ParquetSink::create(folder.path().join("out"), params).unwrap();
-                Pipeline::new(FsSource::new(&photos), orb.clone(), sink)
-                    .with_parallelism(parallelism)
-                    .run()
-                    .unwrap()
+                ParquetSink::create(folder.path().join("out"), params).unwrap()
+            };
+            group.bench_function(BenchmarkId::new("folder_to_parquet", threads), |b| {
+                b.iter(|| one_call(&photos, &orb, threads, sink()));
             });
-        });
+            group.bench_function(BenchmarkId::new("folder_to_parquet/stages", threads), |b| {
+                b.iter(|| stages(&photos, &orb, threads, sink()));
+            });
+        }
     }
 }
 

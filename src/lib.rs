@@ -65,6 +65,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod arch;
+mod choice;
 pub mod decode;
 mod error;
 pub mod features;

@@ -1,43 +1,94 @@
-//! The one parallel stage: a bounded, order-keeping map.
+//! The threads of a job, and the one parallel stage on them: a bounded, order-keeping map.
+//!
+//! # Protocol of the map
+//!
+//! One task at a time is the *taker*: it takes an item from the source, makes a place for its result, and hands the
+//! taking on to a new task before it works on the item. If the window is full it does not hand it on: the map is
+//! *parked*, and the consumer starts the next taker when it has made room. So items are taken one by one and in
+//! order, no thread waits for room, and the tasks of other stages get threads in between.
+//!
+//! Everything that tasks and consumer tell each other is in the [`Book`], under one lock. The consumer waits for the
+//! first result to be there, or for the end of the source; whoever drops the map sets `stop`, and waits until no task
+//! is left. Nothing holds two locks but a taker, which has the source's around the book's.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use crate::error::{Error, Result as ResultOf};
 use crate::give_up::GiveUp;
 
 /// Default of [`Parallelism::with_window`], for each thread.
 pub const DEFAULT_WINDOW_PER_THREAD: usize = 32;
 
-/// How many threads a parallel stage has, and how far they may run ahead of the consumer.
+/// The threads of a job, which all of its stages share, and how far they may run ahead of the consumer.
 ///
-/// Results do not depend on either.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Clones share the threads, which start when a stage needs them and end with the last clone. Results depend on
+/// neither number.
+///
+/// # Examples
+/// ```
+/// use orb_features::prelude::*;
+///
+/// let two = Parallelism::new(2)?;
+/// let squares = (0..1000_u64).par_map(two.clone(), || (), |(), i| i * i);
+/// assert_eq!(squares.sum::<u64>(), 332_833_500);
+/// assert!(Parallelism::new(0).is_err());
+/// # Ok::<(), orb_features::Error>(())
+/// ```
+#[derive(Clone, Debug)]
 #[must_use]
 pub struct Parallelism {
     threads: usize,
     window: usize,
+    pool: Arc<Pool>,
+}
+
+/// Threads that start when they are needed.
+#[derive(Debug, Default)]
+struct Pool {
+    threads: OnceLock<Option<rayon::ThreadPool>>,
+    /// The number of maps that are consumed by one of these threads, each of which may keep it waiting.
+    within: AtomicUsize,
 }
 
 impl Default for Parallelism {
     /// One thread for each core that this process may use.
     fn default() -> Self {
-        Self::new(std::thread::available_parallelism().map_or(1, NonZero::get))
+        Self::of(std::thread::available_parallelism().map_or(1, NonZero::get))
     }
 }
 
 impl Parallelism {
-    /// Takes `threads` threads, at least one; with one, the work is done on the consumer's.
-    pub fn new(threads: usize) -> Self {
-        let threads = threads.max(1);
-        Self { threads, window: threads.saturating_mul(DEFAULT_WINDOW_PER_THREAD) }
+    /// Takes `threads` threads; with one, the work is done on the consumer's.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParam`] for none.
+    pub fn new(threads: usize) -> ResultOf<Self> {
+        if threads == 0 {
+            return Err(Error::param("threads", 0, "at least 1"));
+        }
+        Ok(Self::of(threads))
     }
 
-    /// Sets how many items may be in work or waiting for the consumer, at least one for each
-    /// thread (default [`DEFAULT_WINDOW_PER_THREAD`] for each): what bounds the memory.
+    fn of(threads: usize) -> Self {
+        let window = threads.saturating_mul(DEFAULT_WINDOW_PER_THREAD);
+        Self { threads, window, pool: Arc::default() }
+    }
+
+    /// No threads but the consumer's.
+    pub(crate) fn none() -> Self {
+        Self::of(1)
+    }
+
+    /// Sets how many items may be in work or waiting for the consumer (default
+    /// [`DEFAULT_WINDOW_PER_THREAD`] for each thread): what bounds the memory. It is never less than one for each
+    /// thread.
     pub fn with_window(mut self, window: usize) -> Self {
         self.window = window.max(self.threads);
         self
@@ -49,30 +100,84 @@ impl Parallelism {
         self.threads
     }
 
-    /// The threads, each of this name and its number; none where the work is to be done on the caller's.
-    pub(crate) fn pool(self, name: &'static str) -> Option<rayon::ThreadPool> {
-        if self.threads == 1 {
-            return None;
-        }
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads);
-        // A machine that refuses threads still gets the work done.
-        pool.thread_name(move |i| format!("{name}-{i}")).build().ok()
-    }
-
     /// The number of items that may be in work or waiting.
     #[must_use]
     pub fn window(&self) -> usize {
         self.window
     }
+
+    /// Other threads of the same number.
+    fn apart(&self) -> Self {
+        Self { pool: Arc::default(), ..self.clone() }
+    }
+
+    /// The threads; none where the work is to be done on the caller's.
+    fn pool(&self) -> Option<&rayon::ThreadPool> {
+        if self.threads == 1 {
+            return None;
+        }
+        let start = || {
+            let builder = rayon::ThreadPoolBuilder::new().num_threads(self.threads);
+            // A machine that refuses threads still gets the work done.
+            builder.thread_name(|i| format!("orb-features-{i}")).build().ok()
+        };
+        self.pool.threads.get_or_init(start).as_ref()
+    }
+
+    /// Counts another map that one of the threads consumes, if that leaves a thread that none keeps waiting.
+    fn enter(&self) -> bool {
+        let enter = |within: usize| (within + 1 < self.threads).then_some(within + 1);
+        self.pool.within.fetch_update(Ordering::Relaxed, Ordering::Relaxed, enter).is_ok()
+    }
+
+    /// Has some work done by one of the threads, or here if there is none. A panic ends the process.
+    pub(crate) fn spawn(&self, work: impl FnOnce() + Send + 'static) {
+        match self.pool() {
+            Some(pool) => pool.spawn(work),
+            None => work(),
+        }
+    }
+}
+
+thread_local! {
+    /// What this thread does for a map, while it does.
+    static DUTY: Cell<Duty> = const { Cell::new(Duty::None) };
+}
+
+#[derive(Clone, Copy)]
+enum Duty {
+    None,
+    /// It is in the source of a map, which is begun within the work of another or not.
+    Source {
+        within_work: bool,
+    },
+    /// It works on an item.
+    Work,
+}
+
+impl Duty {
+    /// Does something under this duty, and comes back to that of before.
+    fn during<T>(self, work: impl FnOnce() -> T) -> T {
+        struct Restore(Duty);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                DUTY.set(self.0);
+            }
+        }
+        let _restore = Restore(DUTY.replace(self));
+        work()
+    }
 }
 
 /// The iterator of [`StageExt::par_map`](crate::StageExt::par_map).
 ///
-/// Results come in the order of the items. The threads start at the first `next` and take items
-/// from the source one at a time, so that no queue of items builds up; they stop when the iterator
-/// is dropped, which waits for the work that is under way, but not for an
-/// `S3Source` that waits for its server. A panic in the work or the source goes on in the
-/// consumer.
+/// Results come in the order of the items. The work begins at the first `next`. Items are taken from the source one
+/// at a time, when there is room for their results, so that no queue of items builds up; the threads stop when the
+/// iterator is dropped, which waits for the work that is under way, but not for an `S3Source` that waits for its
+/// server. A panic in the work or the source goes on in the consumer.
+///
+/// Maps share the threads of one [`Parallelism`]. A map in the source of another shares them as long as that leaves a
+/// thread for it, and one that is begun within the work of another has threads of its own.
 #[must_use = "iterator adaptors are lazy and do nothing unless consumed"]
 pub struct ParMap<T, R> {
     state: State<T, R>,
@@ -94,17 +199,21 @@ enum State<T, R> {
 type Outcome<R> = Result<R, Box<dyn Any + Send>>;
 
 struct Shared<T, R> {
+    parallelism: Parallelism,
+    /// Whether it is counted as consumed by one of the threads.
+    entered: bool,
+    /// Whether it is begun within the work of another map, or in the source of such a one.
+    within_work: bool,
     source: Mutex<Source<T>>,
-    /// Here rather than in the threads' closure, which lives on for a moment when they have signed off.
+    /// Kept here, not in the tasks' closures, so that `stop` can drop it.
     start: Mutex<Option<Start<T, R>>>,
+    /// Working memories that no task uses now.
+    idle: Mutex<Vec<Work<T, R>>>,
     book: Mutex<Book<R>>,
-    /// Signals the consumer: the next result is there, the source has ended, a thread has left.
+    /// Signals the consumer: the next result is there, the source has ended, a task has ended.
     progress: Condvar,
-    /// Signals the thread at the source: there is room, or it is time to stop.
-    room: Condvar,
-    /// Wakes the thread in the source when the consumer has gone.
+    /// Wakes the taker in the source when the consumer has gone.
     give_up: GiveUp,
-    window: usize,
 }
 
 struct Source<T> {
@@ -123,9 +232,10 @@ struct Book<R> {
     stop: bool,
     /// Whether the consumer wants to be woken for the next result.
     hungry: bool,
-    /// Whether the thread at the source waits for room.
-    cramped: bool,
-    threads: usize,
+    /// Whether the window was full when the taking was to be handed on.
+    parked: bool,
+    /// Tasks that have not ended.
+    tasks: usize,
 }
 
 impl<R> Book<R> {
@@ -163,85 +273,105 @@ impl<T: Send + 'static, R: Send + 'static> ParMap<T, R> {
     }
 
     fn begin(items: Items<T>, start: Start<T, R>, parallelism: Parallelism) -> State<T, R> {
-        let Some(pool) = parallelism.pool("orb-features") else {
-            return State::Inline { items, work: start() };
+        let (entered, within_work) = match DUTY.get() {
+            Duty::None => (None, false),
+            Duty::Source { within_work: false } => (Some(parallelism.enter()), false),
+            // All threads may be at work that waits for such a map.
+            Duty::Source { within_work: true } | Duty::Work => (Some(false), true),
         };
+        let parallelism = if entered == Some(false) { parallelism.apart() } else { parallelism };
+        let entered = entered == Some(true);
+        if parallelism.pool().is_none() {
+            return State::Inline { items, work: start() };
+        }
         let shared = Arc::new(Shared {
+            parallelism,
+            entered,
+            within_work,
             source: Mutex::new(Source { items: Some(items), taken: 0 }),
             start: Mutex::new(Some(start)),
+            idle: Mutex::default(),
             book: Mutex::new(Book {
                 results: VecDeque::new(),
                 emitted: 0,
                 total: None,
                 stop: false,
                 hungry: false,
-                cramped: false,
-                threads: pool.current_num_threads(),
+                parked: false,
+                tasks: 1,
             }),
             progress: Condvar::new(),
-            room: Condvar::new(),
             give_up: GiveUp::new(),
-            window: parallelism.window(),
         });
-        let book = Arc::clone(&shared);
-        // One job that stays on each thread: a job that could be stolen might be started by a
-        // thread that waits inside its own work, and then wait for that work itself.
-        pool.spawn_broadcast(move |_| {
-            let _leave = Leave(&book);
-            book.run();
-        });
+        shared.spawn_taker();
         State::Threads { shared }
     }
 }
 
-/// Signs a thread off, however it ends.
+/// Signs a task off, however it ends.
 struct Leave<'a, T, R>(&'a Shared<T, R>);
 
 impl<T, R> Drop for Leave<'_, T, R> {
     fn drop(&mut self) {
-        lock(&self.0.book).threads -= 1;
-        self.0.progress.notify_all();
+        let mut book = lock(&self.0.book);
+        book.tasks -= 1;
+        if book.tasks == 0 {
+            self.0.progress.notify_all();
+        }
     }
 }
 
-impl<T, R> Shared<T, R> {
-    /// What each thread does.
-    fn run(&self) {
-        let Some(start) = lock(&self.start).clone() else { return };
-        let mut work = None;
-        while let Some((number, item)) = self.take() {
-            let outcome = item.and_then(|item| {
-                catch_unwind(AssertUnwindSafe(|| work.get_or_insert_with(|| start())(item)))
-            });
-            let mut book = lock(&self.book);
-            let place = number - book.emitted;
-            book.results[place] = Some(outcome);
-            let is_half_full = 2 * book.results.len() >= self.window;
-            if book.has_next() && (book.hungry || is_half_full) {
-                self.progress.notify_all();
-            }
+impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
+    /// Starts a task that is counted already.
+    fn spawn_taker(self: &Arc<Self>) {
+        let shared = Arc::clone(self);
+        self.parallelism.spawn(move || {
+            let _leave = Leave(&shared);
+            shared.task();
+        });
+    }
+
+    /// Takes an item, hands the taking on, and works on the item.
+    fn task(self: &Arc<Self>) {
+        let Some((number, item)) = self.take() else { return };
+        let outcome = item.and_then(|item| {
+            let working = || {
+                let idle = lock(&self.idle).pop();
+                let mut work = match idle {
+                    Some(work) => work,
+                    // Gone if the map is, too.
+                    None => lock(&self.start).clone().map(|start| start())?,
+                };
+                let result = Duty::Work.during(|| work(item));
+                lock(&self.idle).push(work);
+                Some(result)
+            };
+            catch_unwind(AssertUnwindSafe(working)).transpose().unwrap_or_else(|| Err(Box::new(())))
+        });
+        let mut book = lock(&self.book);
+        if book.stop {
+            return;
+        }
+        let place = number - book.emitted;
+        book.results[place] = Some(outcome);
+        let is_half_full = 2 * book.results.len() >= self.parallelism.window;
+        if book.has_next() && (book.hungry || is_half_full) {
+            self.progress.notify_all();
         }
     }
 
-    /// Takes the next item and its number, once there is room for its result.
+    /// Takes the next item and its number; the next taker is under way then, unless there is no room.
     #[allow(clippy::type_complexity)]
-    fn take(&self) -> Option<(usize, Outcome<T>)> {
-        // Held while waiting: whoever is first at the source is first to go on.
+    fn take(self: &Arc<Self>) -> Option<(usize, Outcome<T>)> {
         let mut source = lock(&self.source);
-        let number = source.taken;
-        let full = |book: &mut Book<R>| {
-            book.cramped = !book.stop && number - book.emitted >= self.window;
-            book.cramped
-        };
-        let book =
-            self.room.wait_while(lock(&self.book), full).unwrap_or_else(PoisonError::into_inner);
-        if book.stop {
+        if lock(&self.book).stop {
             return None;
         }
-        drop(book);
-        let next = || self.give_up.mark(|| source.items.as_mut()?.next());
-        let item = catch_unwind(AssertUnwindSafe(next));
-        let item = match item {
+        let number = source.taken;
+        let next = || {
+            Duty::Source { within_work: self.within_work }.during(|| source.items.as_mut()?.next())
+        };
+        let item = match catch_unwind(AssertUnwindSafe(|| self.give_up.mark(next))) {
             Ok(Some(item)) => Ok(item),
             Ok(None) => {
                 source.items = None;
@@ -255,12 +385,20 @@ impl<T, R> Shared<T, R> {
             }
         };
         source.taken += 1;
-        lock(&self.book).results.push_back(None);
+        drop(source);
+        let mut book = lock(&self.book);
+        book.results.push_back(None);
+        book.parked = book.results.len() >= self.parallelism.window;
+        if !book.parked && !book.stop {
+            book.tasks += 1;
+            drop(book);
+            self.spawn_taker();
+        }
         Some((number, item))
     }
 
     /// Waits for the next result; none is left once the source has ended.
-    fn next(&self) -> Option<Outcome<R>> {
+    fn next(self: &Arc<Self>) -> Option<Outcome<R>> {
         let pending = |book: &mut Book<R>| !book.has_next() && book.total != Some(book.emitted);
         let gathered = self.progress.wait_timeout_while(lock(&self.book), GATHER, pending);
         let (mut book, _) = gathered.unwrap_or_else(PoisonError::into_inner);
@@ -271,11 +409,10 @@ impl<T, R> Shared<T, R> {
         }
         let outcome = book.results.pop_front()??;
         book.emitted += 1;
-        let is_awaited = book.cramped;
-        drop(book);
-        // A call to the system, even if nobody waits.
-        if is_awaited {
-            self.room.notify_one();
+        if std::mem::take(&mut book.parked) {
+            book.tasks += 1;
+            drop(book);
+            self.spawn_taker();
         }
         Some(outcome)
     }
@@ -319,25 +456,25 @@ impl<T: Send + 'static, R: Send + 'static> Iterator for ParMap<T, R> {
 impl<T: Send + 'static, R: Send + 'static> std::iter::FusedIterator for ParMap<T, R> {}
 
 impl<T, R> ParMap<T, R> {
-    /// Ends the threads, waits until none touches source or work any more, and drops both.
+    /// Ends the work, waits until no task touches source or work any more, and drops both.
     fn stop(&mut self) {
         if let State::Threads { shared } = std::mem::replace(&mut self.state, State::Done) {
-            let mut book = lock(&shared.book);
-            book.stop = true;
-            shared.room.notify_all();
-            drop(book);
+            lock(&shared.book).stop = true;
             // A source that waits for a server would keep us.
             shared.give_up.tell();
-            let running = |book: &mut Book<R>| book.threads > 0;
+            let running = |book: &mut Book<R>| book.tasks > 0;
             let mut book = shared
                 .progress
                 .wait_while(lock(&shared.book), running)
                 .unwrap_or_else(PoisonError::into_inner);
             let left = std::mem::take(&mut book.results);
             drop(book);
-            drop(left);
+            let idle = std::mem::take(&mut *lock(&shared.idle));
             let (items, start) = (lock(&shared.source).items.take(), lock(&shared.start).take());
-            drop((items, start));
+            drop((left, idle, items, start));
+            if shared.entered {
+                shared.parallelism.pool.within.fetch_sub(1, Ordering::Relaxed);
+            }
         }
     }
 }

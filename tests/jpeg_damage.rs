@@ -226,7 +226,7 @@ fn a_damaged_file_is_the_same_on_any_number_of_threads() {
         images
             .features(&orb)
             .with_decode(params(GrayMode::Bgr2Gray))
-            .with_parallelism(Parallelism::new(threads))
+            .with_parallelism(Parallelism::new(threads).unwrap())
             .map(|image| {
                 let image = image.map_err(|e| e.to_line())?;
                 Ok((image.keypoints, image.vectors))

@@ -551,7 +551,7 @@ fn a_file_has_no_more_row_groups_than_can_be_numbered() {
     let out = root.path().join("out");
     let params = ParquetParams::default().with_row_group_rows(1).with_rows_per_file(u64::MAX);
     let mut sink = ParquetSink::create(&out, params).unwrap();
-    sink.set_parallelism(Parallelism::new(1));
+    sink.set_parallelism(Parallelism::new(1).unwrap());
     sink.write(batch(0..i16::MAX as u32 + 2, None)).unwrap();
     let report = sink.finish().unwrap();
     assert_eq!((report.files, report.rows), (2, i16::MAX as u64 + 2));
@@ -572,7 +572,7 @@ fn files_of_row_groups(row_group_rows: usize, rows_per_file: u64, want_rows: &[&
             .with_row_group_rows(row_group_rows)
             .with_rows_per_file(rows_per_file);
         let mut sink = ParquetSink::create(&out, params).unwrap();
-        sink.set_parallelism(Parallelism::new(threads));
+        sink.set_parallelism(Parallelism::new(threads).unwrap());
         let mut start = 0;
         for rows in [1, 5000, 8191, 0, 20_000, 77].into_iter().cycle().take(9) {
             sink.write(batch(start..start + rows, Some(20))).unwrap();

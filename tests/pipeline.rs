@@ -96,12 +96,12 @@ fn the_result_is_the_same_for_any_threads_windows_and_spools() {
         let kept = std::mem::take(&mut *keep.0.lock().unwrap());
         (kept.rows, kept.scores, kept.notes, report.pca_model.unwrap())
     };
-    let want = run(Parallelism::new(1), usize::MAX);
+    let want = run(Parallelism::new(1).unwrap(), usize::MAX);
     assert!(want.0.len() > 300 && want.1.len() == want.0.len());
     for threads in [2, 3, 7] {
         for (window, memory) in [(1, 0), (64, 10_000)] {
             assert!(
-                run(Parallelism::new(threads).with_window(window), memory) == want,
+                run(Parallelism::new(threads).unwrap().with_window(window), memory) == want,
                 "{threads}"
             );
         }
@@ -116,7 +116,7 @@ fn one_call_and_stage_by_stage_agree() {
         .open()
         .unwrap()
         .features(&orb())
-        .with_parallelism(Parallelism::new(2))
+        .with_parallelism(Parallelism::new(2).unwrap())
         .explode()
         .fit_pca(&PcaParams::new(20), &Spool::default())
         .unwrap();
@@ -138,7 +138,7 @@ fn every_image_is_accounted_for_with_its_cause() {
         let keep = Keep::default();
         let report = Pipeline::new(source.clone(), orb(), keep.clone())
             .with_on_error(policy)
-            .with_parallelism(Parallelism::new(3))
+            .with_parallelism(Parallelism::new(3).unwrap())
             .run()
             .unwrap();
         let failed: u64 = causes.values().sum();
@@ -236,7 +236,7 @@ fn by_default_the_first_failure_in_order_ends_the_job() {
     for threads in [1, 4] {
         let keep = Keep::default();
         let error = Pipeline::new(source.clone(), orb(), keep.clone())
-            .with_parallelism(Parallelism::new(threads))
+            .with_parallelism(Parallelism::new(threads).unwrap())
             .run()
             .unwrap_err();
         assert_eq!(error.uri(), Some("t/empty.jpg"));
@@ -416,7 +416,7 @@ fn refusals_of_every_image_so_far_end_the_job_early_as_want_of_access() {
             Pipeline::new(source, orb(), NullSink::default())
                 .without_pca()
                 .with_on_error(OnError::Skip)
-                .with_parallelism(Parallelism::new(threads).with_window(8))
+                .with_parallelism(Parallelism::new(threads).unwrap().with_window(8))
         };
         let error = job(10_000, refused as fn(usize) -> _).run().unwrap_err();
         assert!(matches!(error, Error::NoAccess { images: 32, .. }), "{error}");
@@ -454,7 +454,7 @@ fn a_limit_of_failures_ends_the_job_by_its_rule() {
             .without_pca()
             .with_on_error(OnError::Record)
             .with_max_failures(limit.parse().unwrap())
-            .with_parallelism(Parallelism::new(2).with_window(8))
+            .with_parallelism(Parallelism::new(2).unwrap().with_window(8))
             .run();
         assert_eq!(keep.0.lock().unwrap().finished, result.is_ok());
         let counted = result.map(|report| report.failed["empty"]).map_err(|error| {
@@ -506,7 +506,11 @@ fn a_model_of_other_parameters_or_another_decoder_is_refused_unless_forced() {
     // Limits and threads are no other features.
     let roomy = DecodeParams::default().with_max_side(100).with_max_alloc(1 << 20);
     let more = fitted.clone().with_max_keypoints(10_000);
-    job(&more, &model).with_decode(roomy).with_parallelism(Parallelism::new(1)).run().unwrap();
+    job(&more, &model)
+        .with_decode(roomy)
+        .with_parallelism(Parallelism::new(1).unwrap())
+        .run()
+        .unwrap();
     job(&OrbParams::default(), &model).with_force(true).run().unwrap();
     // A model that does not know its features goes with any.
     let mut json = serde_json::to_value(&model).unwrap();

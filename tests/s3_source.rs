@@ -606,10 +606,12 @@ fn an_error_does_not_wait_for_a_request_that_stalls() {
         let s3 = server.params().with_timeout(Duration::from_mins(10)).connect().unwrap();
         S3Source::new(&s3, "s3://lab/in").unwrap()
     };
-    let four = Parallelism::new(4);
-    let job = || Pipeline::new(source(), orb.clone(), NullSink::default()).with_parallelism(four);
+    let four = Parallelism::new(4).unwrap();
+    let job =
+        || Pipeline::new(source(), orb.clone(), NullSink::default()).with_parallelism(four.clone());
     let chain = |images: Box<dyn Iterator<Item = Result<ImageObject>> + Send>| {
-        let rows = images.features(&orb).with_parallelism(four).explode().with_batch_rows(100);
+        let rows =
+            images.features(&orb).with_parallelism(four.clone()).explode().with_batch_rows(100);
         rows.write_to(NullSink::default()).unwrap_err()
     };
     let ways: [(&str, &dyn Fn() -> Error); 4] = [
@@ -617,7 +619,11 @@ fn an_error_does_not_wait_for_a_request_that_stalls() {
         ("a job of two passes", &|| job().with_pca(PcaParams::new(2)).run().unwrap_err()),
         ("a chain", &|| chain(Box::new(source().open().unwrap()))),
         ("a chain with a stage before", &|| {
-            chain(Box::new(source().open().unwrap().par_map(four, || (), |(), image| image)))
+            chain(Box::new(source().open().unwrap().par_map(
+                four.clone(),
+                || (),
+                |(), image| image,
+            )))
         }),
     ];
     for (what, run) in ways {

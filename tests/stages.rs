@@ -39,7 +39,7 @@ fn serial(
 fn parallel(
     images: impl Iterator<Item = Result<ImageObject>> + Send + 'static,
 ) -> impl Iterator<Item = Result<ImageFeatures>> + Send {
-    images.features(&orb()).with_parallelism(Parallelism::new(2))
+    images.features(&orb()).with_parallelism(Parallelism::new(2).unwrap())
 }
 
 /// What a stream gives, in comparable form.
@@ -53,7 +53,7 @@ fn shape(
 fn stages_do_nothing_until_pulled() {
     let panics = || std::iter::from_fn(|| -> Option<Result<ImageObject>> { panic!("pulled") });
     drop(serial(panics()).explode());
-    drop(panics().features(&orb()).with_parallelism(Parallelism::new(3)).explode());
+    drop(panics().features(&orb()).with_parallelism(Parallelism::new(3).unwrap()).explode());
     let rows = std::iter::from_fn(|| -> Option<Result<RowBatch>> { panic!("pulled") });
     let moments = {
         let mut m = Moments::new(32);
@@ -105,7 +105,7 @@ fn lengths_are_promised_where_they_are_known() {
 
 #[test]
 fn parallelism_is_as_asked() {
-    let three = Parallelism::new(3);
+    let three = Parallelism::new(3).unwrap();
     assert_eq!((three.threads(), three.window()), (3, 96));
     assert_eq!(three.with_window(7).window(), 7);
 }
@@ -145,7 +145,7 @@ fn serial_and_parallel_stages_give_the_same_with_errors_in_place() {
     }
     for threads in [1, 2, 3, 8] {
         for window in [1, 5, 1000] {
-            let parallelism = Parallelism::new(threads).with_window(window);
+            let parallelism = Parallelism::new(threads).unwrap().with_window(window);
             let images = mixed().features(&orb()).with_parallelism(parallelism);
             assert_eq!(shape(images), want);
         }
@@ -379,8 +379,10 @@ fn an_extractor_gets_its_pixels_in_batches_and_a_panic_costs_one_image() {
     };
     for threads in [1, 3] {
         let sizes = Sizes::default();
-        let found: Vec<_> =
-            images().features(&sizes).with_parallelism(Parallelism::new(threads)).collect();
+        let found: Vec<_> = images()
+            .features(&sizes)
+            .with_parallelism(Parallelism::new(threads).unwrap())
+            .collect();
         assert_eq!((found.len(), sizes.0.load(Ordering::SeqCst)), (20, 3));
         for (i, image) in found.iter().enumerate() {
             match (i, image) {
@@ -406,7 +408,8 @@ fn the_window_bounds_how_far_the_threads_run_ahead() {
     let source = (0..10_000).inspect(move |_| {
         counter.fetch_add(1, Ordering::SeqCst);
     });
-    let mut stream = source.par_map(Parallelism::new(3).with_window(window), || (), |(), i| i * 2);
+    let mut stream =
+        source.par_map(Parallelism::new(3).unwrap().with_window(window), || (), |(), i| i * 2);
     for emitted in 1..50 {
         assert_eq!(stream.next(), Some((emitted - 1) * 2));
         // Time for the threads to run ahead if they would.
@@ -426,14 +429,14 @@ fn a_parallel_stage_is_fused_and_reuses_its_working_memory() {
     let started = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&started);
     let mut stream = (0..500).par_map(
-        Parallelism::new(4),
+        Parallelism::new(4).unwrap(),
         move || counter.fetch_add(1, Ordering::SeqCst),
         |_, i: i32| -i,
     );
     assert!(stream.by_ref().eq((0..500).map(|i: i32| -i)));
     assert_eq!((stream.next(), stream.next()), (None, None));
     assert!(started.load(Ordering::SeqCst) <= 4);
-    assert_eq!((0..0).par_map(Parallelism::new(2), || (), |(), i: i32| i).next(), None);
+    assert_eq!((0..0).par_map(Parallelism::new(2).unwrap(), || (), |(), i: i32| i).next(), None);
 }
 
 #[test]
@@ -446,21 +449,24 @@ fn work_may_use_rayon_itself() {
         let (a, b) = rayon::join(|| sum(from, middle), || sum(middle, to));
         a + b
     }
-    let stream =
-        (0..400_u64).par_map(Parallelism::new(4).with_window(8), || (), |(), i| sum(i, i + 500));
+    let stream = (0..400_u64).par_map(
+        Parallelism::new(4).unwrap().with_window(8),
+        || (),
+        |(), i| sum(i, i + 500),
+    );
     assert!(stream.eq((0..400).map(|i| (i..i + 500).sum::<u64>())));
 }
 
 #[test]
 fn source_and_work_are_gone_after_the_end_and_the_drop_and_any_window_is_good() {
-    let parallelism = Parallelism::new(3).with_window(usize::MAX);
+    let parallelism = Parallelism::new(3).unwrap().with_window(usize::MAX);
     for taken in [0, 1, 1000] {
         for _ in 0..50 {
             let held = Arc::new(());
             let [source, scratch, work] = [(); 3].map(|()| Arc::clone(&held));
             let mut stream =
                 std::iter::repeat_with(move || Arc::clone(&source)).take(1000).par_map(
-                    parallelism,
+                    parallelism.clone(),
                     move || Arc::clone(&scratch),
                     move |_, item| (Arc::clone(&work), item),
                 );
@@ -471,18 +477,82 @@ fn source_and_work_are_gone_after_the_end_and_the_drop_and_any_window_is_good() 
     }
 }
 
+/// Maps that share threads, in each other's source and work, on fewer threads than there are maps.
+#[test]
+fn maps_within_maps_share_threads_and_come_to_their_end() {
+    for threads in [1, 2, 3, 4] {
+        for window in [1, 3, 100] {
+            let shared = Parallelism::new(threads).unwrap().with_window(window);
+            let mut chain: Box<dyn Iterator<Item = u64> + Send> = Box::new(0..300);
+            for _ in 0..4 {
+                chain = Box::new(chain.par_map(shared.clone(), || (), |(), i| i + 1));
+            }
+            assert!(chain.eq(4..304), "{threads} {window}");
+            let inner = shared.clone();
+            let within = (0..40_u64).par_map(
+                shared.clone(),
+                || (),
+                move |(), i| (0..i).par_map(inner.clone(), || (), |(), j| j).sum::<u64>(),
+            );
+            assert!(within.eq((0..40).map(|i| (0..i).sum::<u64>())), "{threads} {window}");
+            // Side by side, and dropped half-way.
+            let map = || (0..200_u64).par_map(shared.clone(), || (), |(), i| i);
+            let (mut one, mut other) = (map(), map());
+            for i in 0..100 {
+                assert_eq!((one.next(), other.next()), (Some(i), Some(i)));
+            }
+            drop(one);
+            assert!(other.eq(100..200));
+            // Chains of several consumers.
+            let chains = (0..4).map(|_| {
+                let (source, shared) = (map(), shared.clone());
+                let chain = move || source.par_map(shared, || (), |(), i| i + 1).sum::<u64>();
+                std::thread::spawn(chain)
+            });
+            let chains: Vec<_> = chains.collect();
+            assert!(chains.into_iter().all(|chain| chain.join().unwrap() == 20_100));
+        }
+    }
+    assert!(matches!(Parallelism::new(0), Err(Error::InvalidParam { .. })));
+}
+
+/// No more threads work at a time than were asked for, whatever the stages.
+#[test]
+fn a_job_has_one_set_of_threads() {
+    let names = Arc::new(std::sync::Mutex::new(std::collections::BTreeSet::new()));
+    let shared = Parallelism::new(3).unwrap();
+    let mut chain: Box<dyn Iterator<Item = u64> + Send> = Box::new(0..500);
+    for _ in 0..2 {
+        let names = Arc::clone(&names);
+        chain = Box::new(chain.par_map(
+            shared.clone(),
+            || (),
+            move |(), i| {
+                names.lock().unwrap().insert(format!("{:?}", std::thread::current().id()));
+                i
+            },
+        ));
+    }
+    assert_eq!(chain.count(), 500);
+    assert!(names.lock().unwrap().len() <= 3, "{names:?}");
+}
+
 #[test]
 fn a_panic_reaches_the_consumer() {
     for threads in [1, 3] {
         let caught = std::panic::catch_unwind(|| {
             (0..100)
-                .par_map(Parallelism::new(threads), || (), |(), i| assert_ne!(i, 50, "at fifty"))
+                .par_map(
+                    Parallelism::new(threads).unwrap(),
+                    || (),
+                    |(), i| assert_ne!(i, 50, "at fifty"),
+                )
                 .count()
         });
         assert!(caught.is_err());
         let caught = std::panic::catch_unwind(|| {
             let source = (0..100).inspect(|&i| assert_ne!(i, 50, "in the source"));
-            source.par_map(Parallelism::new(threads), || (), |(), i| i).count()
+            source.par_map(Parallelism::new(threads).unwrap(), || (), |(), i| i).count()
         });
         assert!(caught.is_err());
     }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::choice::choice;
 use crate::error::{Error, Result};
 
 /// Default of [`DecodeParams::max_side`], in pixels: the most that a JPEG can have.
@@ -25,6 +26,8 @@ pub enum GrayMode {
     Luma,
 }
 
+choice!(GrayMode, "gray_mode", Bgr2Gray = "bgr", Luma = "luma");
+
 /// What to do with the orientation that a camera wrote into the EXIF data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -36,9 +39,11 @@ pub enum ExifOrientation {
     Ignore,
 }
 
+choice!(ExifOrientation, "exif_orientation", Apply = "apply", Ignore = "ignore");
+
 /// The parameters of decoding, the limits that no image may exceed among them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 #[must_use]
 pub struct DecodeParams {
     gray_mode: GrayMode,

@@ -6,6 +6,7 @@ use std::ops::Range;
 use ndarray::ArrayView2;
 use serde::{Deserialize, Serialize};
 
+use crate::choice::choice;
 use crate::error::{Error, Result};
 
 /// The type of a vector's elements.
@@ -30,14 +31,7 @@ impl Element {
     }
 }
 
-impl fmt::Display for Element {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::U8 => "u8",
-            Self::F32 => "f32",
-        })
-    }
-}
+choice!(Element, "element", U8 = "u8", F32 = "f32");
 
 /// What an extractor's vectors are, and whether each belongs to a keypoint. The columns of a result follow from it.
 ///

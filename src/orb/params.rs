@@ -1,12 +1,10 @@
 //! The parameters of `cv::ORB`, under its names.
 
-use std::fmt;
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
 
 use super::Orb;
 use super::trig::Trig;
+use crate::choice::choice;
 use crate::error::{Error, Result};
 
 /// Default of [`OrbParams::n_features`] (OpenCV's own is 500).
@@ -46,6 +44,8 @@ pub enum ScoreType {
     Fast,
 }
 
+choice!(ScoreType, "score_type", Harris = "harris", Fast = "fast");
+
 /// The OpenCV build whose results to equal: who packaged it, and its version.
 ///
 /// Builds differ in three places: how the smoothing before the descriptors rounds (with fused
@@ -84,29 +84,6 @@ pub enum OpenCvBuild {
 }
 
 impl OpenCvBuild {
-    /// Every build, for lists and tests.
-    pub const ALL: [Self; 6] = [
-        Self::PyPi413,
-        Self::PyPi46,
-        Self::Debian46,
-        Self::PyPi413NoFma,
-        Self::PyPi46NoFma,
-        Self::Debian46NoFma,
-    ];
-
-    /// The name used on the command line and in files: packager, first version, then `-nofma`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::PyPi413 => "pypi-4.13",
-            Self::PyPi46 => "pypi-4.6",
-            Self::Debian46 => "debian-4.6",
-            Self::PyPi413NoFma => "pypi-4.13-nofma",
-            Self::PyPi46NoFma => "pypi-4.6-nofma",
-            Self::Debian46NoFma => "debian-4.6-nofma",
-        }
-    }
-
     /// The number of leading columns of a level `width` wide that the smoothing computes with
     /// fused multiply-adds: in the pass along rows, and in the pass along columns.
     pub(super) fn fused_columns(self, width: usize) -> (usize, usize) {
@@ -131,23 +108,16 @@ impl OpenCvBuild {
     }
 }
 
-impl fmt::Display for OpenCvBuild {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for OpenCvBuild {
-    type Err = Error;
-
-    /// Takes a name as [`OpenCvBuild::as_str`] gives it.
-    fn from_str(name: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|build| build.as_str() == name).ok_or_else(|| {
-            let names = Self::ALL.map(Self::as_str).join(", ");
-            Error::param("compat", name, format!("one of {names}"))
-        })
-    }
-}
+choice!(
+    OpenCvBuild,
+    "compat",
+    PyPi413 = "pypi-4.13",
+    PyPi46 = "pypi-4.6",
+    Debian46 = "debian-4.6",
+    PyPi413NoFma = "pypi-4.13-nofma",
+    PyPi46NoFma = "pypi-4.6-nofma",
+    Debian46NoFma = "debian-4.6-nofma",
+);
 
 /// The parameters of ORB: OpenCV's names and meanings, its defaults but for `n_features` = 30.
 ///

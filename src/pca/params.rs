@@ -1,7 +1,11 @@
 //! How a PCA is fitted.
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
+use crate::choice::choice;
 use crate::error::{Error, Result};
 
 /// Default of [`PcaParams::n_components`].
@@ -69,6 +73,16 @@ impl Solver {
         }
     }
 
+    /// Its name: `randomized`, `covariance` or `auto`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Randomized { .. } => "randomized",
+            Self::Covariance => "covariance",
+            Self::Auto { .. } => "auto",
+        }
+    }
+
     /// The solver that `Auto` stands for.
     pub(super) fn resolve(self, rows: u64, dimensions: usize, n_components: usize) -> Self {
         let (n, d, k) = (rows as f64, dimensions as f64, n_components as f64);
@@ -80,6 +94,24 @@ impl Solver {
             Self::Auto { .. } => Self::Covariance,
             other => other,
         }
+    }
+}
+
+impl fmt::Display for Solver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for Solver {
+    type Err = Error;
+
+    /// Takes a name; everything else has its default.
+    fn from_str(name: &str) -> Result<Self> {
+        let all = [Self::default(), Self::Covariance, Self::Auto { seed: DEFAULT_SEED }];
+        all.into_iter()
+            .find(|solver| solver.as_str() == name)
+            .ok_or_else(|| Error::param("solver", name, "one of randomized, covariance, auto"))
     }
 }
 
@@ -96,8 +128,11 @@ pub enum Centering {
     None,
 }
 
+choice!(Centering, "centering", Mean = "mean", None = "none");
+
 /// The parameters of a PCA.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[must_use]
 pub struct PcaParams {
     n_components: usize,

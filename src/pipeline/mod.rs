@@ -190,7 +190,7 @@ where
             }
         }
         let parallelism = self.parallelism.unwrap_or_default();
-        sink.set_parallelism(parallelism);
+        sink.set_parallelism(parallelism.clone());
         sink.annotate(extractor.name(), &extractor.describe());
         sink.annotate("decode", &describe_decode(&decode));
         if let Scores::Model(model) = &scores {
@@ -209,7 +209,7 @@ where
         let batches = std::iter::from_fn(move || clock.counts.read.time(|| images.next()))
             .features(&extractor)
             .with_decode(decode)
-            .with_parallelism(parallelism)
+            .with_parallelism(parallelism.clone())
             .with_tally(&tally)
             .stop_at(&watch.stop)
             .on_error(policy, &tally)
@@ -220,7 +220,7 @@ where
             Scores::None => (batches.write_to(Watched { sink, watch })?, None),
             Scores::Model(model) => {
                 // The threads are at the images; this takes a thousandth of their time.
-                let batches = batches.project(&model).with_parallelism(Parallelism::new(1));
+                let batches = batches.project(&model).with_parallelism(Parallelism::none());
                 let batches = batches.with_tally(&tally);
                 (batches.write_to(Watched { sink, watch })?, Some(*model))
             }
@@ -230,7 +230,7 @@ where
                     tally.counts.fit.time(|| spooled.fit(&params)).map_err(|e| explain(e, &tally));
                 let model = model?.with_origin(origin);
                 annotate_model(&mut sink, &model)?;
-                let batches = spooled.batches.project(&model).with_parallelism(parallelism);
+                let batches = spooled.batches.project(&model).with_parallelism(parallelism.clone());
                 let batches = batches.with_tally(&tally);
                 (batches.write_to(Watched { sink, watch })?, Some(model))
             }

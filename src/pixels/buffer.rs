@@ -9,6 +9,7 @@ use image::{DynamicImage, RgbImage};
 use serde::{Deserialize, Serialize};
 
 use super::{GrayImage, GrayView};
+use crate::choice::choice;
 use crate::error::{Error, Result};
 
 /// The channels of a pixel, one byte each.
@@ -32,6 +33,8 @@ impl PixelFormat {
         if self == Self::Gray { 1 } else { 3 }
     }
 }
+
+choice!(PixelFormat, "pixel_format", Gray = "gray", Rgb = "rgb", Bgr = "bgr");
 
 /// The pixels that an extractor wants of each image.
 ///

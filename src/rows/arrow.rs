@@ -13,6 +13,7 @@ use ndarray::{ArrayView2, s};
 use serde::{Deserialize, Serialize};
 
 use super::{ImageRows, RowBatch};
+use crate::choice::choice;
 use crate::features::{Element, KeyPoint, VectorFormat, VectorsView};
 
 /// The type of the scores in the column `pca`.
@@ -25,6 +26,8 @@ pub enum ScoreWidth {
     /// Float64, as they are computed.
     F64,
 }
+
+choice!(ScoreWidth, "score_width", F32 = "f32", F64 = "f64");
 
 impl ScoreWidth {
     fn data_type(self) -> DataType {

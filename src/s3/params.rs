@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use aws_sdk_s3::config::Credentials;
+use serde::{Deserialize, Serialize};
 
 use super::S3;
 use super::configure::shown;
+use crate::choice::choice;
 use crate::error::{Error, Result};
 
 /// Default of [`S3Params::with_attempts`]: where a third of all requests fail, one object in forty
@@ -19,7 +21,8 @@ pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const DEFAULT_LEASE: Duration = Duration::from_mins(2);
 
 /// Whether the bucket goes into the host name or the path of a request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Addressing {
     /// In the path if an endpoint is set that is not Amazon's, otherwise in the host name.
@@ -31,11 +34,15 @@ pub enum Addressing {
     Virtual,
 }
 
+choice!(Addressing, "addressing", Auto = "auto", Path = "path", Virtual = "virtual");
+
 /// How to reach S3: endpoint, credentials, retries and timeouts.
 ///
 /// What is not set comes from the standard AWS chain: environment variables (`AWS_REGION`,
 /// `AWS_ACCESS_KEY_ID`, `AWS_PROFILE`, `AWS_ENDPOINT_URL_S3`, ..), the files in `~/.aws`, SSO, web
 /// identity, and the roles of ECS tasks and EC2 instances.
+///
+/// Credentials that are set are not serialised: whoever reads it takes the chain's.
 ///
 /// # Examples
 /// ```no_run
@@ -46,7 +53,8 @@ pub enum Addressing {
 /// # let _ = images;
 /// # Ok::<(), orb_features::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[must_use]
 pub struct S3Params {
     pub(super) region: Option<String>,
@@ -54,6 +62,7 @@ pub struct S3Params {
     pub(super) addressing: Addressing,
     pub(super) profile: Option<String>,
     // Shown without its secrets.
+    #[serde(skip)]
     pub(super) credentials: Option<Credentials>,
     pub(super) anonymous: bool,
     pub(super) attempts: u32,
@@ -66,7 +75,8 @@ pub struct S3Params {
 }
 
 /// The address of a server, shown without what may be secret in it.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(transparent)]
 pub(super) struct Endpoint(pub String);
 
 impl std::fmt::Debug for Endpoint {
@@ -207,6 +217,15 @@ impl S3Params {
     /// [`Error::InvalidParam`], also for an endpoint that is no URL; [`Error::Connect`] if there are no
     /// credentials.
     pub fn connect(self) -> Result<S3> {
+        self.check()?;
+        S3::connect(self)
+    }
+
+    /// Checks the numbers, before anything is looked for.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParam`], naming the parameter and what it may be.
+    pub fn check(&self) -> Result<()> {
         if self.attempts == 0 {
             return Err(Error::param("attempts", 0, "at least 1"));
         }
@@ -220,6 +239,6 @@ impl S3Params {
             let allowed = "at least one second";
             return Err(Error::param("lease", format!("{:?}", self.lease), allowed));
         }
-        S3::connect(self)
+        Ok(())
     }
 }

@@ -14,6 +14,8 @@ use std::ffi::{OsStr, OsString};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::choice::choice;
+
 /// What to do when the output folder exists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -28,6 +30,8 @@ pub enum WriteMode {
     /// Add files to it.
     Append,
 }
+
+choice!(WriteMode, "mode", Error = "error", Overwrite = "overwrite", Append = "append");
 
 /// The empty file that says that a result is complete.
 pub const SUCCESS: &str = "_SUCCESS";

@@ -1,6 +1,8 @@
 //! Parquet files in a folder or in S3.
 
+use std::fmt;
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use arrow_schema::{DataType, Schema, SchemaRef};
@@ -52,6 +54,38 @@ pub enum Codec {
     Zstd(i32),
 }
 
+impl fmt::Display for Codec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Uncompressed => f.pad("uncompressed"),
+            Self::Snappy => f.pad("snappy"),
+            Self::Gzip => f.pad("gzip"),
+            Self::Lz4 => f.pad("lz4"),
+            Self::Zstd(level) => write!(f, "zstd:{level}"),
+        }
+    }
+}
+
+impl FromStr for Codec {
+    type Err = Error;
+
+    /// Takes a name, `zstd` also with its level: `zstd:3`.
+    fn from_str(name: &str) -> Result<Self> {
+        let bad = || Error::param("codec", name, "uncompressed, snappy, gzip, lz4, zstd or zstd:N");
+        Ok(match name {
+            "uncompressed" => Self::Uncompressed,
+            "snappy" => Self::Snappy,
+            "gzip" => Self::Gzip,
+            "lz4" => Self::Lz4,
+            "zstd" => Self::default(),
+            _ => {
+                let level = name.strip_prefix("zstd:").and_then(|level| level.parse().ok());
+                Self::Zstd(level.ok_or_else(bad)?)
+            }
+        })
+    }
+}
+
 impl Default for Codec {
     fn default() -> Self {
         Self::Zstd(1)
@@ -74,7 +108,8 @@ impl Codec {
 }
 
 /// How Parquet files are written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[must_use]
 pub struct ParquetParams {
     mode: WriteMode,
@@ -151,8 +186,55 @@ impl ParquetParams {
         self
     }
 
-    #[cfg(feature = "s3")]
-    fn check_run_id(&self) -> Result<()> {
+    /// What to do when the folder exists.
+    #[must_use]
+    pub fn mode(&self) -> WriteMode {
+        self.mode
+    }
+
+    /// The compression.
+    #[must_use]
+    pub fn codec(&self) -> Codec {
+        self.codec
+    }
+
+    /// The rows of a row group.
+    #[must_use]
+    pub fn row_group_rows(&self) -> usize {
+        self.row_group_rows
+    }
+
+    /// The most rows of a file.
+    #[must_use]
+    pub fn rows_per_file(&self) -> u64 {
+        self.rows_per_file
+    }
+
+    /// The type of the scores.
+    #[must_use]
+    pub fn score_width(&self) -> ScoreWidth {
+        self.score_width
+    }
+
+    /// The name of the run, if one is set.
+    #[must_use]
+    pub fn run_id(&self) -> Option<&str> {
+        self.run_id.as_deref()
+    }
+
+    /// Checks them, before anything is written.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParam`], naming the parameter and what it may be.
+    pub fn check(&self) -> Result<()> {
+        for (name, rows) in
+            [("row_group_rows", self.row_group_rows as u64), ("rows_per_file", self.rows_per_file)]
+        {
+            if rows == 0 {
+                return Err(Error::param(name, 0, "at least 1"));
+            }
+        }
+        self.codec.compression()?;
         match &self.run_id {
             Some(id)
                 if id.is_empty()
@@ -214,6 +296,7 @@ impl ParquetSink {
     /// # Errors
     /// [`Error::OutputExists`], [`Error::Write`], or [`Error::InvalidParam`] for row counts of 0.
     pub fn create(path: impl AsRef<Path>, params: ParquetParams) -> Result<Self> {
+        params.check()?;
         if let Some(id) = &params.run_id {
             return Err(Error::param("run_id", id, "for results in S3, not in folders"));
         }
@@ -237,7 +320,7 @@ impl ParquetSink {
         Error: From<L::Error>,
     {
         let location = location.try_into()?;
-        params.check_run_id()?;
+        params.check()?;
         let id = params.run_id.clone();
         Self::on(params, |mode, run_id| {
             Ok(Target::S3(Box::new(S3Target::create(s3, location, mode, run_id, id.as_deref())?)))
@@ -248,15 +331,8 @@ impl ParquetSink {
         mut params: ParquetParams,
         target: impl FnOnce(WriteMode, &str) -> Result<Target>,
     ) -> Result<Self> {
-        if params.row_group_rows == 0 {
-            return Err(Error::param("row_group_rows", 0, "at least 1"));
-        }
-        if params.rows_per_file == 0 {
-            return Err(Error::param("rows_per_file", 0, "at least 1"));
-        }
         let most = (params.row_group_rows as u64).saturating_mul(MAX_ROW_GROUPS);
         params.rows_per_file = params.rows_per_file.min(most);
-        params.codec.compression()?;
         let run_id = layout::new_run_id();
         let target = target(params.mode, &run_id)?;
         let version = env!("CARGO_PKG_VERSION").to_owned();

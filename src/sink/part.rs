@@ -3,8 +3,8 @@
 use std::io;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use arrow_schema::SchemaRef;
@@ -16,7 +16,6 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
-use rayon::ThreadPool;
 
 use super::target::{Target, TargetFile};
 use crate::error::{BoxError, Error, Result};
@@ -27,16 +26,13 @@ use crate::rows::{RowBatch, ScoreWidth, column};
 /// thread.
 const ROWS_AT_A_TIME: usize = 8192;
 
-/// The threads that encode columns, once there are any to encode.
+/// The threads that encode columns: those of the job.
 #[derive(Debug, Default)]
-pub(super) struct Encoders {
-    parallelism: Option<Parallelism>,
-    pool: OnceLock<Option<ThreadPool>>,
-}
+pub(super) struct Encoders(Parallelism);
 
 impl Encoders {
     pub fn new(parallelism: Parallelism) -> Self {
-        Self { parallelism: Some(parallelism), pool: OnceLock::new() }
+        Self(parallelism)
     }
 
     /// Has the work done on each column, on several threads if there are, while the caller goes on.
@@ -45,22 +41,16 @@ impl Encoders {
         columns: Vec<T>,
         work: impl Fn(usize, T) -> Result<R, ParquetError> + Send + Sync + 'static,
     ) -> UnderWay<R> {
-        let pool =
-            self.pool.get_or_init(|| self.parallelism.unwrap_or_default().pool("orb-parquet"));
         let (sender, results) = mpsc::channel();
         let work = Arc::new(work);
         // The last first: the scores, which take as long as all the others, then the descriptors.
         for (place, column) in columns.into_iter().enumerate().rev() {
             let (work, sender) = (Arc::clone(&work), sender.clone());
-            let job = move || {
+            self.0.spawn(move || {
                 let outcome = catch_unwind(AssertUnwindSafe(|| work(place, column)));
                 // Nobody waits for it any more if the file has been given up.
                 let _ = sender.send((place, outcome));
-            };
-            match pool {
-                Some(pool) => pool.spawn(job),
-                None => job(),
-            }
+            });
         }
         UnderWay { results }
     }
@@ -266,7 +256,7 @@ mod tests {
     #[test]
     fn columns_come_back_in_their_order() {
         for threads in [1, 3] {
-            let encoders = Encoders::new(Parallelism::new(threads));
+            let encoders = Encoders::new(Parallelism::new(threads).unwrap());
             let done = encoders.start(vec!["a", "b", "c", "d"], |place, name| Ok((place, name)));
             assert_eq!(done.wait().unwrap(), [(0, "a"), (1, "b"), (2, "c"), (3, "d")]);
         }
@@ -280,7 +270,7 @@ mod tests {
             gate.lock().unwrap().recv_timeout(Duration::from_secs(10)).expect("the caller goes on");
             Ok(())
         };
-        let under_way = Encoders::new(Parallelism::new(2)).start(vec![(), ()], work);
+        let under_way = Encoders::new(Parallelism::new(2).unwrap()).start(vec![(), ()], work);
         for _ in 0..2 {
             go.send(()).unwrap();
         }
@@ -290,7 +280,7 @@ mod tests {
     #[test]
     fn an_error_or_a_panic_is_the_callers() {
         for threads in [1, 3] {
-            let encoders = Encoders::new(Parallelism::new(threads));
+            let encoders = Encoders::new(Parallelism::new(threads).unwrap());
             let fail = |place, ()| {
                 if place == 1 { Err(ParquetError::General("no".to_owned())) } else { Ok(()) }
             };

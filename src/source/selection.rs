@@ -4,6 +4,7 @@ use std::ops::{Bound, RangeBounds};
 use std::path::Path;
 
 use globset::{GlobBuilder, GlobMatcher};
+use serde::{Deserialize, Serialize};
 
 use super::LabelRule;
 use crate::error::{Error, Result};
@@ -18,7 +19,8 @@ pub const IMAGE_EXTENSIONS: [&str; 12] =
 /// By default all images, by the [`IMAGE_EXTENSIONS`], labelled by the folder that holds them. Names
 /// that begin with a dot, and all that is in folders of such names, are always passed over. A source that is a single
 /// file or object takes it, whatever its name, and refuses all but a label rule.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[must_use]
 pub struct Selection {
     glob: Option<String>,
@@ -79,6 +81,19 @@ impl Selection {
     pub fn with_label(mut self, label: LabelRule) -> Self {
         self.label = label;
         self
+    }
+
+    /// The label rule.
+    pub fn label(&self) -> &LabelRule {
+        &self.label
+    }
+
+    /// Checks it, before anything is listed.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParam`] for a glob that is none, or endings without one.
+    pub fn check(&self) -> Result<()> {
+        self.compile().map(|_| ())
     }
 
     /// Makes it ready for use.

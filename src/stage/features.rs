@@ -122,7 +122,8 @@ where
             return Err(Error::param("batch_len", 0, "at least 1"));
         }
         let parallelism = parallelism.unwrap_or_default();
-        let parallelism = parallelism.with_window(parallelism.window().div_ceil(len));
+        let window = parallelism.window().div_ceil(len);
+        let parallelism = parallelism.with_window(window);
         let batches = Chunks { items: images, len };
         Ok(batches.par_map(
             parallelism,

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::Tally;
+use crate::choice::choice;
 use crate::error::{Error, ObjectCause, Result};
 use crate::features::ImageFeatures;
 use crate::rows::{FailedImage, ImageOutcome};
@@ -24,6 +25,8 @@ pub enum OnError {
     /// Leave it out, and record it in the sink, beside the rows.
     Record,
 }
+
+choice!(OnError, "on_error", Fail = "fail", Skip = "skip", Record = "record");
 
 /// What a job does about images that fail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use orb_features::pca::{DEFAULT_N_COMPONENTS, DEFAULT_SEED};
 use orb_features::prelude::*;
 use orb_features::sink::DEFAULT_ROWS_PER_FILE;
 
-use crate::choices::{Backend, Center, Exif, Gray, ModeName, OnErrorName, SolverName};
+use crate::choices::{Backend, names};
 use crate::failed::Failed;
 use crate::orb::OrbArgs;
 use crate::place::{Place, looks_like_s3};
@@ -66,11 +66,12 @@ pub struct Extract {
     #[arg(long, value_name = "BUILD")]
     compat: Option<OpenCvBuild>,
     /// Grey as cv2.imread(path) then BGR2GRAY, or as IMREAD_GRAYSCALE.
-    #[arg(long, value_enum, default_value_t = Gray::Bgr)]
-    gray: Gray,
+    #[arg(long, default_value_t, value_parser = names(GrayMode::ALL, GrayMode::as_str))]
+    gray: GrayMode,
     /// Turn images upright as their EXIF data say, or leave them as they are stored.
-    #[arg(long, value_enum, default_value_t = Exif::Apply)]
-    exif: Exif,
+    #[arg(long, default_value_t,
+          value_parser = names(ExifOrientation::ALL, ExifOrientation::as_str))]
+    exif: ExifOrientation,
 
     /// Number of principal components, 1 to 32 [default: 20].
     #[arg(long, value_name = "K", conflicts_with_all = ["no_pca", "model"])]
@@ -79,14 +80,15 @@ pub struct Extract {
     #[arg(long, conflicts_with_all = ["solver", "seed", "center", "save_model", "model"])]
     no_pca: bool,
     /// How the components are found [default: randomized].
-    #[arg(long, value_enum, conflicts_with = "model")]
-    solver: Option<SolverName>,
+    #[arg(long, conflicts_with = "model",
+          value_parser = names([Solver::default(), Solver::Covariance, Solver::Auto { seed: 0 }], Solver::as_str))]
+    solver: Option<Solver>,
     /// Seed of the randomized solver, for no other [default: 0].
     #[arg(long, value_name = "N", conflicts_with = "model")]
     seed: Option<u64>,
     /// Take the mean off before projecting (scikit-learn), or not (Spark) [default: mean].
-    #[arg(long, value_enum)]
-    center: Option<Center>,
+    #[arg(long, value_parser = names(Centering::ALL, Centering::as_str))]
+    center: Option<Centering>,
     /// Write the fitted model to a JSON file.
     #[arg(long, value_name = "FILE", conflicts_with = "model")]
     save_model: Option<PathBuf>,
@@ -95,8 +97,8 @@ pub struct Extract {
     model: Option<PathBuf>,
 
     /// What to do about an image that fails: end the job, leave it out, or record it in OUT/_errors.
-    #[arg(long, value_enum, default_value_t = OnErrorName::Fail)]
-    on_error: OnErrorName,
+    #[arg(long, default_value_t, value_parser = names(OnError::ALL, OnError::as_str))]
+    on_error: OnError,
     /// End the job if more images fail than this number or share, such as 100, 5% or 0.1% (a share is judged at the
     /// end, and from the 1000th image on) [default: no limit].
     #[arg(long, value_name = "N|P%")]
@@ -112,8 +114,8 @@ pub struct Extract {
     #[arg(long)]
     force: bool,
     /// What to do if OUT exists: refuse, replace an older result, or add files.
-    #[arg(long, value_enum, default_value_t = ModeName::Error)]
-    mode: ModeName,
+    #[arg(long, default_value_t, value_parser = names(WriteMode::ALL, WriteMode::as_str))]
+    mode: WriteMode,
     /// Most rows of one file.
     #[arg(long, value_name = "N", default_value_t = DEFAULT_ROWS_PER_FILE,
           value_parser = clap::value_parser!(u64).range(1..))]
@@ -164,9 +166,8 @@ impl Extract {
         self.s3.check(&self.input, &self.output)?;
         self.check_selection()?;
         self.check_policies()?;
-        let decode = DecodeParams::default()
-            .with_gray_mode(self.gray.into())
-            .with_exif_orientation(self.exif.into());
+        let decode =
+            DecodeParams::default().with_gray_mode(self.gray).with_exif_orientation(self.exif);
         let projection = self.projection(&Origin::new(&extractor, &decode))?;
         // Before there is anything to clean up.
         let stop = Stop::on_interrupt();
@@ -181,7 +182,7 @@ impl Extract {
         let images = self.images(s3.as_ref()).map_err(|error| self.failed(error))?;
         let mut parquet = ParquetParams::default()
             .with_rows_per_file(self.rows_per_file)
-            .with_mode(self.mode.into())
+            .with_mode(self.mode)
             .with_force(self.force);
         if let Some(id) = &self.s3.run_id {
             parquet = parquet.with_run_id(id);
@@ -201,7 +202,7 @@ impl Extract {
         let shown = bar.clone();
         let mut pipeline = Pipeline::new(images, extractor, sink)
             .with_decode(decode)
-            .with_on_error(self.on_error.into())
+            .with_on_error(self.on_error)
             .with_allow_empty(self.allow_empty)
             .with_force(self.force)
             .with_stop(stop.flag)
@@ -220,7 +221,7 @@ impl Extract {
             pipeline = pipeline.with_max_failures(most);
         }
         if let Some(threads) = self.threads {
-            pipeline = pipeline.with_parallelism(Parallelism::new(threads.into()));
+            pipeline = pipeline.with_parallelism(Parallelism::new(threads.into())?);
         }
         let pipeline = match projection {
             Scores::None => pipeline.without_pca(),
@@ -276,12 +277,12 @@ impl Extract {
         let given =
             [("--max-failures", self.max_failures.is_some()), ("--allow-empty", self.allow_empty)];
         if let Some((name, _)) = given.into_iter().find(|(_, is_given)| *is_given)
-            && self.on_error == OnErrorName::Fail
+            && self.on_error == OnError::Fail
         {
             let why = "is for --on-error skip or record: else the first failure ends the job";
             return Err(Failed::usage(&format!("{name} {why}")));
         }
-        if self.force && self.model.is_none() && self.mode != ModeName::Append {
+        if self.force && self.model.is_none() && self.mode != WriteMode::Append {
             return Err(Failed::usage("--force is for --model and --mode append"));
         }
         Ok(())
@@ -329,7 +330,7 @@ impl Extract {
             Error::InDoubt { ref run_id, .. } => &format!(
                 "\nhint: the same call with --run-id '{run_id}' settles it, and does nothing twice"
             ),
-            _ if error.is_of_one_image() && self.on_error == OnErrorName::Fail => {
+            _ if error.is_of_one_image() && self.on_error == OnError::Fail => {
                 "\nhint: --on-error skip or record goes on without such images"
             }
             // The system's refusals are not about credentials.
@@ -366,7 +367,7 @@ impl Extract {
     }
 
     fn projection(&self, job: &Origin) -> Result<Scores, Failed> {
-        let centering = self.center.map(Centering::from);
+        let centering = self.center;
         if self.no_pca {
             return Ok(Scores::None);
         }
@@ -418,16 +419,15 @@ impl Extract {
         }
         let seed = self.seed.unwrap_or(DEFAULT_SEED);
         let solver = match self.solver {
-            None | Some(SolverName::Randomized) => Solver::seeded(seed),
-            Some(SolverName::Covariance) if self.seed.is_some() => {
+            None | Some(Solver::Randomized { .. }) => Solver::seeded(seed),
+            Some(Solver::Covariance) if self.seed.is_some() => {
                 return Err(Failed::usage("--seed has no part in --solver covariance"));
             }
-            Some(SolverName::Auto) if self.seed.is_some() => {
+            Some(Solver::Auto { .. }) if self.seed.is_some() => {
                 let why = "--seed has no part in --solver auto: for 32 elements that is covariance";
                 return Err(Failed::usage(why));
             }
-            Some(SolverName::Auto) => Solver::Auto { seed },
-            Some(SolverName::Covariance) => Solver::Covariance,
+            Some(solver) => solver,
         };
         let params = PcaParams::new(self.pca.unwrap_or(DEFAULT_N_COMPONENTS))
             .with_solver(solver)

@@ -1,11 +1,13 @@
 //! The options of the extractor.
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use orb_features::orb::{
     DEFAULT_EDGE_THRESHOLD, DEFAULT_FAST_THRESHOLD, DEFAULT_FIRST_LEVEL, DEFAULT_N_FEATURES,
     DEFAULT_N_LEVELS, DEFAULT_PATCH_SIZE, DEFAULT_SCALE_FACTOR, DEFAULT_WTA_K, MAX_N_FEATURES,
 };
 use orb_features::prelude::*;
+
+use crate::choices::names;
 
 /// The parameters of cv2.ORB_create, under its names.
 #[derive(Args)]
@@ -31,20 +33,14 @@ pub struct OrbArgs {
     #[arg(long, value_name = "N", default_value_t = DEFAULT_WTA_K)]
     pub wta_k: u32,
     /// What ranks the corners.
-    #[arg(long, value_enum, default_value_t = Score::Harris)]
-    pub score_type: Score,
+    #[arg(long, default_value_t, value_parser = names(ScoreType::ALL, ScoreType::as_str))]
+    pub score_type: ScoreType,
     /// Side of the described patch, in pixels.
     #[arg(long, value_name = "N", default_value_t = DEFAULT_PATCH_SIZE)]
     pub patch_size: u32,
     /// Contrast that makes a FAST corner, 0 to 255.
     #[arg(long, value_name = "N", default_value_t = DEFAULT_FAST_THRESHOLD)]
     pub fast_threshold: u8,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum Score {
-    Harris,
-    Fast,
 }
 
 impl OrbArgs {
@@ -56,10 +52,7 @@ impl OrbArgs {
             .with_edge_threshold(self.edge_threshold)
             .with_first_level(self.first_level)
             .with_wta_k(self.wta_k)
-            .with_score_type(match self.score_type {
-                Score::Harris => ScoreType::Harris,
-                Score::Fast => ScoreType::Fast,
-            })
+            .with_score_type(self.score_type)
             .with_patch_size(self.patch_size)
             .with_fast_threshold(self.fast_threshold)
             .with_compat(compat)

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use orb_features::prelude::*;
 
+use crate::choices::names;
 use crate::failed::Failed;
 use crate::place::Place;
 
@@ -27,8 +28,8 @@ pub struct S3Args {
     #[arg(long)]
     pub no_sign_request: bool,
     /// Where the bucket goes: host name (AWS) or path (most other servers) [default: auto].
-    #[arg(long, value_enum)]
-    pub addressing: Option<AddressingName>,
+    #[arg(long, value_parser = names(Addressing::ALL, Addressing::as_str))]
+    pub addressing: Option<Addressing>,
     /// How often a request is tried [default: 16].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub attempts: Option<u32>,
@@ -56,13 +57,6 @@ pub struct S3Args {
     /// Write to a server that ignores conditions on writes; see to it that no other run does so.
     #[arg(long)]
     pub no_conditional_writes: bool,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum AddressingName {
-    Auto,
-    Path,
-    Virtual,
 }
 
 impl S3Args {
@@ -108,11 +102,7 @@ impl S3Args {
             params = params.with_profile(profile);
         }
         if let Some(addressing) = self.addressing {
-            params = params.with_addressing(match addressing {
-                AddressingName::Auto => Addressing::Auto,
-                AddressingName::Path => Addressing::Path,
-                AddressingName::Virtual => Addressing::Virtual,
-            });
+            params = params.with_addressing(addressing);
         }
         if let Some(attempts) = self.attempts {
             params = params.with_attempts(attempts);
