@@ -45,6 +45,25 @@ for set in "--no-default-features" "" "--features s3" "--features $features --wo
     cargo clippy --quiet --all-targets $set -- -D warnings
 done
 
+# Combinations that no test is built with.
+for set in "arrow" "parquet" "jpeg,arrow"; do
+    cargo check --quiet --lib --no-default-features --features "$set"
+done
+
+say "the oldest Rust, and dependencies"
+oldest=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+if command -v rustup >/dev/null && rustup toolchain install --profile minimal "$oldest" >/dev/null 2>&1; then
+    cargo "+$oldest" check --quiet --features cli
+    echo "built with Rust $oldest"
+else
+    left_out+=("the build with Rust $oldest (needs rustup and its server)")
+fi
+if cargo deny --version >/dev/null 2>&1; then
+    cargo deny --all-features check licenses bans sources
+else
+    left_out+=("licences and sources of dependencies (need cargo-deny); its advisories are never asked for: they are on GitHub")
+fi
+
 say "documentation"
 RUSTDOCFLAGS=-Dwarnings cargo doc --quiet --no-deps --features cli
 

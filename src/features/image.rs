@@ -45,7 +45,9 @@ impl ImageFeatures {
             self.keypoints = kept.iter().map(|&i| self.keypoints[i]).collect();
         }
         let mut vectors = Vectors::empty(self.format());
-        kept.iter().for_each(|&i| vectors.append(&self.vectors, i..i + 1));
+        for i in kept {
+            vectors.append(&self.vectors, i..i + 1);
+        }
         self.vectors = vectors;
     }
 

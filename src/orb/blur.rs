@@ -145,3 +145,49 @@ pub(super) fn blur(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::pixels::GrayView;
+
+    proptest! {
+        /// Around each centre, smoothing the surroundings of the centres gives what smoothing all gives.
+        #[test]
+        fn what_is_covered_is_smoothed_as_the_whole(
+            (width, height) in (1_usize..60, 1_usize..40),
+            reach in 0_usize..20,
+            places in prop::collection::vec((0_usize..60, 0_usize..40), 1..12),
+            seed: u32,
+        ) {
+            let pixels: Vec<u8> = (0..width * height)
+                .map(|i| ((i as u32 ^ seed).wrapping_mul(2_654_435_761) >> 24) as u8)
+                .collect();
+            let image = GrayView::new(&pixels, width, height).unwrap();
+            let centre = |(x, y): (usize, usize)| ((x % width) as isize, (y % height) as isize);
+            let smoothed = |centres: &[(isize, isize)], reach, old: u8| {
+                let (mut sums, mut target) = (Sums::default(), Plane::default());
+                target.reshape(width, height, 0);
+                target.map(|_| old);
+                let fused = (width / 32 * 32, width / 4 * 4);
+                let centres = centres.iter().copied();
+                blur(&Kernels::current(), image.into(), centres, reach, fused, &mut sums, &mut target);
+                target
+            };
+            let centres: Vec<_> = places.into_iter().map(centre).collect();
+            let whole = smoothed(&[(0, 0)], width.max(height), 0);
+            let part = smoothed(&centres, reach, 77);
+            let reach = reach as isize;
+            for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
+                let near = |c: &(isize, isize)| {
+                    (x as isize - c.0).abs() <= reach && (y as isize - c.1).abs() <= reach
+                };
+                if centres.iter().any(near) {
+                    prop_assert_eq!(part.view().row(y)[x], whole.view().row(y)[x]);
+                }
+            }
+        }
+    }
+}

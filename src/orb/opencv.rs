@@ -4,11 +4,13 @@ use opencv::core::{KeyPoint as CvKeyPoint, Mat, Ptr, Vector};
 use opencv::features2d::{ORB, ORB_ScoreType};
 use opencv::prelude::*;
 
-use super::{
-    DESCRIPTOR_LEN, FeatureExtractor, Features, KeyPoint, OpenCvBuild, Orb, OrbParams, ScoreType,
-};
+use super::{OpenCvBuild, Orb, OrbParams, ScoreType};
 use crate::error::{Error, Result};
-use crate::pixels::GrayView;
+use crate::features::{
+    DESCRIPTOR_LEN, Extracted, Feature2D, FeatureExtractor, Features, KeyPoint, VectorFormat,
+    feature2d,
+};
+use crate::pixels::{GrayView, PixelSpec, PixelView};
 
 /// OpenCV's ORB, of the library that this crate is linked with.
 ///

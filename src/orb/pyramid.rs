@@ -361,3 +361,49 @@ impl<'a> Framed<'a> {
         &self.pixels[self.index(x, y)..][..len]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// `BORDER_REFLECT_101`: mirrored at the outermost pixels, which are not repeated.
+        #[test]
+        fn mirroring_walks_to_and_fro(n in 1_usize..50, i in -500_isize..500) {
+            let (mut at, mut step) = (0_isize, 1_isize);
+            for _ in 0..i.abs() {
+                if n > 1 {
+                    if !(0..n as isize).contains(&(at + step)) {
+                        step = -step;
+                    }
+                    at += step;
+                }
+            }
+            // The same to both sides of the first pixel.
+            prop_assert_eq!(reflect(i, n), at as usize);
+        }
+
+        #[test]
+        fn a_frame_is_the_mirrored_level(
+            (width, height) in (1_usize..9, 1_usize..9),
+            frame in 0_usize..12,
+            pixels in prop::collection::vec(any::<u8>(), 64),
+        ) {
+            let mut plane = Plane::default();
+            plane.reshape(width, height, frame);
+            for y in 0..height {
+                plane.row_mut(y).copy_from_slice(&pixels[y * width..][..width]);
+            }
+            plane.reflect_frame();
+            let (all, f) = (plane.framed(), frame as isize);
+            for y in -f..height as isize + f {
+                for x in -f..width as isize + f {
+                    let want = pixels[reflect(y, height) * width + reflect(x, width)];
+                    prop_assert_eq!(all.pixels()[all.index(x, y)], want);
+                }
+            }
+        }
+    }
+}

@@ -49,7 +49,39 @@ pub(super) fn retain_best<T>(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// `cv::KeyPointsFilter::retainBest`: whatever is not below the n-th best, in the order that it was in.
+        #[test]
+        fn the_best_and_their_ties_are_kept(
+            responses in prop::collection::vec(0_u8..12, 0..60),
+            n in 0_usize..70,
+        ) {
+            let items: Vec<(usize, u8)> = responses.iter().copied().enumerate().collect();
+            let mut kept = items.clone();
+            retain_best(&mut kept, n, |item| f32::from(item.1), &mut vec![1.0; 3]);
+            let mut sorted = responses.clone();
+            sorted.sort_unstable_by(|a, b| b.cmp(a));
+            let bound = n.checked_sub(1).map(|last| sorted.get(last).copied().unwrap_or(0));
+            let want = items.into_iter().filter(|item| bound.is_some_and(|b| item.1 >= b));
+            prop_assert!(kept.into_iter().eq(want));
+        }
+
+        /// Quotas fall, and sum up to what is asked for, but for what rounding gives away.
+        #[test]
+        fn quotas_share_out_the_features(n in 0_u32..100_000, levels in 1_u32..20, scale in 1.05_f32..3.0) {
+            let params = OrbParams::default();
+            let params = params.with_n_features(n).with_n_levels(levels).with_scale_factor(scale);
+            let quotas = quotas(&params);
+            prop_assert_eq!(quotas.len(), levels as usize);
+            prop_assert!(quotas[..quotas.len() - 1].is_sorted_by(|a, b| a >= b));
+            prop_assert!(quotas.iter().sum::<usize>() >= n as usize);
+            prop_assert!(quotas.iter().sum::<usize>() <= (n + levels) as usize);
+        }
+    }
 
     #[test]
     fn quotas_are_opencvs() {

@@ -84,6 +84,7 @@ impl Selection {
     }
 
     /// The label rule.
+    #[must_use]
     pub fn label(&self) -> &LabelRule {
         &self.label
     }
@@ -238,6 +239,22 @@ mod tests {
             ("a\\*b", "a"),
         ] {
             assert_eq!(Selection::default().with_glob(glob).literal_prefix(), prefix);
+        }
+    }
+
+    proptest::proptest! {
+        /// A bucket is listed by the prefix of the glob: it must not hide a key that the glob takes.
+        #[test]
+        fn a_glob_takes_nothing_that_its_prefix_hides(
+            glob in "[ab/]{0,4}[ab/*?]{0,5}",
+            path in "[ab/]{1,8}",
+        ) {
+            let selection = Selection::default().with_glob(glob.as_str());
+            if let Ok(matcher) = selection.compile()
+                && matcher.takes(Path::new(&path))
+            {
+                proptest::prop_assert!(path.starts_with(selection.literal_prefix()), "{glob} {path}");
+            }
         }
     }
 }

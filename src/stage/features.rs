@@ -128,7 +128,7 @@ where
         Ok(batches.par_map(
             parallelism,
             move || Worker::new(extractor.clone(), &decode, tally.clone()),
-            |worker, batch| worker.features(batch),
+            Worker::features,
         ))
     }
 }

@@ -299,6 +299,39 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        /// Whatever happens in whatever order, no state comes back, a run that is committed stays so, and what is
+        /// written is read again.
+        #[test]
+        fn any_history_goes_forward(steps in proptest::collection::vec(0_u8..5, 0..60)) {
+            let (mut manifest, mut committed) = (Manifest::default(), None);
+            for (number, step) in steps.into_iter().enumerate() {
+                let before = manifest.clone();
+                manifest = match step {
+                    0 if manifest.pending.is_none() => manifest.begin(pending(number as u64)),
+                    1 => {
+                        let run = manifest.pending.as_ref().map(|pending| pending.run.clone());
+                        committed = run.or(committed);
+                        manifest.switch()
+                    }
+                    2 => manifest.back_out(),
+                    3 => manifest.finish(),
+                    _ => manifest.mark_again(),
+                };
+                let is_same = manifest == before;
+                proptest::prop_assert_eq!(is_same, manifest.generation == before.generation);
+                proptest::prop_assert!(manifest.generation <= before.generation + 1);
+                let current = manifest.current.as_ref().map(|current| current.run.clone());
+                proptest::prop_assert_eq!(&current, &committed);
+                if let Some(run) = &committed {
+                    proptest::prop_assert_eq!(manifest.outcome(run), Some(true));
+                }
+                let bytes = serde_json::to_vec(&manifest).unwrap();
+                proptest::prop_assert_eq!(Manifest::from_bytes(&bytes).unwrap(), manifest.clone());
+            }
+        }
+    }
+
     /// Equal manifests are taken for the same state, so no state may come back.
     #[test]
     fn every_state_is_a_new_generation() {
