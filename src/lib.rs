@@ -86,6 +86,9 @@ pub mod stage;
 pub use arch::Simd;
 pub use error::{BoxError, DecodeCause, Error, ObjectCause, Result, Stage};
 pub use stage::StageExt;
+#[cfg(feature = "arrow")]
+pub use {arrow_array, arrow_schema};
+pub use {image, ndarray};
 
 /// The README's code compiles, or the tests say so.
 #[cfg(all(doctest, feature = "s3"))]

@@ -614,6 +614,44 @@ fn a_sink_without_a_batch_does_not_know_its_columns() {
 }
 
 #[test]
+fn columns_of_the_callers_follow_ours() {
+    use arrow_array::{ArrayRef, Int32Array, StringArray};
+    use arrow_schema::Field;
+    let root = tempfile::tempdir().unwrap();
+    let sink =
+        |out: &str| ParquetSink::create(root.path().join(out), mode(WriteMode::Error)).unwrap();
+    let field = || Field::new("name", DataType::Utf8, false);
+    let names_of = |batch: &RowBatch| {
+        let paths = batch.rows().map(|row| row.meta.uri.rsplit('/').next().unwrap().to_owned());
+        Ok(Arc::new(StringArray::from_iter_values(paths)) as ArrayRef)
+    };
+    let mut named = sink("out").with_column(field(), names_of);
+    named.write(batch(0..5, Some(2))).unwrap();
+    named.write(batch(5..20_000, Some(2))).unwrap();
+    named.finish().unwrap();
+    let table = read(&parts(&root.path().join("out"))[0]);
+    let column = table.column_by_name("name").unwrap().as_string::<i32>();
+    assert!((0..20_000).all(|i| column.value(i) == format!("{}.jpg", i / 3)));
+    assert_eq!(table.schema().fields().last().unwrap().name(), "name");
+    // Rows without it are not added.
+    let plain = write(&root.path().join("out"), mode(WriteMode::Append), &[batch(0..3, Some(2))]);
+    assert!(plain.unwrap_err().to_line().contains("its columns differ"));
+
+    let short = |_: &RowBatch| Ok(Arc::new(Int32Array::from(vec![1])) as ArrayRef);
+    for (sink, says) in [
+        (sink("a").with_column(field(), short), "\"name\" has 1 values of Int32 for 3 rows"),
+        (sink("b").with_column(field(), names_of).with_column(field(), names_of), "two columns"),
+        (sink("c").with_column(Field::new("path", DataType::Utf8, false), names_of), "\"path\""),
+    ] {
+        let mut sink = sink;
+        let written = sink.write(batch(0..3, None));
+        let error = written.and_then(|()| sink.finish()).unwrap_err().to_line();
+        assert!(error.contains(says), "{error}");
+    }
+    assert_eq!(names(root.path()), ["out"]);
+}
+
+#[test]
 fn batches_of_other_columns_are_refused() {
     let root = tempfile::tempdir().unwrap();
     for (first, second) in [(None, Some(2)), (Some(2), None), (Some(2), Some(3))] {

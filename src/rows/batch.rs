@@ -182,15 +182,9 @@ impl RowBatch {
     }
 
     /// Row by row.
-    pub fn rows(&self) -> impl Iterator<Item = Row<'_>> {
-        self.images.iter().flat_map(move |image| {
-            image.rows.clone().map(move |place| Row {
-                meta: &image.meta,
-                index: image.first_index + (place - image.rows.start) as u32,
-                keypoint: self.keypoints.get(place),
-                place,
-            })
-        })
+    #[must_use]
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = Row<'_>> + std::fmt::Debug {
+        Rows { batch: self, image: 0, place: 0 }
     }
 
     /// The same with scores of shape (rows, components).
@@ -207,3 +201,35 @@ impl RowBatch {
         Ok(self)
     }
 }
+
+#[derive(Debug)]
+struct Rows<'a> {
+    batch: &'a RowBatch,
+    image: usize,
+    place: usize,
+}
+
+impl<'a> Iterator for Rows<'a> {
+    type Item = Row<'a>;
+
+    fn next(&mut self) -> Option<Row<'a>> {
+        let Self { batch, place, .. } = *self;
+        let ImageRows { meta, first_index, rows } = loop {
+            let image = batch.images.get(self.image)?;
+            if place < image.rows.end {
+                break image;
+            }
+            self.image += 1;
+        };
+        self.place += 1;
+        let index = first_index + (place - rows.start) as u32;
+        Some(Row { meta, index, keypoint: batch.keypoints.get(place), place })
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = self.batch.len() - self.place;
+        (left, Some(left))
+    }
+}
+
+impl ExactSizeIterator for Rows<'_> {}

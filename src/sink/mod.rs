@@ -12,6 +12,8 @@ mod layout;
 mod notes;
 mod null;
 #[cfg(feature = "parquet")]
+mod own;
+#[cfg(feature = "parquet")]
 mod parquet;
 #[cfg(feature = "parquet")]
 mod part;

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use arrow_schema::{DataType, Schema, SchemaRef};
+use arrow_array::ArrayRef;
+use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use parquet::basic::{Compression, GzipLevel, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::failures::FailureFile;
 use super::layout::{self, WriteMode};
+use super::own::Columns;
 use super::part::{Encoders, Part};
 #[cfg(feature = "s3")]
 use super::s3::S3Target;
@@ -276,6 +278,7 @@ impl ParquetParams {
 #[derive(Debug)]
 pub struct ParquetSink {
     params: ParquetParams,
+    columns: Columns,
     notes: Vec<KeyValue>,
     run_id: String,
     /// Whether anything that it was given is missing from its files.
@@ -327,6 +330,39 @@ impl ParquetSink {
         })
     }
 
+    /// Adds a column of the caller's, after ours: `values` makes it of each batch, one value for each row.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// use orb_features::arrow_array::{ArrayRef, UInt64Array};
+    /// use orb_features::arrow_schema::{DataType, Field};
+    /// use orb_features::prelude::*;
+    ///
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let out = folder.path().join("out");
+    /// let sink = ParquetSink::create(out, ParquetParams::default())?;
+    /// let bytes = Field::new("byte_len", DataType::UInt64, false);
+    /// let sink = sink.with_column(bytes, |batch| {
+    ///     let lengths = batch.rows().map(|row| row.meta.byte_len);
+    ///     Ok(Arc::new(UInt64Array::from_iter_values(lengths)) as ArrayRef)
+    /// });
+    /// # drop(sink);
+    /// # Ok::<(), orb_features::Error>(())
+    /// ```
+    ///
+    /// An array of another length or type, or a name that is taken, is an [`Error::Write`] of the batch.
+    #[must_use]
+    pub fn with_column(
+        mut self,
+        field: Field,
+        values: impl Fn(&RowBatch) -> Result<ArrayRef, ArrowError> + Send + Sync + 'static,
+    ) -> Self {
+        self.columns.add(field, values);
+        self
+    }
+
     fn on(
         mut params: ParquetParams,
         target: impl FnOnce(WriteMode, &str) -> Result<Target>,
@@ -337,6 +373,7 @@ impl ParquetSink {
         let target = target(params.mode, &run_id)?;
         let version = env!("CARGO_PKG_VERSION").to_owned();
         Ok(Self {
+            columns: Columns::new(params.score_width),
             params,
             notes: vec![KeyValue::new("orb_features.version".to_owned(), version)],
             broken: false,
@@ -353,7 +390,7 @@ impl ParquetSink {
     /// Refuses columns that the rows before, or the files to add to, do not have.
     fn check_columns(&mut self, batch: &RowBatch) -> Result<SchemaRef> {
         let failed = |why: BoxError| Error::write_to(self.target.uri(""), why);
-        let schema = batch.schema(self.params.score_width);
+        let schema = self.columns.schema(batch).map_err(|e| failed(e.into()))?;
         match &self.schema {
             Some(first) if *first != schema => {
                 Err(failed("a batch has other columns than the batches before it".into()))
@@ -401,9 +438,9 @@ impl ParquetSink {
                 none => {
                     let name = layout::part_name(self.report.files, &self.run_id);
                     self.report.files += 1;
-                    let properties = writer_properties(&self.params, &schema)?;
-                    let width = self.params.score_width;
-                    none.insert(Part::create(&self.target, &name, &schema, width, &properties)?)
+                    let (target, columns) = (&self.target, &self.columns);
+                    let properties = writer_properties(&self.params, &schema, columns)?;
+                    none.insert(Part::create(target, &name, &schema, columns, &properties)?)
                 }
             };
             let room = self.params.rows_per_file - part.rows();
@@ -463,12 +500,16 @@ impl RowSink for ParquetSink {
     }
 }
 
-fn writer_properties(params: &ParquetParams, schema: &Schema) -> Result<WriterProperties> {
+fn writer_properties(
+    params: &ParquetParams,
+    schema: &Schema,
+    columns: &Columns,
+) -> Result<WriterProperties> {
     let mut builder = WriterProperties::builder()
         .set_created_by(concat!("orb-features ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_compression(params.codec.compression()?)
         .set_max_row_group_row_count(Some(params.row_group_rows));
-    for field in schema.fields() {
+    for field in schema.fields().iter().filter(|field| !columns.is_own(field.name())) {
         let path: ColumnPath = match field.data_type() {
             DataType::FixedSizeList(element, _) => {
                 ColumnPath::new(vec![field.name().clone(), "list".into(), element.name().clone()])

@@ -17,10 +17,11 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 
+use super::own::Columns;
 use super::target::{Target, TargetFile};
 use crate::error::{BoxError, Error, Result};
 use crate::parallel::Parallelism;
-use crate::rows::{RowBatch, ScoreWidth, column};
+use crate::rows::RowBatch;
 
 /// Rows that are gathered before their columns are converted and encoded, side by side: enough for each
 /// thread.
@@ -86,7 +87,7 @@ pub(super) struct Part {
     file: SerializedFileWriter<TargetFile>,
     row_groups: ArrowRowGroupWriterFactory,
     schema: SchemaRef,
-    score_width: ScoreWidth,
+    columns: Columns,
     rows: u64,
     /// The row group of the rows before those that are waiting, unless it is in the file.
     row_group: Option<RowGroup>,
@@ -109,22 +110,22 @@ impl Part {
         target: &Target,
         name: &str,
         schema: &SchemaRef,
-        score_width: ScoreWidth,
+        columns: &Columns,
         properties: &WriterProperties,
     ) -> Result<Self> {
         let (uri, writer) = open(target, name, schema, properties)?;
         let (file, row_groups) = writer.into_serialized_writer().map_err(|e| broken(&uri, e))?;
         let row_group_rows = properties.max_row_group_row_count().unwrap_or(usize::MAX);
         // Now, while the first rows are still gathered: it takes half a millisecond.
-        let columns = row_groups.create_column_writers(0).map_err(|e| broken(&uri, e))?;
+        let writers = row_groups.create_column_writers(0).map_err(|e| broken(&uri, e))?;
         Ok(Self {
             uri,
             file,
             row_groups,
             schema: Arc::clone(schema),
-            score_width,
+            columns: columns.clone(),
             rows: 0,
-            row_group: Some(RowGroup::New(columns)),
+            row_group: Some(RowGroup::New(writers)),
             row_group_rows,
             room: row_group_rows,
             waiting: Vec::new(),
@@ -160,17 +161,17 @@ impl Part {
 
     /// Has the rows that are waiting converted and encoded; the row group is complete if it has no room left.
     fn encode(&mut self, encoders: &Encoders) -> Result<(), ParquetError> {
-        let mut columns = self.settle()?;
-        if columns.is_empty() {
+        let mut writers = self.settle()?;
+        if writers.is_empty() {
             let index = self.file.flushed_row_groups().len();
-            columns = self.row_groups.create_column_writers(index)?;
+            writers = self.row_groups.create_column_writers(index)?;
         }
         let waiting = std::mem::take(&mut self.waiting);
         self.waiting_rows = 0;
-        let (schema, width) = (Arc::clone(&self.schema), self.score_width);
+        let (schema, columns) = (Arc::clone(&self.schema), self.columns.clone());
         let take_up = move |place: usize, mut writer: ArrowColumnWriter| {
             for (batch, range) in &waiting {
-                let values = column(batch, range.clone(), place, width)?;
+                let values = columns.array(batch, range.clone(), place, &schema)?;
                 for leaf in compute_leaves(&schema.fields()[place], &values)? {
                     writer.write(&leaf)?;
                 }
@@ -178,11 +179,11 @@ impl Part {
             Ok(writer)
         };
         self.row_group = Some(if self.room > 0 {
-            RowGroup::Open(encoders.start(columns, take_up))
+            RowGroup::Open(encoders.start(writers, take_up))
         } else {
             self.room = self.row_group_rows;
             let complete = move |place, writer| take_up(place, writer)?.close();
-            RowGroup::Complete(encoders.start(columns, complete))
+            RowGroup::Complete(encoders.start(writers, complete))
         });
         Ok(())
     }
