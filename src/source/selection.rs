@@ -242,6 +242,7 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "s3")]
     proptest::proptest! {
         /// A bucket is listed by the prefix of the glob: it must not hide a key that the glob takes.
         #[test]
