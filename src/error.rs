@@ -376,6 +376,23 @@ impl Error {
         Self::Write { path: path.into(), source: source.into() }
     }
 
+    /// What a failed write to `uri` means: the file is broken, or the caller asked to stop.
+    #[cfg(feature = "parquet")]
+    #[cold]
+    pub(crate) fn broken(uri: &str, error: impl Into<BoxError>) -> Self {
+        let error = error.into();
+        let mut cause: Option<&(dyn StdError + 'static)> = Some(&*error);
+        while let Some(at) = cause {
+            let inner = at.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+            if inner.and_then(|e| e.downcast_ref()).is_some_and(|e| matches!(e, Self::Interrupted))
+            {
+                return Self::Interrupted;
+            }
+            cause = at.source();
+        }
+        Self::write_to(uri, error)
+    }
+
     #[cfg(feature = "s3")]
     #[cold]
     pub(crate) fn connect(source: impl Into<BoxError>) -> Self {

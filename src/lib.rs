@@ -9,6 +9,23 @@
 //! Every arrow is an iterator of `Result`s and every box a stage of [`StageExt`] that can be used
 //! alone, left out or replaced. [`Pipeline`](pipeline::Pipeline) runs the whole job in one call.
 //!
+//! # By task
+//!
+//! - **Features of one image**: [`Orb::detect_and_compute`](orb::Orb::detect_and_compute), `detect` and `compute` on a
+//!   [`GrayView`](pixels::GrayView), made of slices, `ndarray` arrays or images of the `image` crate.
+//! - **The whole job**: [`Pipeline`](pipeline::Pipeline), with a policy on errors, progress and a report.
+//! - **The job in stages of your choice**: [`StageExt`]; a stage of yours is any iterator adaptor.
+//! - **Images from** a folder ([`FsSource`](source::FsSource)), S3 (`S3Source`), memory
+//!   ([`MemorySource`](source::MemorySource)) or any iterator; [`Selection`](source::Selection) and
+//!   [`LabelRule`](source::LabelRule) say which, and how they are labelled.
+//! - **Pixels alone**: [`Decoder`](decode::Decoder), with those of `cv::imread`.
+//! - **An extractor of your own**: [`FeatureExtractor`](features::FeatureExtractor), for bytes or floats, with or without
+//!   keypoints.
+//! - **PCA alone**: [`Moments`](pca::Moments), which merge, and [`PcaModel`](pca::PcaModel).
+//! - **Rows as Arrow**: `RowBatch::to_record_batch`; **as Parquet**: `sink::ParquetSink`; or a
+//!   [`RowSink`](sink::RowSink) of your own.
+//! - **Speed**: [`Parallelism`](stage::Parallelism) and [`Simd`], which change no bit.
+//!
 //! # Example
 //!
 //! The whole job, stage by stage, on images in memory:
@@ -59,8 +76,11 @@
 //! | `s3` | no | S3 as source and as sink (with `parquet`), through the AWS SDK |
 //! | `cli` | no | the program `orb-features` |
 //! | `opencv` | no | OpenCV's own ORB behind [`Feature2D`](features::Feature2D), and the parity tests |
+//! | `arrow` | by `parquet` | batches as Arrow's `RecordBatch`, without a sink |
 //!
-//! Without default features there are ORB, rows and PCA, in pure Rust, and every image format but JPEG.
+//! Without default features there are ORB, rows and PCA, in pure Rust, and every image format but JPEG. Rust 1.94.1 or
+//! later. [`image`] 0.25, [`ndarray`] 0.17 and, with `arrow`, `arrow_array` and `arrow_schema` 59 are part of the interface
+//! and handed on.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

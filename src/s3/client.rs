@@ -77,8 +77,20 @@ impl fmt::Debug for S3 {
     }
 }
 
+impl S3Params {
+    /// Finds region and credentials, and makes the client; no bucket is touched yet.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParam`], also for an endpoint that is no URL; [`Error::Connect`] if there are no
+    /// credentials.
+    pub fn connect(self) -> Result<S3> {
+        self.check()?;
+        S3::with_params(self)
+    }
+}
+
 impl S3 {
-    pub(super) fn connect(params: S3Params) -> Result<Self> {
+    fn with_params(params: S3Params) -> Result<Self> {
         let runtime = Background(Some(runtime::start().map_err(Error::connect)?));
         let wanted = params.clone();
         let Configured { client, wallet, endpoint } =

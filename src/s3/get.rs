@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
-use aws_sdk_s3::primitives::{ByteStream, ByteStreamError, DateTime, DateTimeFormat};
+use aws_sdk_s3::primitives::{ByteStream, DateTime, DateTimeFormat};
 use aws_sdk_s3::types::{ChecksumMode, ServerSideEncryption};
 use aws_smithy_checksums::ChecksumAlgorithm;
 use aws_smithy_runtime_api::client::http::HttpConnectorSettings;
@@ -12,6 +12,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use bytes::{Bytes, BytesMut};
 use md5::{Digest as _, Md5};
 
+use super::body::beginning;
 use super::client::{HASTE, S3, SLOWEST};
 use super::fault::{Fault, Kind};
 use super::requests::Listed;
@@ -286,18 +287,6 @@ fn too_large(most: u64) -> Fault {
     Fault::new(Kind::TooLarge, format!("it is longer than {most} bytes"))
 }
 
-/// The first `most` bytes of a body, whatever its length.
-pub(super) async fn beginning(mut body: ByteStream, most: u64) -> Result<Bytes, ByteStreamError> {
-    let mut bytes = BytesMut::new();
-    while (bytes.len() as u64) < most
-        && let Some(piece) = body.next().await
-    {
-        bytes.extend_from_slice(&piece?);
-    }
-    bytes.truncate(usize::try_from(most).unwrap_or(usize::MAX));
-    Ok(bytes.freeze())
-}
-
 fn stalled() -> Fault {
     Fault::new(Kind::Transient, "the body stalls")
 }
@@ -516,15 +505,6 @@ mod tests {
                 .build();
             assert_eq!(Head::of_output(&output).encrypted, want);
         }
-    }
-
-    #[tokio::test]
-    async fn of_a_body_without_an_end_only_the_beginning_is_read() {
-        let body = testkit::s3::endless_body(&[7; 1000]);
-        let body = ByteStream::new(aws_sdk_s3::primitives::SdkBody::from_body_1_x(body));
-        assert_eq!(beginning(body, 2500).await.unwrap(), vec![7; 2500]);
-        let short = ByteStream::from_static(b"abc");
-        assert_eq!(&beginning(short, 10).await.unwrap()[..], b"abc");
     }
 
     #[test]

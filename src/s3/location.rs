@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::configure::shown;
+use super::endpoint::shown;
 use crate::error::Error;
 
 /// Longest key, in bytes: S3 has no longer ones.

@@ -8,8 +8,10 @@
 //! Async stays in here and behind those two: the runtime belongs to the connection, and everything
 //! public blocks.
 
+mod body;
 mod client;
 mod configure;
+mod endpoint;
 mod fault;
 mod get;
 mod location;

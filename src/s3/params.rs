@@ -5,8 +5,7 @@ use std::time::Duration;
 use aws_sdk_s3::config::Credentials;
 use serde::{Deserialize, Serialize};
 
-use super::S3;
-use super::configure::shown;
+use super::endpoint::Endpoint;
 use crate::choice::choice;
 use crate::error::{Error, Result};
 
@@ -72,17 +71,6 @@ pub struct S3Params {
     pub(super) conditional_writes: bool,
     pub(super) lease: Duration,
     pub(super) md5_etags: bool,
-}
-
-/// The address of a server, shown without what may be secret in it.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(transparent)]
-pub(super) struct Endpoint(pub String);
-
-impl std::fmt::Debug for Endpoint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        shown(&self.0).fmt(f)
-    }
 }
 
 impl Default for S3Params {
@@ -209,16 +197,6 @@ impl S3Params {
     pub fn with_md5_etags(mut self, md5_etags: bool) -> Self {
         self.md5_etags = md5_etags;
         self
-    }
-
-    /// Finds region and credentials, and makes the client; no bucket is touched yet.
-    ///
-    /// # Errors
-    /// [`Error::InvalidParam`], also for an endpoint that is no URL; [`Error::Connect`] if there are no
-    /// credentials.
-    pub fn connect(self) -> Result<S3> {
-        self.check()?;
-        S3::connect(self)
     }
 
     /// Checks the numbers, before anything is looked for.

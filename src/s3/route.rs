@@ -28,8 +28,8 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::RwLock;
 
+use super::body::beginning;
 use super::fault::{Fault, Kind};
-use super::get::beginning;
 
 /// What stays as it is in the path of a request.
 const PATH: &AsciiSet =

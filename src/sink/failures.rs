@@ -9,9 +9,9 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 
 use super::layout::errors_name;
-use super::part::{broken, open};
+use super::part::open;
 use super::target::{Target, TargetFile};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::rows::FailedImage;
 
 /// Rows of a row group, which is held in memory until it is full.
@@ -67,7 +67,7 @@ impl FailureFile {
         RecordBatch::try_new(schema(), columns)
             .map_err(Into::into)
             .and_then(|batch| writer.write(&batch))
-            .map_err(|e| broken(uri, e))?;
+            .map_err(|e| Error::broken(uri, e))?;
         self.waiting.clear();
         Ok(())
     }
@@ -82,8 +82,8 @@ impl FailureFile {
         for note in notes {
             writer.append_key_value_metadata(note.clone());
         }
-        let file = writer.into_inner().map_err(|e| broken(&uri, e))?;
-        let bytes = file.close(self.count).map_err(|e| broken(&uri, e))?;
+        let file = writer.into_inner().map_err(|e| Error::broken(&uri, e))?;
+        let bytes = file.close(self.count).map_err(|e| Error::broken(&uri, e))?;
         Ok((self.count, bytes))
     }
 }

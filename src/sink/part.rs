@@ -1,6 +1,5 @@
 //! One Parquet file of rows, whose columns are encoded side by side, while the next rows are gathered.
 
-use std::io;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
@@ -19,7 +18,7 @@ use parquet::file::writer::SerializedFileWriter;
 
 use super::own::Columns;
 use super::target::{Target, TargetFile};
-use crate::error::{BoxError, Error, Result};
+use crate::error::{Error, Result};
 use crate::parallel::Parallelism;
 use crate::rows::RowBatch;
 
@@ -114,10 +113,11 @@ impl Part {
         properties: &WriterProperties,
     ) -> Result<Self> {
         let (uri, writer) = open(target, name, schema, properties)?;
-        let (file, row_groups) = writer.into_serialized_writer().map_err(|e| broken(&uri, e))?;
+        let (file, row_groups) =
+            writer.into_serialized_writer().map_err(|e| Error::broken(&uri, e))?;
         let row_group_rows = properties.max_row_group_row_count().unwrap_or(usize::MAX);
         // Now, while the first rows are still gathered: it takes half a millisecond.
-        let writers = row_groups.create_column_writers(0).map_err(|e| broken(&uri, e))?;
+        let writers = row_groups.create_column_writers(0).map_err(|e| Error::broken(&uri, e))?;
         Ok(Self {
             uri,
             file,
@@ -153,7 +153,7 @@ impl Part {
             self.room -= rows;
             range.start += rows;
             if self.room == 0 || self.waiting_rows >= ROWS_AT_A_TIME {
-                self.encode(encoders).map_err(|e| broken(&self.uri, e))?;
+                self.encode(encoders).map_err(|e| Error::broken(&self.uri, e))?;
             }
         }
         Ok(())
@@ -210,14 +210,14 @@ impl Part {
     pub fn close(mut self, encoders: &Encoders, notes: &[KeyValue]) -> Result<u64> {
         if self.room < self.row_group_rows {
             self.room = 0;
-            self.encode(encoders).map_err(|e| broken(&self.uri, e))?;
+            self.encode(encoders).map_err(|e| Error::broken(&self.uri, e))?;
         }
-        self.settle().map_err(|e| broken(&self.uri, e))?;
+        self.settle().map_err(|e| Error::broken(&self.uri, e))?;
         for note in notes {
             self.file.append_key_value_metadata(note.clone());
         }
-        let file = self.file.into_inner().map_err(|e| broken(&self.uri, e))?;
-        file.close(self.rows).map_err(|e| broken(&self.uri, e))
+        let file = self.file.into_inner().map_err(|e| Error::broken(&self.uri, e))?;
+        file.close(self.rows).map_err(|e| Error::broken(&self.uri, e))
     }
 }
 
@@ -230,22 +230,8 @@ pub(super) fn open(
 ) -> Result<(String, ArrowWriter<TargetFile>)> {
     let (file, uri) = (target.file(name)?, target.uri(name));
     let writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties.clone()))
-        .map_err(|e| broken(&uri, e))?;
+        .map_err(|e| Error::broken(&uri, e))?;
     Ok((uri, writer))
-}
-
-/// What a failed write means: the file is broken, or the caller asked to stop.
-pub(super) fn broken(uri: &str, error: impl Into<BoxError>) -> Error {
-    let error = error.into();
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&*error);
-    while let Some(at) = cause {
-        let inner = at.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if inner.and_then(|e| e.downcast_ref()).is_some_and(|e| matches!(e, Error::Interrupted)) {
-            return Error::Interrupted;
-        }
-        cause = at.source();
-    }
-    Error::write_to(uri, error)
 }
 
 #[cfg(test)]

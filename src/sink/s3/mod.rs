@@ -15,7 +15,6 @@ use bytes::Bytes;
 use self::commit::{Failed, Output, WORK};
 use self::lease::{Holder, MAX_LEASE_BYTES, Renewal};
 use self::upload::SharedUploads;
-use super::part::broken;
 use crate::error::{Error, Result};
 use crate::s3::{Condition, Kind, S3, S3Location};
 use crate::sink::layout::{WriteMode, is_run_id};
@@ -125,7 +124,7 @@ impl S3Target {
     pub fn file(&self, name: &str) -> Result<Upload> {
         let Output { s3, bucket, .. } = &self.output;
         Upload::begin(s3, bucket, self.output.key(name), name, &self.uploads)
-            .map_err(|e| broken(&self.uri(name), e))
+            .map_err(|e| Error::broken(&self.uri(name), e))
     }
 
     /// The URI of a name below the target, or of the target itself.
