@@ -356,13 +356,15 @@ impl Error {
         Self::InvalidParam { name, value: value.to_string().into(), allowed: allowed.into() }
     }
 
+    /// An [`Error::Shape`], for extractors of the caller's.
     #[cold]
-    pub(crate) fn shape(what: impl Into<Box<str>>) -> Self {
+    pub fn shape(what: impl Into<Box<str>>) -> Self {
         Self::Shape(what.into())
     }
 
+    /// An [`Error::Read`], for sources of the caller's.
     #[cold]
-    pub(crate) fn read(uri: impl Into<Box<str>>, source: io::Error) -> Self {
+    pub fn read(uri: impl Into<Box<str>>, source: io::Error) -> Self {
         Self::Read { uri: uri.into(), source }
     }
 
@@ -371,8 +373,9 @@ impl Error {
         Self::write_to(path.display().to_string(), source)
     }
 
+    /// An [`Error::Write`], for sinks of the caller's.
     #[cold]
-    pub(crate) fn write_to(path: impl Into<Box<str>>, source: impl Into<BoxError>) -> Self {
+    pub fn write_to(path: impl Into<Box<str>>, source: impl Into<BoxError>) -> Self {
         Self::Write { path: path.into(), source: source.into() }
     }
 

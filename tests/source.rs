@@ -158,6 +158,7 @@ fn an_empty_folder_and_a_glob_without_a_match_say_what_was_there() {
         only(FsSource::new(root.path()).with_selection(Selection::default().with_glob("*.png")))
             .to_line();
     assert!(error.contains("*.png") && error.contains("2 files"), "{error}");
+    assert!(error.contains("'**/*.png'"), "{error}");
     assert!(error.contains(&root.path().display().to_string()), "{error}");
 }
 

@@ -145,7 +145,7 @@ impl Selection {
             return format!("there are no {what} in it");
         }
         let size = if self.sizes.is_some() { " and has the size asked for" } else { "" };
-        match (&self.glob, &self.extensions) {
+        let none = match (&self.glob, &self.extensions) {
             (Some(glob), None) => {
                 format!("none of its {seen} {what} matches the glob {glob}{size}")
             }
@@ -155,6 +155,12 @@ impl Selection {
             ),
             (None, Some(e)) => format!("none of its {seen} {what} ends in {}{size}", e.join(", ")),
             (None, None) => format!("none of its {seen} {what} has the ending of an image{size}"),
+        };
+        match &self.glob {
+            Some(glob) if !glob.contains('/') => format!(
+                "{none} (this glob is for what lies in it directly: '**/{glob}' is also for its folders)"
+            ),
+            _ => none,
         }
     }
 

@@ -31,6 +31,25 @@ impl From<Error> for Failed {
             Error::InDoubt { .. } => 3,
             _ => 1,
         };
-        Self { message: error.to_line(), status }
+        let line = error.to_line();
+        let message = match &error {
+            Error::InvalidParam { name, .. } => format!("{}{line}", option_of(name)),
+            _ => line,
+        };
+        Self { message, status }
     }
+}
+
+/// The option that sets a parameter, where it has another name.
+fn option_of(parameter: &str) -> String {
+    let option = match parameter {
+        "n_components" => "pca",
+        "gray_mode" => "gray",
+        "exif_orientation" => "exif",
+        "centering" => "center",
+        "anonymous" => "no-sign-request",
+        other if other.contains('_') => &other.replace('_', "-"),
+        _ => return String::new(),
+    };
+    format!("--{option}: ")
 }
