@@ -379,7 +379,7 @@ impl Error {
         Self::Write { path: path.into(), source: source.into() }
     }
 
-    /// What a failed write to `uri` means: the file is broken, or the caller asked to stop.
+    /// The error of a failed write to `uri`: `Interrupted` if the caller asked to stop.
     #[cfg(feature = "parquet")]
     #[cold]
     pub(crate) fn broken(uri: &str, error: impl Into<BoxError>) -> Self {

@@ -140,7 +140,7 @@ impl Parallelism {
 }
 
 thread_local! {
-    /// What this thread does for a map, while it does.
+    /// This thread's part in a map, if any.
     static DUTY: Cell<Duty> = const { Cell::new(Duty::None) };
 }
 

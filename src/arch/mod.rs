@@ -5,7 +5,7 @@
 //! of them give the same bits: no kernel reassociates floats, and a fused multiply-add is one only where
 //! the kernel says so.
 //!
-//! What must be compiled for a wider set is a loop, or a function that is always inlined. A closure is not:
+//! Only loops and functions that are always inlined are compiled for a wider set. A closure is not:
 //! with one codegen unit for the crate, or link-time optimisation, compilers leave it out of line, where
 //! it has the baseline's instructions.
 

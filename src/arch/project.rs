@@ -4,14 +4,14 @@ use std::ops::{Add, Mul};
 
 use super::Kernels;
 
-/// The components that are worked on together, and how many of the last ones if these are fewer.
+/// Lane counts: 16 components at a time, then 8 or 4 for the last ones.
 const WIDE: usize = 16;
 const HALF: usize = 8;
 const NARROW: usize = 4;
 /// The elements of a row that are looked up at once.
 const STEP: usize = 8;
 
-/// What scores are summed up in: `f32` or `f64`.
+/// The type of the scores' sums: `f32` or `f64`.
 pub(crate) trait Float:
     Copy + Default + Send + Sync + Add<Output = Self> + Mul<Output = Self> + 'static
 {
@@ -58,7 +58,7 @@ pub(crate) struct Loadings<F> {
 /// `L` components, those that are missing filled up with zeros.
 #[derive(Clone, Debug)]
 struct Chunk<F, const L: usize> {
-    /// What the sums begin with.
+    /// First value of each sum.
     start: [F; L],
     /// One array for each dimension.
     factors: Vec<[F; L]>,

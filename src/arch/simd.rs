@@ -36,7 +36,7 @@ static CHOSEN: AtomicU8 = AtomicU8::new(0);
 impl Simd {
     const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
 
-    /// What this machine can run, slowest first.
+    /// The sets that this machine can run, slowest first.
     #[must_use]
     pub fn available() -> Vec<Self> {
         Self::ALL.into_iter().filter(|simd| simd.is_available()).collect()
@@ -49,7 +49,7 @@ impl Simd {
         best.unwrap_or(Self::Scalar)
     }
 
-    /// What is in use: the best that this machine can run, unless another is [set](Self::set).
+    /// The set in use: the best that this machine can run, unless another is [set](Self::set).
     #[must_use]
     pub fn current() -> Self {
         match CHOSEN.load(Ordering::Relaxed) {

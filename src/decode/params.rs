@@ -11,7 +11,7 @@ pub const DEFAULT_MAX_SIDE: u32 = 65_535;
 /// JPEG of 23,000 x 23,000.
 pub const DEFAULT_MAX_ALLOC: u64 = 512 << 20;
 
-/// What the grey value of a pixel of a colour image is.
+/// How colours become grey.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GrayMode {
@@ -28,7 +28,7 @@ pub enum GrayMode {
 
 choice!(GrayMode, "gray_mode", Bgr2Gray = "bgr", Luma = "luma");
 
-/// What to do with the orientation that a camera wrote into the EXIF data.
+/// Treatment of the orientation in the EXIF data.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ExifOrientation {
@@ -90,7 +90,7 @@ impl DecodeParams {
         self
     }
 
-    /// What grey is.
+    /// How colours become grey.
     #[must_use]
     pub fn gray_mode(&self) -> GrayMode {
         self.gray_mode

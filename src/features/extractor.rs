@@ -4,7 +4,7 @@ use super::{Features, KeyPoint, VectorFormat, Vectors};
 use crate::error::Result;
 use crate::pixels::{PixelSpec, PixelView};
 
-/// What an extractor gives for one image.
+/// The vectors of one image, with or without keypoints.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Extracted {
@@ -91,7 +91,7 @@ pub trait FeatureExtractor: Send + Sync {
         "extractor"
     }
 
-    /// What it is, with its parameters, as JSON: goes into the footer of the result, and is compared before a model
+    /// Its name and parameters as JSON: goes into the footer of the result, and is compared before a model
     /// is used or rows are added.
     fn describe(&self) -> String;
 

@@ -1,4 +1,4 @@
-//! What extractors take and give: pixels in, vectors out, with or without keypoints.
+//! Extractors: pixels in, vectors out, with or without keypoints.
 //!
 //! [`FeatureExtractor`] is all that the stages ask of an extractor. One that finds keypoints, as
 //! [`Orb`](crate::orb::Orb) does, has OpenCV's three methods, too: [`Feature2D`].

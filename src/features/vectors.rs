@@ -33,7 +33,7 @@ impl Element {
 
 choice!(Element, "element", U8 = "u8", F32 = "f32");
 
-/// What an extractor's vectors are, and whether each belongs to a keypoint. The columns of a result follow from it.
+/// The type and length of vectors, and whether each belongs to a keypoint. The columns of a result follow from it.
 ///
 /// # Examples
 /// ```

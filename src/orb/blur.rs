@@ -136,9 +136,9 @@ pub(super) fn blur(
             *to = row;
         }
         let target = target.row_mut(done as usize);
-        // These include all keypoints up to `reach` away from row `done`, whose columns all seven rows have, and
-        // those of the six rows below, which some do not: nothing reads the pixels made of their old sums.
-        // A cover for the exact rows takes longer than it saves.
+        // `runs` covers the columns of keypoints up to `reach` rows from row `done`, and of those up to six rows
+        // below. The sums of the latter may be stale; no descriptor reads those pixels. A cover for the exact rows
+        // takes longer than it saves.
         for columns in &cover.runs {
             let fused = fused.1.saturating_sub(columns.start);
             (kernels.blur_column)(&window, columns.start, fused, &mut target[columns.clone()]);

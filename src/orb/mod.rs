@@ -92,7 +92,7 @@ pub struct OrbScratch {
     description: Description,
 }
 
-/// What describing the keypoints of a level takes.
+/// Buffers for the description of a level's keypoints.
 #[derive(Clone, Debug, Default)]
 struct Description {
     smoothed: Plane,
@@ -340,7 +340,7 @@ impl Orb {
             return Err(Error::KeyPoint { index, reason: "its octave is above 1024" });
         }
         let edge = self.edge() as f32;
-        // What is sampled beyond the frame is not in OpenCV's memory.
+        // OpenCV has no memory beyond the frame to sample from.
         let beyond = (self.frame() - self.tables.pattern.reach()) as isize;
         let mut accepted = Vec::with_capacity(keypoints.len());
         for (index, keypoint) in keypoints.iter().enumerate() {

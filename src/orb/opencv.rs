@@ -18,7 +18,7 @@ use crate::pixels::{GrayView, PixelSpec, PixelView};
 /// one ([`opencv_build`]). Results come in our order (octave, y, x). It runs on the calling thread only: parallelism is the caller's.
 #[derive(Clone, Debug)]
 pub struct OpenCvOrb {
-    /// What refuses the keypoints for which OpenCV reads out of bounds.
+    /// Refuses the keypoints for which OpenCV would read out of bounds.
     native: Orb,
 }
 

@@ -33,7 +33,7 @@ pub const MAX_N_LEVELS: u32 = 1024;
 /// The highest [`OrbParams::patch_size`] and [`OrbParams::edge_threshold`], in pixels.
 pub const MAX_PATCH_SIZE: u32 = 1 << 15;
 
-/// What ranks the corners of a level.
+/// The score that ranks the corners of a level.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ScoreType {

@@ -112,13 +112,13 @@ impl Resizer {
     }
 }
 
-/// What the edges of a level are read for.
+/// Which pixels around a level's edges are read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Border {
-    /// How far beyond them something is read: their mirror image.
+    /// Width of the frame of mirrored pixels outside each edge.
     pub frame: usize,
-    /// How far within them nothing is: what is there is left as it was. Nor does the next level read there,
-    /// as it leaves as much of itself out, and is smaller.
+    /// Width of the margin inside each edge; its pixels are never written, nor read, not even by the next level:
+    /// its own margin covers them.
     pub unread: usize,
 }
 

@@ -88,7 +88,7 @@ impl PcaModel {
         self.iterations
     }
 
-    /// What projection does with the mean.
+    /// The treatment of the mean by the projection.
     #[must_use]
     pub fn centering(&self) -> Centering {
         self.centering
@@ -365,7 +365,7 @@ fn is_bytes(element: &Element) -> bool {
     *element == Element::U8
 }
 
-/// What [`File::format`] says.
+/// Value of [`File::format`].
 const FORMAT: &str = "orb-features pca 1";
 
 impl From<PcaModel> for File {

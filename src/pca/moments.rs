@@ -1,4 +1,4 @@
-//! What a fit needs to know of the rows.
+//! Count, sums and sums of products of rows: all that a fit needs.
 
 use nalgebra::DMatrix;
 use ndarray::{Array2, ArrayView2, Axis};

@@ -176,7 +176,7 @@ impl PcaParams {
         self.solver
     }
 
-    /// What the model's projection does with the mean.
+    /// The treatment of the mean by the model's projection.
     #[must_use]
     pub fn centering(&self) -> Centering {
         self.centering
@@ -198,7 +198,7 @@ impl PcaParams {
         self.n_components.max(2) as u64
     }
 
-    /// What a fit to fewer rows ends in.
+    /// The error of a fit to fewer rows.
     pub(crate) fn too_few_rows(&self, rows: u64) -> Error {
         let (k, needed) = (self.n_components, self.needed());
         let why = format!("{rows} rows for {k} components, at least {needed} are needed");

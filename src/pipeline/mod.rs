@@ -19,7 +19,7 @@ use crate::stage::{
 
 pub use report::{ModelSummary, RunReport};
 
-/// What becomes of the vectors.
+/// The scores that a job makes of the vectors.
 #[derive(Clone, Debug)]
 enum Scores {
     None,

@@ -1,4 +1,4 @@
-//! What a job did.
+//! The report of a job.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use crate::rows::FailedImage;
 use crate::sink::SinkReport;
 use crate::stage::{Progress, Seconds, Tally};
 
-/// What a job did.
+/// The report of a job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RunReport {
@@ -35,7 +35,7 @@ pub struct RunReport {
     /// Requests that had to be made again, by source and sink, over a network that failed.
     #[serde(default)]
     pub retries: u64,
-    /// What was written.
+    /// The sink's numbers.
     pub sink: SinkReport,
     /// Threads asked for.
     pub threads: usize,
@@ -49,7 +49,7 @@ pub struct RunReport {
 }
 
 impl RunReport {
-    /// What a tally and a sink say about a job.
+    /// Joins the numbers of a tally and a sink.
     pub(super) fn new(
         tally: &Tally,
         sink: SinkReport,

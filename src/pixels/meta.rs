@@ -1,8 +1,8 @@
-//! What is known of an image.
+//! An image's name, label, file and shape.
 
 use std::time::SystemTime;
 
-/// What is known of an image once it is decoded; shared by all of its features and rows.
+/// An image's name, label, file and shape, known once it is decoded; shared by all of its features and rows.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct ImageMeta {

@@ -10,7 +10,7 @@ pub const DEFAULT_BATCH_ROWS: usize = 1024;
 /// Images that a batch lists at most, with and without rows or failed.
 const MAX_IMAGES: usize = 1024;
 
-/// What became of an image, where its failure is no longer the stream's.
+/// An image after the policy on errors: its features, or a record of its failure.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum ImageOutcome {
@@ -42,7 +42,7 @@ pub struct Explode<I> {
     current: Option<(ImageFeatures, usize)>,
     /// Images that failed before the format was known.
     failed: Vec<FailedImage>,
-    /// What comes after the batch.
+    /// The error that follows the batch.
     error: Option<Error>,
     is_first: bool,
 }

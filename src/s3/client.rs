@@ -322,7 +322,7 @@ where
     outcome_of(pollster::block_on(tokio::task::unconstrained(runtime.handle().spawn(work))))
 }
 
-/// What a task gave, or its panic, carried on.
+/// The result of a task; its panic goes on here.
 pub(crate) fn outcome_of<T>(joined: Result<T, JoinError>) -> T {
     joined.unwrap_or_else(|error| match error.try_into_panic() {
         Ok(panic) => resume_unwind(panic),

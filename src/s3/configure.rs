@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 /// The region for servers that do not care.
 const DEFAULT_REGION: &str = "us-east-1";
 
-/// What was found.
+/// The client and how it was found.
 pub(super) struct Configured {
     pub client: Client,
     pub wallet: Wallet,

@@ -18,7 +18,7 @@ use super::fault::{Fault, Kind};
 use super::requests::Listed;
 use super::route::{Learn, Route};
 
-/// What was read before the body broke off is kept from this length on, and the rest asked for.
+/// From this length on a body that broke off is kept, and only its rest asked for.
 const RESUME_FROM: usize = 256 << 10;
 
 /// How the names of directory buckets end, whose ETags are no MD5.
@@ -42,7 +42,7 @@ struct Answer {
     body: ByteStream,
 }
 
-/// What the headers of an answer say about the whole object.
+/// Length, ETag, time and checksum of the whole object, from the headers of an answer.
 #[derive(Debug, Default)]
 struct Head {
     length: Option<u64>,
@@ -63,7 +63,7 @@ impl S3 {
         let mut head = None;
         let mut bytes = BytesMut::new();
         loop {
-            // Longer than each of its waits together, if it is to get anywhere.
+            // Upper bound of one attempt: two timeouts, and the transfer at the slowest rate that is accepted.
             let transfer = wanted.size.map_or(Duration::MAX, |n| Duration::from_secs(n / SLOWEST));
             let limit = self.params().timeout.saturating_mul(2).saturating_add(transfer);
             let attempt = self.get_once(bucket, wanted, most, &mut head, &mut bytes);

@@ -35,13 +35,13 @@ pub(crate) struct Listed {
 #[derive(Debug)]
 pub(crate) struct Page {
     pub objects: Vec<Listed>,
-    /// What keys begin with that go on after a further slash, when one level is asked for.
+    /// Prefixes, up to the next slash, of the keys below, when one level is asked for.
     pub folders: Vec<String>,
     /// Where the next page begins, if there is one.
     pub next: Option<String>,
 }
 
-/// What must hold for an object to be written.
+/// Precondition of a write.
 #[derive(Clone, Debug)]
 pub(crate) enum Condition {
     None,
@@ -157,7 +157,7 @@ impl S3 {
         Ok(all)
     }
 
-    /// What a listing would say about one object; none if there is none.
+    /// One object, as a listing would have it; `None` if it is not there.
     pub(crate) async fn head(&self, bucket: &str, key: &str) -> Result<Option<Listed>, Fault> {
         let head = self
             .request(0, |client| async move {
@@ -344,7 +344,7 @@ impl S3 {
             .request(0, |client| async move {
                 let list = client.list_parts().bucket(bucket).key(key).upload_id(upload);
                 match list.max_parts(1).send().await {
-                    // That there is an answer is the answer: moto's cannot be read.
+                    // Any 2xx means that the upload exists; moto's body does not parse.
                     Err(SdkError::ServiceError(e)) if e.raw().status().is_success() => Ok(()),
                     outcome => Ok(outcome.map(|_| ())?),
                 }

@@ -31,7 +31,7 @@ use tokio::sync::RwLock;
 use super::body::beginning;
 use super::fault::{Fault, Kind};
 
-/// What stays as it is in the path of a request.
+/// Bytes that a request's path does not escape.
 const PATH: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
@@ -48,13 +48,13 @@ const SETTLED: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Route {
     connector: SharedHttpConnector,
-    /// What comes before a key.
+    /// Prefix of a key in the path.
     base: String,
     /// None where requests are not signed.
     scope: Option<Scope>,
 }
 
-/// What a signature holds for.
+/// Scope of a signature.
 #[derive(Debug, PartialEq, Eq)]
 struct Scope {
     region: String,
@@ -168,7 +168,7 @@ impl Intercept for Learn {
     }
 }
 
-/// What comes before the key in the address of a request for it.
+/// Part of a request's address before the key.
 fn base_of(uri: &str, key: &str) -> Option<String> {
     let path = uri.split('?').next()?;
     path.strip_suffix(&utf8_percent_encode(key, PATH).to_string())
@@ -229,7 +229,7 @@ impl Wallet {
                 *held = Some(Held { credentials: credentials.clone(), since: Instant::now() });
                 Ok(credentials)
             }
-            // What holds for another moment is better than none.
+            // Credentials that last another moment are better than none.
             (Err(_), Some(old)) if old.is_good_for(Duration::ZERO) => Ok(old.credentials.clone()),
             (Err(error), _) => Err(error),
         }

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// What an entry of a folder is; a link is neither file nor folder.
+/// Kind of a folder's entry; a link is neither file nor folder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     File,
@@ -97,7 +97,7 @@ impl Folder {
         Self { path: parent.path.join(name.as_ref()), ..self }
     }
 
-    /// What is there of that name, if anything.
+    /// Kind of the entry of that name, if there is one.
     pub fn kind_of(&self, name: impl AsRef<OsStr>) -> io::Result<Option<Kind>> {
         #[cfg(unix)]
         let kind = unix::kind_in(&self.handle, name.as_ref());
@@ -477,7 +477,7 @@ impl Folder {
     pub fn make_writable(&self) {}
 }
 
-/// What the tests see and set of the file system.
+/// Hooks of the tests into the file system.
 #[cfg(all(test, target_os = "linux"))]
 pub mod watch {
     use std::cell::{Cell, RefCell};

@@ -69,7 +69,7 @@ pub trait RowSink {
     fn finish(self) -> Result<SinkReport>;
 }
 
-/// What a sink has written.
+/// Numbers of what a sink has written.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct SinkReport {

@@ -2,7 +2,7 @@
 
 use crate::pca::{Centering, Difference, Origin, PcaModel};
 
-/// What every note's key begins with.
+/// Prefix of every note's key.
 pub(super) const PREFIX: &str = "orb_features.";
 
 /// Names what differs between the notes of a result and those of files to add to it: parameters of the
@@ -48,7 +48,7 @@ impl<'a> Notes<'a> {
         notes
     }
 
-    /// What the notes say that the others say, too.
+    /// The origin, as far as both notes have it.
     fn origin(&self, others: &Self) -> Option<Origin> {
         let note = |own: Option<&'a str>, other: Option<&str>| own.filter(|_| other.is_some());
         let (orb, decode) = (note(self.orb, others.orb), note(self.decode, others.decode));

@@ -56,7 +56,7 @@ impl Encoders {
     }
 }
 
-/// What is done to columns, maybe still, and in other threads.
+/// Work on columns that other threads may still be doing.
 struct UnderWay<R> {
     results: Receiver<(usize, thread::Result<Result<R, ParquetError>>)>,
 }
@@ -88,7 +88,7 @@ pub(super) struct Part {
     schema: SchemaRef,
     columns: Columns,
     rows: u64,
-    /// The row group of the rows before those that are waiting, unless it is in the file.
+    /// The row group in progress; `None` once it is in the file.
     row_group: Option<RowGroup>,
     row_group_rows: usize,
     /// The rows that the open row group has room for.

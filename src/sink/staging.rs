@@ -292,7 +292,7 @@ impl Staging {
                         if !self.parent.has(&target, old) {
                             continue;
                         }
-                        // What was not there at the start may have come since.
+                        // Something may have come since the start.
                         check_content(old, self.mode).map_err(|e| self.keep(e))?;
                     }
                     if let Err(e) = self.folder.take_after(old) {
@@ -332,7 +332,7 @@ impl Staging {
     fn put_aside(&mut self, old: &Folder, target: &OsStr) -> Result<Option<OsString>> {
         match self.parent.exchange(&self.name, target) {
             Ok(true) => {
-                // What is in the hidden folder's place now is not ours to discard if anything fails.
+                // The old result is in the hidden folder's place now: not ours to discard if anything fails.
                 self.settled = true;
                 // The last look, now that nobody writes there by name: better no new result than the loss of
                 // something else.
@@ -776,7 +776,7 @@ mod tests {
         target.join(layout::part_name(0, run)).exists()
     }
 
-    /// What is fsynced while a result is written, below the folder, with the run's id as `RUN`.
+    /// Paths that are fsynced while a result is written, below the folder, with the run's id as `RUN`.
     fn synced(root: &Path, target: &Path, mode: WriteMode) -> Vec<String> {
         watch::SYNCED.take();
         let run = write(target, mode).unwrap();

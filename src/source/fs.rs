@@ -94,8 +94,7 @@ impl ImageSource for FsSource {
     }
 }
 
-/// Compares two paths of a folder as their keys would be: what is a folder goes on with a slash, for all
-/// that is in it begins with that.
+/// Orders entries as object keys: a folder compares as `name/`.
 fn in_key_order(a: &DirEntry, b: &DirEntry) -> Ordering {
     // Whole, as they differ in the name alone, which takes a search to find.
     let [x, y] = [a, b].map(|entry| entry.path().as_os_str().as_encoded_bytes());
@@ -179,7 +178,7 @@ impl FsImages {
             || (is_dead_link(error) && !self.takes(relative))
     }
 
-    /// What it means that the walk cannot go on: one file less, or nobody knows how many.
+    /// The error of a walk that cannot go on: of one file, or of a folder with an unknown number of them.
     fn lost(&self, error: walkdir::Error) -> Error {
         let is_of_one = error.loop_ancestor().is_some() || is_dead_link(&error);
         let uri = error.path().map_or_else(|| self.root.clone(), |p| p.display().to_string());
@@ -223,7 +222,7 @@ impl FsImages {
             }
             self.seen += 1;
             let relative = self.reader.relative(entry.path());
-            // What cannot be looked at is taken, and fails when it is read.
+            // A file without metadata is taken, and fails when it is read.
             let size = || entry.metadata().ok().map(|m| m.len());
             if self.takes(relative) && (!self.is_folder || self.matcher.takes_size(size)) {
                 self.taken += 1;
@@ -247,7 +246,7 @@ impl Iterator for FsImages {
     }
 }
 
-/// What it takes to read a file.
+/// Reads files and labels them.
 struct Reader {
     options: FsSource,
     /// The name of the folder whose direct files have no other folder to be labelled by.

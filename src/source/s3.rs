@@ -31,7 +31,7 @@ const UNIT: u64 = 1 << 10;
 /// fetched at a time and the listing goes on. A [`Selection`] says which are taken, as in a folder
 /// ([`FsSource`](super::FsSource)).
 ///
-/// What is fetched is what was listed: an object that has gone or changed since ends as an
+/// Objects are fetched as they were listed: one that has gone or changed since ends as an
 /// [`Error::Object`] that says so. Its length and every checksum that the server gives are compared.
 ///
 /// # Examples
@@ -148,7 +148,7 @@ impl ImageSource for S3Source {
         if !(1..=MAX_PAGE_SIZE).contains(&self.page_size) {
             return Err(Error::param("page_size", self.page_size, "1 to 1000"));
         }
-        // What waits for the consumer is as much again.
+        // As many may wait for the consumer.
         let most = Semaphore::MAX_PERMITS / 2;
         if self.requests_in_flight == 0 || self.requests_in_flight > most {
             return Err(Error::param(
@@ -204,7 +204,7 @@ impl<T> Future for Task<T> {
 /// Where the keys come from.
 #[derive(Debug)]
 struct Keys {
-    /// What keys begin with that are taken, and what is cut off before they are matched.
+    /// Prefix of the keys that are taken; it is cut off before they are matched.
     folder: String,
     page: VecDeque<Listed>,
     rest: Rest,
@@ -342,7 +342,7 @@ impl Budget {
 
 type Fetched = (ImageObject, Option<OwnedSemaphorePermit>);
 
-/// What the consumer gets, in order.
+/// Items for the consumer, in order.
 enum Step {
     Fetch(Task<Result<Fetched>>),
     /// An object that is not even asked for, or the end of all.
@@ -377,7 +377,7 @@ impl Lister {
                 continue;
             };
             if relative.is_empty() || relative.ends_with('/') {
-                // What consoles make for a folder.
+                // Consoles make such objects for folders.
                 continue;
             }
             if relative.split('/').any(|segment| segment.starts_with('.'))
@@ -477,7 +477,7 @@ async fn fetch(
     Ok((image, permit))
 }
 
-/// What a failed request for an object means where it may be its bad luck, or the end of all: a job must not go
+/// The error of a failed request that may be about one object, or about all: a job must not go
 /// on without a server.
 async fn lost_or_outage(options: &S3Source, s3: &S3, uri: &str, fault: Fault) -> Error {
     let root = &options.root;
@@ -489,7 +489,7 @@ async fn lost_or_outage(options: &S3Source, s3: &S3, uri: &str, fault: Fault) ->
     }
 }
 
-/// What a failed request for an object means.
+/// The error of a failed request for an object.
 fn lost(uri: &str, fault: Fault) -> Error {
     let cause = match fault.kind {
         // Not about this object: no other one can be had, either.

@@ -139,7 +139,7 @@ impl Selection {
         }
     }
 
-    /// What is looked for, to say that there is none of it.
+    /// Says that nothing of the selection was found.
     pub(super) fn describe(&self, seen: u64, what: &str) -> String {
         if seen == 0 {
             return format!("there are no {what} in it");
@@ -164,7 +164,7 @@ impl Selection {
         }
     }
 
-    /// What every path that the glob matches begins with: as much of a listing as is needed.
+    /// Common prefix of all paths that the glob matches: only these need be listed.
     #[cfg(feature = "s3")]
     pub(super) fn literal_prefix(&self) -> &str {
         let glob = self.glob.as_deref().unwrap_or_default();

@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::pca::{Moments, PcaModel, PcaParams};
 use crate::rows::{RowBatch, Spool, SpooledBatches, Spooling};
 
-/// What [`StageExt::spool`](crate::StageExt::spool) gives.
+/// The result of [`StageExt::spool`](crate::StageExt::spool).
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Spooled {

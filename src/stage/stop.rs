@@ -28,7 +28,7 @@ impl<T, I: Iterator<Item = Result<T>>> Iterator for StopAt<I> {
             return None;
         }
         let item = self.items.next();
-        // What comes now may be there because of the wish to stop.
+        // The item may be an error that the interrupt itself has caused.
         if self.flag.load(Ordering::Relaxed) {
             self.is_done = true;
             return Some(Err(Error::Interrupted));

@@ -1,4 +1,4 @@
-//! What the stages of a job count.
+//! Counters and clocks of a job's stages.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -51,7 +51,7 @@ pub struct Seconds {
     pub write: f64,
 }
 
-/// What the stages of a job count; shared by those that it is given to.
+/// Counters and clocks of a job's stages; clones share them.
 ///
 /// # Examples
 /// ```

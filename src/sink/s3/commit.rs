@@ -123,7 +123,7 @@ impl fmt::Display for Failed {
 
 impl std::error::Error for Failed {}
 
-/// What the rows of a run are.
+/// Columns and notes of a run's rows.
 #[derive(Debug)]
 pub(in crate::sink) struct Content {
     /// The columns.
@@ -157,7 +157,7 @@ fn pairs(notes: &BTreeMap<String, String>) -> impl Iterator<Item = (&str, &str)>
 pub(super) struct Output {
     pub s3: S3,
     pub bucket: String,
-    /// What the keys of everything in it begin with.
+    /// Prefix of all its keys.
     pub base: String,
 }
 
@@ -347,7 +347,7 @@ impl Output {
                 plan.garbage = names.cloned().collect::<BTreeSet<_>>().into_iter().collect();
             }
             WriteMode::Append => {
-                // What is there counts: somebody may have deleted or added files.
+                // The files that are there count: somebody may have deleted or added some.
                 let known: HashMap<_, _> = known.iter().map(|file| (&file.name, file)).collect();
                 let parts = found.iter().filter(|(name, _)| is_part(name));
                 plan.kept = parts
@@ -499,7 +499,7 @@ impl Output {
         Ok(found)
     }
 
-    /// Keeps the server from being trusted with conditions that it ignores.
+    /// Checks that the server enforces `If-Match` and `If-None-Match` on writes.
     pub async fn probe(&self, lease: &str, body: &Bytes) -> Result<(), Failed> {
         let never = Condition::Match("\"00000000000000000000000000000000\"".to_owned());
         for condition in [Condition::Absent, never] {
@@ -518,7 +518,7 @@ fn folders() -> [String; 2] {
     [String::new(), format!("{ERRORS}/")]
 }
 
-/// What becomes of the files that are there.
+/// Which of the present files stay, and which go.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     pub kept: Vec<ResultFile>,

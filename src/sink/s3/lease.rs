@@ -56,7 +56,7 @@ impl Holder {
         match started(self.process) {
             // Another one has its number now.
             Some(started) => Some(started) != self.started,
-            // What cannot be seen may be there nevertheless.
+            // A process that we may not look at may live.
             None => does_not_exist(self.process),
         }
     }
@@ -119,7 +119,7 @@ fn machine(output: &str) -> Option<String> {
     Some(sum.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}")))
 }
 
-/// When a process started, as far as it can be seen; dead ones that nobody has buried count.
+/// When a process started, as far as it can be seen; a zombie counts as running.
 fn started(process: u32) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     // The name, in brackets, may hold anything; the start is the 20th field after it.

@@ -1,4 +1,4 @@
-//! What `_manifest.json` in the output says.
+//! `_manifest.json` in the output.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -39,7 +39,7 @@ pub(super) struct Manifest {
     /// A result that is about to take its place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<Pending>,
-    /// What is left to do of the last commit.
+    /// The rest of the last commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finishing: Option<Finishing>,
     /// The last runs, and all whose files are in the result, newest first. A run whose answer was lost, or that

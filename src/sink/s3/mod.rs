@@ -31,7 +31,7 @@ const TIDYING_IN_HASTE: Duration = Duration::from_secs(4);
 /// Longest footer of a Parquet file that is read, in bytes: one of 32,767 row groups has less.
 const MAX_FOOTER_BYTES: u64 = 256 << 20;
 
-/// How long a commit may go on that the caller gives up before the point of no return.
+/// Grace period of a commit that is interrupted before its point of no return.
 const GIVING_UP: Duration = Duration::from_secs(5);
 
 /// Files in a bucket that are not visible yet.
@@ -237,7 +237,7 @@ impl S3Target {
                 path: self.location.to_string().into(),
                 run_id: self.id().into(),
             },
-            // What a request says that the interrupt has cut short.
+            // The interrupt has cut this request short.
             Failed::Request(_) if self.output.s3.is_interrupted() => Error::Interrupted,
             failed => Error::write_to(self.location.to_string(), failed),
         }
@@ -267,7 +267,7 @@ impl S3Target {
                 let _ = output.abort(left).await;
                 let _ = output.s3.delete(&output.bucket, &lease).await;
             };
-            // What is left is invisible, and the next run tidies after this one.
+            // Leftovers are invisible, and the next run clears them.
             let _ = tokio::time::timeout(limit, tidy).await;
         });
     }
