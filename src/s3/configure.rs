@@ -41,16 +41,7 @@ pub(super) async fn configure(params: &S3Params) -> Result<Configured> {
         // The time that an answer may take depends on what is sent: the client looks after it.
         .timeout_config(TimeoutConfig::builder().connect_timeout(params.connect_timeout).build());
     if let Some(profile) = &params.profile {
-        let region = match &params.region {
-            Some(region) => Some(Region::new(region.clone())),
-            None => DefaultRegionChain::builder().profile_name(profile).build().region().await,
-        };
-        // A profile may be a role to assume, in some region.
-        let region = region.unwrap_or_else(|| Region::new(DEFAULT_REGION));
-        let credentials = ProfileFileCredentialsProvider::builder()
-            .configure(&ProviderConfig::without_region().with_region(Some(region)))
-            .profile_name(profile)
-            .build();
+        let credentials = credentials_of(profile, params).await;
         // Who names a profile means it, also where the environment holds other credentials.
         loader = loader.profile_name(profile).credentials_provider(credentials);
     }
@@ -76,23 +67,7 @@ pub(super) async fn configure(params: &S3Params) -> Result<Configured> {
     }
     let wallet = Wallet::new(config.credentials_provider());
     if !params.anonymous {
-        let of = params.profile.as_ref().map_or(String::new(), |p| format!(" of the profile {p}"));
-        // Services, and programs, that give credentials may be silent.
-        let given = tokio::time::timeout(params.timeout, wallet.provide_credentials()).await;
-        let given = given.map_err(|_| {
-            let limit = params.timeout;
-            Error::connect(format!("no AWS credentials{of} came within {limit:?}"))
-        })?;
-        given.map_err(|error| {
-            let is_missing = matches!(error, CredentialsError::CredentialsNotLoaded(_));
-            if is_missing && params.profile.is_none() {
-                let why =
-                    "no AWS credentials were found in the environment, in ~/.aws or from a role";
-                return Error::connect(why);
-            }
-            let fault = Fault::of_transport(Kind::Account, &error);
-            Error::connect(format!("the AWS credentials{of} cannot be used: {fault}"))
-        })?;
+        check_credentials(params, &wallet).await?;
     }
     let path_style = match params.addressing {
         Addressing::Path => true,
@@ -114,6 +89,40 @@ pub(super) async fn configure(params: &S3Params) -> Result<Configured> {
         builder = builder.region(Region::new(DEFAULT_REGION));
     }
     Ok(Configured { client: Client::from_conf(builder.build()), wallet, endpoint })
+}
+
+/// The credentials of a profile, which may be a role to assume, in some region.
+async fn credentials_of(profile: &str, params: &S3Params) -> ProfileFileCredentialsProvider {
+    let region = match &params.region {
+        Some(region) => Some(Region::new(region.clone())),
+        None => DefaultRegionChain::builder().profile_name(profile).build().region().await,
+    };
+    let region = region.unwrap_or_else(|| Region::new(DEFAULT_REGION));
+    ProfileFileCredentialsProvider::builder()
+        .configure(&ProviderConfig::without_region().with_region(Some(region)))
+        .profile_name(profile)
+        .build()
+}
+
+/// Looks whether there are credentials, before the first request.
+async fn check_credentials(params: &S3Params, wallet: &Wallet) -> Result<()> {
+    let of = params.profile.as_ref().map_or(String::new(), |p| format!(" of the profile {p}"));
+    // Services, and programs, that give credentials may be silent.
+    let given = tokio::time::timeout(params.timeout, wallet.provide_credentials()).await;
+    let given = given.map_err(|_| {
+        let limit = params.timeout;
+        Error::connect(format!("no AWS credentials{of} came within {limit:?}"))
+    })?;
+    given.map_err(|error| {
+        let is_missing = matches!(error, CredentialsError::CredentialsNotLoaded(_));
+        if is_missing && params.profile.is_none() {
+            let why = "no AWS credentials were found in the environment, in ~/.aws or from a role";
+            return Error::connect(why);
+        }
+        let fault = Fault::of_transport(Kind::Account, &error);
+        Error::connect(format!("the AWS credentials{of} cannot be used: {fault}"))
+    })?;
+    Ok(())
 }
 
 /// The endpoint for S3 that environment or profile name, found as the SDK finds it.

@@ -359,10 +359,19 @@ struct Lister {
     budget: Arc<Budget>,
 }
 
+/// Keys so far.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    /// Below the prefix, and not hidden.
+    below: u64,
+    /// Elsewhere, as a file of keys may have them.
+    elsewhere: u64,
+    taken: u64,
+}
+
 impl Lister {
     async fn run(self, mut keys: Keys) {
-        let (mut seen, mut elsewhere, mut taken, mut retries) = (0, 0_u64, 0_u64, 0);
-        let is_object = self.folder != self.options.root.folder();
+        let (mut seen, mut retries) = (Seen::default(), 0);
         while let Some(object) = keys.next(&self.options).await {
             let object = match object {
                 Ok(object) => object,
@@ -372,63 +381,85 @@ impl Lister {
                     return;
                 }
             };
-            let Some(relative) = object.key.strip_prefix(self.folder.as_str()) else {
-                elsewhere += 1;
-                continue;
-            };
-            if relative.is_empty() || relative.ends_with('/') {
-                // Consoles make such objects for folders.
+            if !self.takes(&object, &mut seen) {
                 continue;
             }
-            if relative.split('/').any(|segment| segment.starts_with('.'))
-                || (!self.options.selection.recursive && relative.contains('/'))
-            {
-                continue;
-            }
-            seen += 1;
-            let is_taken = is_object
-                || (self.matcher.takes(Path::new(relative))
-                    && self.matcher.takes_size(|| object.size));
-            if !is_taken {
-                continue;
-            }
-            taken += 1;
-            let label = self.options.selection.label.label(
-                if self.folder.is_empty() { self.options.root.bucket() } else { &self.folder },
-                relative,
-            );
             // Never closed.
             let Ok(request) = Arc::clone(&self.requests).acquire_owned().await else { return };
-            let (options, budget) = (Arc::clone(&self.options), Arc::clone(&self.budget));
             // The next object bears the retries of the listing that led to it.
-            let listing_retries = keys.s3.own_retries() - retries;
-            retries += listing_retries;
-            let fetch = self.options.s3.spawn(async move {
-                let s3 = options.s3.counted();
-                let fetched = fetch(&options, &s3, object, label, &budget, taken).await;
-                drop(request);
-                let retries = u32::try_from(s3.own_retries() + listing_retries).unwrap_or(u32::MAX);
-                fetched
-                    .map(|(image, room)| (ImageObject { retries, ..image }, room))
-                    .map_err(|error| with_retries(error, retries))
-            });
-            if self.queue.send(Step::Fetch(Task(fetch))).await.is_err() {
+            let of_listing = keys.s3.own_retries() - retries;
+            retries += of_listing;
+            let fetch = self.fetch(object, request, seen.taken, of_listing);
+            if self.queue.send(Step::Fetch(fetch)).await.is_err() {
                 return;
             }
         }
-        if taken == 0 {
-            let reason = match &self.options.listing {
-                Some(file) if seen == 0 && elsewhere > 0 => format!(
-                    "none of the {elsewhere} keys in {} begins with {:?}",
-                    file.display(),
-                    self.folder
-                ),
-                _ => self.options.selection.describe(seen, "objects"),
-            };
-            let error =
-                Error::NoInput { uri: self.options.root.to_string().into(), reason: reason.into() };
-            let _ = self.queue.send(Step::Failed(error)).await;
+        if seen.taken == 0 {
+            let _ = self.queue.send(Step::Failed(self.nothing(seen))).await;
         }
+    }
+
+    /// The key below the folder.
+    fn relative<'a>(&self, object: &'a Listed) -> Option<&'a str> {
+        object.key.strip_prefix(self.folder.as_str())
+    }
+
+    /// Whether an object is one of the selection; counts it.
+    fn takes(&self, object: &Listed, seen: &mut Seen) -> bool {
+        let Some(relative) = self.relative(object) else {
+            seen.elsewhere += 1;
+            return false;
+        };
+        // Consoles make such objects for folders.
+        let is_folder = relative.is_empty() || relative.ends_with('/');
+        let is_hidden = relative.split('/').any(|segment| segment.starts_with('.'));
+        let is_deeper = !self.options.selection.recursive && relative.contains('/');
+        if is_folder || is_hidden || is_deeper {
+            return false;
+        }
+        seen.below += 1;
+        let is_single = self.folder != self.options.root.folder();
+        let is_taken = is_single
+            || (self.matcher.takes(Path::new(relative)) && self.matcher.takes_size(|| object.size));
+        seen.taken += u64::from(is_taken);
+        is_taken
+    }
+
+    /// Starts to fetch the object of that number.
+    fn fetch(
+        &self,
+        object: Listed,
+        request: OwnedSemaphorePermit,
+        number: u64,
+        listing_retries: u64,
+    ) -> Task<Result<Fetched>> {
+        let root = if self.folder.is_empty() { self.options.root.bucket() } else { &self.folder };
+        let relative = self.relative(&object).unwrap_or_default();
+        let label = self.options.selection.label.label(root, relative);
+        let (options, budget) = (Arc::clone(&self.options), Arc::clone(&self.budget));
+        Task(self.options.s3.spawn(async move {
+            let s3 = options.s3.counted();
+            let fetched = fetch(&options, &s3, object, label, &budget, number).await;
+            drop(request);
+            let retries = u32::try_from(s3.own_retries() + listing_retries).unwrap_or(u32::MAX);
+            fetched
+                .map(|(image, room)| (ImageObject { retries, ..image }, room))
+                .map_err(|error| with_retries(error, retries))
+        }))
+    }
+
+    /// Says that nothing was taken.
+    fn nothing(&self, seen: Seen) -> Error {
+        let reason = match &self.options.listing {
+            Some(file) if seen.below == 0 && seen.elsewhere > 0 => format!(
+                "none of the {} keys in {} begins with {:?}",
+                seen.elsewhere,
+                file.display(),
+                self.folder
+            ),
+            _ => self.options.selection.describe(seen.below, "objects"),
+        };
+        Error::NoInput { uri: self.options.root.to_string().into(), reason: reason.into() }
     }
 }
 

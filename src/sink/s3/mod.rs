@@ -16,7 +16,7 @@ use self::commit::{Failed, Output, WORK};
 use self::lease::{Holder, MAX_LEASE_BYTES, Renewal};
 use self::upload::SharedUploads;
 use crate::error::{Error, Result};
-use crate::s3::{Condition, Kind, S3, S3Location};
+use crate::s3::{Condition, Kind, S3, S3Location, outcome_of};
 use crate::sink::layout::{WriteMode, is_run_id};
 
 pub(super) use self::commit::Content;
@@ -33,6 +33,14 @@ const MAX_FOOTER_BYTES: u64 = 256 << 20;
 
 /// Grace period of a commit that is interrupted before its point of no return.
 const GIVING_UP: Duration = Duration::from_secs(5);
+
+/// How a commit ended.
+enum Ending {
+    Committed,
+    NotCommitted(Failed),
+    /// Nobody can say.
+    InDoubt(Failed),
+}
 
 /// Files in a bucket that are not visible yet.
 #[derive(Debug)]
@@ -165,61 +173,63 @@ impl S3Target {
 
     /// Makes the files visible, and returns how many requests had to be made again in all.
     pub fn commit(mut self, content: Content) -> Result<u64> {
+        let ending = self.run_commit(content);
+        // If in doubt, uploads are left alone: they are invisible, and the next run settles it.
+        self.committed = !matches!(ending, Ending::NotCommitted(_));
+        match ending {
+            Ending::Committed => Ok(self.output.s3.own_retries()),
+            Ending::NotCommitted(failed) => Err(self.failed(failed)),
+            Ending::InDoubt(failed) => Err(Error::InDoubt {
+                path: self.location.to_string().into(),
+                run_id: self.id().into(),
+                source: failed.into(),
+            }),
+        }
+    }
+
+    /// Commits, and finds out how it ended. The caller's wish to stop is heard until the point of no return.
+    fn run_commit(&self, content: Content) -> Ending {
         let (output, run, mode) = (self.output.clone(), self.run.clone(), self.mode);
         let id = self.id.clone();
         let uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner).whole.clone();
+        // Whether the point of no return may have been passed.
         let begun = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&begun);
         let mut commit = self.output.s3.spawn(async move {
             let committed =
                 output.commit(&run, id.as_deref(), mode, &content, &uploads, &flag).await;
-            let Err(failed) = committed else { return Ok(()) };
-            if flag.load(Ordering::SeqCst) {
-                // On which side of the point of no return?
-                match output.outcome(&run).await {
-                    Ok(Some(true)) => return Ok(()),
-                    Ok(Some(false) | None) => flag.store(false, Ordering::SeqCst),
-                    Err(_) => {}
-                }
+            let Err(failed) = committed else { return Ending::Committed };
+            if !flag.load(Ordering::SeqCst) {
+                return Ending::NotCommitted(failed);
             }
-            Err(failed)
+            match output.outcome(&run).await {
+                Ok(Some(true)) => Ending::Committed,
+                Ok(Some(false) | None) => Ending::NotCommitted(failed),
+                Err(_) => Ending::InDoubt(failed),
+            }
         });
         let s3 = &self.output.s3;
-        let outcome = if let Ok(outcome) = s3.wait_for(&mut commit) {
-            Some(outcome)
-        } else {
-            // Before the point of no return it can be given up, after it it cannot.
-            let flag = Arc::clone(&begun);
-            s3.wait(move |_| async move {
-                if let Ok(outcome) = tokio::time::timeout(GIVING_UP, &mut commit).await {
-                    return Some(outcome);
+        let joined = match s3.wait_for(&mut commit) {
+            Ok(joined) => Some(joined),
+            // Interrupted: before the point of no return it can be given up, after it it cannot.
+            Err(_) => s3.wait(move |_| async move {
+                if let Ok(joined) = tokio::time::timeout(GIVING_UP, &mut commit).await {
+                    return Some(joined);
                 }
-                if !flag.load(Ordering::SeqCst) {
+                if !begun.load(Ordering::SeqCst) {
                     commit.abort();
                 }
                 match commit.await {
+                    // It may have begun just before it was cut off.
+                    Err(error) if error.is_cancelled() && begun.load(Ordering::SeqCst) => {
+                        Some(Ok(Ending::InDoubt(Failed::Interrupted)))
+                    }
                     Err(error) if error.is_cancelled() => None,
-                    outcome => Some(outcome),
+                    joined => Some(joined),
                 }
-            })
-        };
-        let outcome = match outcome {
-            None => Err(Failed::Interrupted),
-            Some(Ok(outcome)) => outcome,
-            Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
-        };
-        // If in doubt, uploads are left alone: they are invisible, and the next run settles it.
-        self.committed = outcome.is_ok() || begun.load(Ordering::SeqCst);
-        let retries = self.output.s3.own_retries();
-        match outcome {
-            Ok(()) => Ok(retries),
-            Err(failed) if self.committed => Err(Error::InDoubt {
-                path: self.location.to_string().into(),
-                run_id: self.id().into(),
-                source: failed.into(),
             }),
-            Err(failed) => Err(self.failed(failed)),
-        }
+        };
+        joined.map_or(Ending::NotCommitted(Failed::Interrupted), outcome_of)
     }
 
     /// The name by which the run is known outside.
@@ -294,38 +304,12 @@ impl Output {
 
 /// Gives up the uploads of runs that are dead, and removes their leases.
 async fn tidy_after_the_dead(output: &Output, run: &str) -> Result<(), Failed> {
-    let work = output.key(WORK);
-    let leases = output.s3.list_all(&output.bucket, &work, true).await?.objects;
-    let own = format!("{work}{run}.json");
-    // The server's clock, whatever ours says.
-    let now = leases.iter().find(|lease| lease.key == own).and_then(|lease| lease.modified);
-    let Some(now) = now else { return Ok(()) };
-    let (mut alive, mut dead) = (BTreeSet::from([run.to_owned()]), Vec::new());
-    for lease in leases {
-        // Whatever else lies there is not ours to delete.
-        let of = lease.key.strip_prefix(&work).and_then(|name| name.strip_suffix(".json"));
-        let Some(of) = of.filter(|of| is_run_id(of) && !alive.contains(*of)) else { continue };
-        let is_gone = match output.s3.get(&output.bucket, &lease, MAX_LEASE_BYTES).await {
-            // One that is not ours says nothing about its run.
-            Ok(got) => Holder::from_bytes(&got.bytes).is_some_and(|holder| {
-                let holds = |written| lease::holds(written, now, holder.lease());
-                !lease.modified.is_none_or(holds) || holder.is_gone(&output.uri())
-            }),
-            // Renewed or ended while we look.
-            Err(_) => false,
-        };
-        if is_gone {
-            dead.push(lease.key);
-        } else {
-            alive.insert(of.to_owned());
-        }
-    }
+    let Some(Leases { mut alive, dead }) = leases(output, run).await? else { return Ok(()) };
     // Every run has its lease before its first upload: who has none is dead. Uploads are listed after
     // leases, so a run that came in between must be looked for again.
-    let uploads = output.uploads().await?;
     let mut left = Vec::new();
-    for (of, upload) in uploads {
-        let lease = format!("{work}{of}.json");
+    for (of, upload) in output.uploads().await? {
+        let lease = output.key(&format!("{WORK}{of}.json"));
         if alive.contains(&of) {
             continue;
         }
@@ -343,4 +327,41 @@ async fn tidy_after_the_dead(output: &Output, run: &str) -> Result<(), Failed> {
     output.abort(left).await?;
     output.delete_all(dead).await?;
     Ok(())
+}
+
+/// The runs that live, and the keys of the leases of those that are dead.
+struct Leases {
+    alive: BTreeSet<String>,
+    dead: Vec<String>,
+}
+
+/// Looks at all leases; none if our own is not among them.
+async fn leases(output: &Output, run: &str) -> Result<Option<Leases>, Failed> {
+    let work = output.key(WORK);
+    let leases = output.s3.list_all(&output.bucket, &work, true).await?.objects;
+    let own = format!("{work}{run}.json");
+    // The server's clock, whatever ours says.
+    let now = leases.iter().find(|lease| lease.key == own).and_then(|lease| lease.modified);
+    let Some(now) = now else { return Ok(None) };
+    let (mut alive, mut dead) = (BTreeSet::from([run.to_owned()]), Vec::new());
+    for lease in leases {
+        // Other names are not ours to delete.
+        let of = lease.key.strip_prefix(&work).and_then(|name| name.strip_suffix(".json"));
+        let Some(of) = of.filter(|of| is_run_id(of) && !alive.contains(*of)) else { continue };
+        let is_gone = match output.s3.get(&output.bucket, &lease, MAX_LEASE_BYTES).await {
+            // One that is not ours says nothing about its run.
+            Ok(got) => Holder::from_bytes(&got.bytes).is_some_and(|holder| {
+                let holds = |written| lease::holds(written, now, holder.lease());
+                !lease.modified.is_none_or(holds) || holder.is_gone(&output.uri())
+            }),
+            // Renewed or ended while we look.
+            Err(_) => false,
+        };
+        if is_gone {
+            dead.push(lease.key);
+        } else {
+            alive.insert(of.to_owned());
+        }
+    }
+    Ok(Some(Leases { alive, dead }))
 }
