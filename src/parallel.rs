@@ -2,21 +2,24 @@
 //!
 //! # Protocol of the map
 //!
-//! One task at a time is the *taker*: it takes an item from the source, makes a place for its result, and hands the
-//! taking on to a new task before it works on the item. If the window is full it does not hand it on: the map is
-//! *parked*, and the consumer starts the next taker when it has made room. So items are taken one by one and in
-//! order, no thread waits for room, and the tasks of other stages get threads in between.
+//! A task of a map is one item: the task takes it from the source, makes a place for its result, and works on it. One
+//! task at a time is the *taker*, and it hands the taking on to the next task before it works. If the window is
+//! full it does not: the map is *parked*, and the consumer starts the next taker when it has made room. So items are
+//! taken one by one and in order, no thread waits for room, and the tasks of other stages get threads in between.
 //!
-//! Everything that tasks and consumer tell each other is in the [`Book`], under one lock. The consumer waits for the
-//! first result to be there, or for the end of the source; whoever drops the map sets `stop`, and waits until no task
-//! is left. Nothing holds two locks but a taker, which has the source's around the book's.
+//! Tasks that are due stand as a number in the map's [`Book`]; the threads' queue holds no more than the map itself, once
+//! for each. Whoever consumes a map on one of these threads (because it is the source of another map, or used within its
+//! work) runs due tasks of the map itself while it waits. So it waits for tasks alone that run already: however maps are
+//! nested, one of them gets on. A map that is dropped leaves no due task, and waits for those that run.
+//!
+//! Everything that tasks and consumer tell each other is in the book, under one lock. Nobody holds two locks but the
+//! taker, which has the source's around the book's.
 
 use std::any::Any;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -46,15 +49,7 @@ pub const DEFAULT_WINDOW_PER_THREAD: usize = 32;
 pub struct Parallelism {
     threads: usize,
     window: usize,
-    pool: Arc<Pool>,
-}
-
-/// Threads that start when they are needed.
-#[derive(Debug, Default)]
-struct Pool {
-    threads: OnceLock<Option<rayon::ThreadPool>>,
-    /// The number of maps that are consumed by one of these threads, each of which may keep it waiting.
-    within: AtomicUsize,
+    pool: Arc<OnceLock<Pool>>,
 }
 
 impl Default for Parallelism {
@@ -106,66 +101,199 @@ impl Parallelism {
         self.window
     }
 
-    /// Other threads of the same number.
-    fn apart(&self) -> Self {
-        Self { pool: Arc::default(), ..self.clone() }
-    }
-
     /// The threads; none where the work is to be done on the caller's.
-    fn pool(&self) -> Option<&rayon::ThreadPool> {
+    fn pool(&self) -> Option<&Pool> {
         if self.threads == 1 {
             return None;
         }
-        let start = || {
-            let builder = rayon::ThreadPoolBuilder::new().num_threads(self.threads);
-            // A machine that refuses threads still gets the work done.
-            builder.thread_name(|i| format!("orb-features-{i}")).build().ok()
-        };
-        self.pool.threads.get_or_init(start).as_ref()
+        // A machine that refuses threads still gets the work done.
+        Some(self.pool.get_or_init(|| Pool::start(self.threads))).filter(|pool| pool.threads > 0)
     }
 
-    /// Counts another map that one of the threads consumes, if that leaves a thread that none keeps waiting.
-    fn enter(&self) -> bool {
-        let enter = |within: usize| (within + 1 < self.threads).then_some(within + 1);
-        self.pool.within.fetch_update(Ordering::Relaxed, Ordering::Relaxed, enter).is_ok()
-    }
-
-    /// Has some work done by one of the threads, or here if there is none. A panic ends the process.
-    pub(crate) fn spawn(&self, work: impl FnOnce() + Send + 'static) {
+    /// Does some work on each item, on the threads, while the caller goes on; here if there are none.
+    pub(crate) fn each<T: Send + 'static, R: Send + 'static>(
+        &self,
+        items: Vec<T>,
+        work: impl Fn(usize, T) -> R + Send + Sync + 'static,
+    ) -> UnderWay<R> {
+        let results = items.iter().map(|_| None).collect();
+        let due = items.into_iter().enumerate().collect();
+        let shared = Arc::new(Each {
+            book: Mutex::new(EachBook { due, results, running: 0 }),
+            ended: Condvar::new(),
+            work: Box::new(work),
+        });
         match self.pool() {
-            Some(pool) => pool.spawn(work),
-            None => work(),
+            Some(pool) => {
+                let entries = lock(&shared.book).due.len();
+                (0..entries).for_each(|_| pool.push(Arc::clone(&shared) as Arc<dyn Tasks>));
+            }
+            None => while shared.run_one() {},
         }
+        UnderWay { shared }
+    }
+}
+
+/// Something that has tasks that are due.
+trait Tasks: Send + Sync {
+    /// Runs one that is due; false if there is none (any more).
+    fn run_due(self: Arc<Self>) -> bool;
+}
+
+/// Threads with a queue, first in, first out.
+#[derive(Debug)]
+struct Pool {
+    threads: usize,
+    queue: Arc<Queue>,
+}
+
+#[derive(Default)]
+struct Queue {
+    entries: Mutex<Entries>,
+    wake: Condvar,
+}
+
+#[derive(Default)]
+struct Entries {
+    tasks: VecDeque<Arc<dyn Tasks>>,
+    /// Threads that wait for an entry.
+    idle: usize,
+    is_closed: bool,
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue").finish_non_exhaustive()
     }
 }
 
 thread_local! {
-    /// This thread's part in a map, if any.
-    static DUTY: Cell<Duty> = const { Cell::new(Duty::None) };
+    /// Whether this is one of a pool's threads.
+    static IS_WORKER: Cell<bool> = const { Cell::new(false) };
 }
 
-#[derive(Clone, Copy)]
-enum Duty {
-    None,
-    /// It is in the source of a map, which is begun within the work of another or not.
-    Source {
-        within_work: bool,
-    },
-    /// It works on an item.
-    Work,
+impl Pool {
+    /// Starts so many threads, or as many as the system gives.
+    fn start(threads: usize) -> Self {
+        let queue = Arc::<Queue>::default();
+        let begin = |i: &usize| {
+            let queue = Arc::clone(&queue);
+            let builder = std::thread::Builder::new().name(format!("orb-features-{i}"));
+            builder.spawn(move || queue.work()).is_ok()
+        };
+        let threads = (0..threads).take_while(begin).count();
+        Self { threads, queue }
+    }
+
+    fn push(&self, tasks: Arc<dyn Tasks>) {
+        let mut entries = lock(&self.queue.entries);
+        entries.tasks.push_back(tasks);
+        let wake = entries.idle > 0;
+        drop(entries);
+        if wake {
+            self.queue.wake.notify_one();
+        }
+    }
 }
 
-impl Duty {
-    /// Does something under this duty, and comes back to that of before.
-    fn during<T>(self, work: impl FnOnce() -> T) -> T {
-        struct Restore(Duty);
-        impl Drop for Restore {
-            fn drop(&mut self) {
-                DUTY.set(self.0);
+impl Drop for Pool {
+    fn drop(&mut self) {
+        lock(&self.queue.entries).is_closed = true;
+        self.queue.wake.notify_all();
+    }
+}
+
+impl Queue {
+    /// The life of a thread.
+    fn work(&self) {
+        IS_WORKER.set(true);
+        let mut entries = lock(&self.entries);
+        loop {
+            if let Some(tasks) = entries.tasks.pop_front() {
+                drop(entries);
+                // Tasks keep their panics for whoever waits; what else panics must not cost a thread.
+                let _ = catch_unwind(AssertUnwindSafe(|| tasks.run_due()));
+                entries = lock(&self.entries);
+            } else if entries.is_closed {
+                return;
+            } else {
+                entries.idle += 1;
+                entries = self.wake.wait(entries).unwrap_or_else(PoisonError::into_inner);
+                entries.idle -= 1;
             }
         }
-        let _restore = Restore(DUTY.replace(self));
-        work()
+    }
+}
+
+/// A result, or the panic that took its place.
+type Outcome<R> = Result<R, Box<dyn Any + Send>>;
+
+/// Work on some items that may still be going on.
+pub(crate) struct UnderWay<R> {
+    shared: Arc<dyn Awaited<R>>,
+}
+
+impl<R> UnderWay<R> {
+    /// Waits for all results, in the order of the items; a panic goes on here.
+    pub fn wait(self) -> Vec<R> {
+        let outcomes = Arc::clone(&self.shared).wait();
+        outcomes.into_iter().map(|r| r.unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    }
+}
+
+trait Awaited<R>: Send + Sync {
+    fn wait(self: Arc<Self>) -> Vec<Outcome<R>>;
+}
+
+struct Each<T, R> {
+    book: Mutex<EachBook<T, R>>,
+    ended: Condvar,
+    work: Box<dyn Fn(usize, T) -> R + Send + Sync>,
+}
+
+struct EachBook<T, R> {
+    /// Items that nobody works on yet, with their places.
+    due: Vec<(usize, T)>,
+    results: Vec<Option<Outcome<R>>>,
+    running: usize,
+}
+
+impl<T: Send, R: Send> Each<T, R> {
+    /// Works on an item, the last first; false if none is left.
+    fn run_one(&self) -> bool {
+        let mut book = lock(&self.book);
+        let Some((place, item)) = book.due.pop() else { return false };
+        book.running += 1;
+        drop(book);
+        let outcome = catch_unwind(AssertUnwindSafe(|| (self.work)(place, item)));
+        let mut book = lock(&self.book);
+        book.results[place] = Some(outcome);
+        book.running -= 1;
+        if book.running == 0 && book.due.is_empty() {
+            self.ended.notify_all();
+        }
+        true
+    }
+}
+
+impl<T: Send, R: Send> Tasks for Each<T, R> {
+    fn run_due(self: Arc<Self>) -> bool {
+        self.run_one()
+    }
+}
+
+impl<T: Send, R: Send> Awaited<R> for Each<T, R> {
+    fn wait(self: Arc<Self>) -> Vec<Outcome<R>> {
+        // One of the threads must not wait for work that has no thread.
+        if IS_WORKER.get() {
+            while self.run_one() {}
+        }
+        let pending = |book: &mut EachBook<T, R>| book.running > 0 || !book.due.is_empty();
+        let mut book = self
+            .ended
+            .wait_while(lock(&self.book), pending)
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut book.results).into_iter().flatten().collect()
     }
 }
 
@@ -176,8 +304,7 @@ impl Duty {
 /// iterator is dropped, which waits for the work that is under way, but not for an `S3Source` that waits for its
 /// server. A panic in the work or the source goes on in the consumer.
 ///
-/// Maps share the threads of one [`Parallelism`]. A map in the source of another shares them as long as that leaves a
-/// thread for it, and one that is begun within the work of another has threads of its own.
+/// Maps share the threads of one [`Parallelism`], also those in the source or the work of another.
 #[must_use = "iterator adaptors are lazy and do nothing unless consumed"]
 pub struct ParMap<T, R> {
     state: State<T, R>,
@@ -195,22 +322,15 @@ enum State<T, R> {
     Done,
 }
 
-/// A result, or the panic that took its place.
-type Outcome<R> = Result<R, Box<dyn Any + Send>>;
-
 struct Shared<T, R> {
     parallelism: Parallelism,
-    /// Whether it is counted as consumed by one of the threads.
-    entered: bool,
-    /// Whether it is begun within the work of another map, or in the source of such a one.
-    within_work: bool,
     source: Mutex<Source<T>>,
     /// Kept here, not in the tasks' closures, so that `stop` can drop it.
     start: Mutex<Option<Start<T, R>>>,
     /// Working memories that no task uses now.
     idle: Mutex<Vec<Work<T, R>>>,
     book: Mutex<Book<R>>,
-    /// Signals the consumer: the next result is there, the source has ended, a task has ended.
+    /// Signals the consumer: the next result is there, the source has ended, a task is due or has ended.
     progress: Condvar,
     /// Wakes the taker in the source when the consumer has gone.
     give_up: GiveUp,
@@ -234,8 +354,12 @@ struct Book<R> {
     hungry: bool,
     /// Whether the window was full when the taking was to be handed on.
     parked: bool,
-    /// Tasks that have not ended.
-    tasks: usize,
+    /// Whether a taker is due: it has not begun.
+    is_due: bool,
+    /// Whether the consumer waits on one of the threads, and runs due tasks itself.
+    helps: bool,
+    /// Tasks that run.
+    running: usize,
 }
 
 impl<R> Book<R> {
@@ -273,21 +397,11 @@ impl<T: Send + 'static, R: Send + 'static> ParMap<T, R> {
     }
 
     fn begin(items: Items<T>, start: Start<T, R>, parallelism: Parallelism) -> State<T, R> {
-        let (entered, within_work) = match DUTY.get() {
-            Duty::None => (None, false),
-            Duty::Source { within_work: false } => (Some(parallelism.enter()), false),
-            // All threads may be at work that waits for such a map.
-            Duty::Source { within_work: true } | Duty::Work => (Some(false), true),
-        };
-        let parallelism = if entered == Some(false) { parallelism.apart() } else { parallelism };
-        let entered = entered == Some(true);
         if parallelism.pool().is_none() {
             return State::Inline { items, work: start() };
         }
         let shared = Arc::new(Shared {
             parallelism,
-            entered,
-            within_work,
             source: Mutex::new(Source { items: Some(items), taken: 0 }),
             start: Mutex::new(Some(start)),
             idle: Mutex::default(),
@@ -298,12 +412,14 @@ impl<T: Send + 'static, R: Send + 'static> ParMap<T, R> {
                 stop: false,
                 hungry: false,
                 parked: false,
-                tasks: 1,
+                is_due: true,
+                helps: false,
+                running: 0,
             }),
             progress: Condvar::new(),
             give_up: GiveUp::new(),
         });
-        shared.spawn_taker();
+        shared.announce();
         State::Threads { shared }
     }
 }
@@ -314,21 +430,39 @@ struct Leave<'a, T, R>(&'a Shared<T, R>);
 impl<T, R> Drop for Leave<'_, T, R> {
     fn drop(&mut self) {
         let mut book = lock(&self.0.book);
-        book.tasks -= 1;
-        if book.tasks == 0 {
+        book.running -= 1;
+        if book.running == 0 {
             self.0.progress.notify_all();
         }
     }
 }
 
+impl<T: Send + 'static, R: Send + 'static> Tasks for Shared<T, R> {
+    fn run_due(self: Arc<Self>) -> bool {
+        let mut book = lock(&self.book);
+        if !std::mem::take(&mut book.is_due) {
+            return false;
+        }
+        book.running += 1;
+        drop(book);
+        let _leave = Leave(&self);
+        self.task();
+        true
+    }
+}
+
 impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
-    /// Starts a task that is counted already.
-    fn spawn_taker(self: &Arc<Self>) {
-        let shared = Arc::clone(self);
-        self.parallelism.spawn(move || {
-            let _leave = Leave(&shared);
-            shared.task();
-        });
+    /// Puts a taker that is due into the threads' queue.
+    fn announce(self: &Arc<Self>) {
+        if let Some(pool) = self.parallelism.pool() {
+            pool.push(Arc::clone(self) as Arc<dyn Tasks>);
+        }
+    }
+
+    /// Makes a working memory, if the map is still there.
+    fn new_work(&self) -> Option<Work<T, R>> {
+        let start = lock(&self.start).clone()?;
+        Some(start())
     }
 
     /// Takes an item, hands the taking on, and works on the item.
@@ -337,12 +471,8 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
         let outcome = item.and_then(|item| {
             let working = || {
                 let idle = lock(&self.idle).pop();
-                let mut work = match idle {
-                    Some(work) => work,
-                    // Gone if the map is, too.
-                    None => lock(&self.start).clone().map(|start| start())?,
-                };
-                let result = Duty::Work.during(|| work(item));
+                let mut work = idle.or_else(|| self.new_work())?;
+                let result = work(item);
                 lock(&self.idle).push(work);
                 Some(result)
             };
@@ -368,9 +498,7 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
             return None;
         }
         let number = source.taken;
-        let next = || {
-            Duty::Source { within_work: self.within_work }.during(|| source.items.as_mut()?.next())
-        };
+        let next = || source.items.as_mut()?.next();
         let item = match catch_unwind(AssertUnwindSafe(|| self.give_up.mark(next))) {
             Ok(Some(item)) => Ok(item),
             Ok(None) => {
@@ -390,9 +518,13 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
         book.results.push_back(None);
         book.parked = book.results.len() >= self.parallelism.window;
         if !book.parked && !book.stop {
-            book.tasks += 1;
+            book.is_due = true;
+            let helps = book.helps;
             drop(book);
-            self.spawn_taker();
+            self.announce();
+            if helps {
+                self.progress.notify_all();
+            }
         }
         Some((number, item))
     }
@@ -400,21 +532,50 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
     /// Waits for the next result; none is left once the source has ended.
     fn next(self: &Arc<Self>) -> Option<Outcome<R>> {
         let pending = |book: &mut Book<R>| !book.has_next() && book.total != Some(book.emitted);
-        let gathered = self.progress.wait_timeout_while(lock(&self.book), GATHER, pending);
+        let mut book = if IS_WORKER.get() { self.help(pending) } else { self.wait(pending) };
+        let outcome = book.results.pop_front()??;
+        book.emitted += 1;
+        if std::mem::take(&mut book.parked) {
+            book.is_due = true;
+            drop(book);
+            self.announce();
+        }
+        Some(outcome)
+    }
+
+    /// Waits while something is pending.
+    fn wait(&self, mut pending: impl FnMut(&mut Book<R>) -> bool) -> MutexGuard<'_, Book<R>> {
+        let gathered = self.progress.wait_timeout_while(lock(&self.book), GATHER, &mut pending);
         let (mut book, _) = gathered.unwrap_or_else(PoisonError::into_inner);
         if pending(&mut book) {
             book.hungry = true;
             book = self.progress.wait_while(book, pending).unwrap_or_else(PoisonError::into_inner);
             book.hungry = false;
         }
-        let outcome = book.results.pop_front()??;
-        book.emitted += 1;
-        if std::mem::take(&mut book.parked) {
-            book.tasks += 1;
-            drop(book);
-            self.spawn_taker();
+        book
+    }
+
+    /// The same on one of the threads, which runs what is due itself.
+    fn help(
+        self: &Arc<Self>,
+        mut pending: impl FnMut(&mut Book<R>) -> bool,
+    ) -> MutexGuard<'_, Book<R>> {
+        loop {
+            let mut book = lock(&self.book);
+            if book.is_due && pending(&mut book) {
+                drop(book);
+                Arc::clone(self).run_due();
+                continue;
+            }
+            (book.hungry, book.helps) = (true, true);
+            let wait = |book: &mut Book<R>| !book.is_due && pending(book);
+            let mut book =
+                self.progress.wait_while(book, wait).unwrap_or_else(PoisonError::into_inner);
+            (book.hungry, book.helps) = (false, false);
+            if !pending(&mut book) {
+                return book;
+            }
         }
-        Some(outcome)
     }
 }
 
@@ -459,10 +620,13 @@ impl<T, R> ParMap<T, R> {
     /// Ends the work, waits until no task touches source or work any more, and drops both.
     fn stop(&mut self) {
         if let State::Threads { shared } = std::mem::replace(&mut self.state, State::Done) {
-            lock(&shared.book).stop = true;
+            {
+                let mut book = lock(&shared.book);
+                (book.stop, book.is_due) = (true, false);
+            }
             // A source that waits for a server would keep us.
             shared.give_up.tell();
-            let running = |book: &mut Book<R>| book.tasks > 0;
+            let running = |book: &mut Book<R>| book.running > 0;
             let mut book = shared
                 .progress
                 .wait_while(lock(&shared.book), running)
@@ -472,9 +636,6 @@ impl<T, R> ParMap<T, R> {
             let idle = std::mem::take(&mut *lock(&shared.idle));
             let (items, start) = (lock(&shared.source).items.take(), lock(&shared.start).take());
             drop((left, idle, items, start));
-            if shared.entered {
-                shared.parallelism.pool.within.fetch_sub(1, Ordering::Relaxed);
-            }
         }
     }
 }
@@ -488,5 +649,110 @@ impl<T, R> Drop for ParMap<T, R> {
 impl<T, R> std::fmt::Debug for ParMap<T, R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ParMap").field("size_hint", &self.size_hint).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn threads(n: usize) -> Parallelism {
+        Parallelism::new(n).unwrap()
+    }
+
+    #[test]
+    fn results_come_back_in_the_order_of_the_items() {
+        for n in [1, 3] {
+            let done = threads(n).each(vec!["a", "b", "c", "d"], |place, name| (place, name));
+            assert_eq!(done.wait(), [(0, "a"), (1, "b"), (2, "c"), (3, "d")]);
+        }
+    }
+
+    #[test]
+    fn the_caller_goes_on_meanwhile() {
+        let (go, gate) = mpsc::channel();
+        let gate = Mutex::new(gate);
+        let work = move |_, ()| {
+            gate.lock().unwrap().recv_timeout(Duration::from_secs(10)).expect("the caller goes on");
+        };
+        let under_way = threads(2).each(vec![(), ()], work);
+        for _ in 0..2 {
+            go.send(()).unwrap();
+        }
+        assert_eq!(under_way.wait(), [(), ()]);
+    }
+
+    #[test]
+    fn a_panic_is_the_callers() {
+        for n in [1, 3] {
+            let fail = |_, ()| -> () { panic!("on purpose") };
+            let panics = AssertUnwindSafe(|| threads(n).each(vec![()], fail).wait());
+            let panic = catch_unwind(panics).unwrap_err();
+            assert_eq!(panic.downcast_ref(), Some(&"on purpose"));
+        }
+    }
+
+    /// All threads wait for work that they share out among themselves.
+    #[test]
+    fn work_within_work_on_the_same_threads_comes_to_its_end() {
+        for n in [2, 3] {
+            let shared = threads(n);
+            let inner = shared.clone();
+            let done = shared.each((0..20_u64).collect(), move |_, i| {
+                let squares = inner.each((0..i).collect(), |_, j| j * j).wait();
+                let map: ParMap<u64, u64> =
+                    ParMap::new(squares.into_iter(), inner.clone(), || (), |(), square| square);
+                map.sum::<u64>()
+            });
+            assert_eq!(
+                done.wait(),
+                (0..20).map(|i| (0..i).map(|j| j * j).sum()).collect::<Vec<u64>>()
+            );
+        }
+    }
+
+    /// Maps that were begun by a thread outside, and are then the sources of others.
+    #[test]
+    fn a_map_that_was_begun_outside_may_be_a_source() {
+        for n in [2, 3] {
+            let shared = threads(n).with_window(3);
+            let map = |items: Box<dyn Iterator<Item = u64> + Send>| {
+                let map = ParMap::new(items, shared.clone(), || (), |(), i: u64| i + 1);
+                let mut map = map.peekable();
+                map.peek();
+                map
+            };
+            let mut chain: Box<dyn Iterator<Item = u64> + Send> = Box::new(0..200);
+            for _ in 0..5 {
+                chain = Box::new(map(chain));
+            }
+            assert!(chain.eq(5..205));
+        }
+    }
+
+    /// A taker that is due, but has no thread, keeps nobody who drops its map.
+    #[test]
+    fn a_drop_does_not_wait_for_the_work_of_other_maps() {
+        let shared = threads(2);
+        let (go, gate) = mpsc::channel::<()>();
+        let gate = Mutex::new(gate);
+        let busy = shared.each(vec![(), ()], move |_, ()| {
+            let _ = gate.lock().unwrap().recv_timeout(Duration::from_secs(10));
+        });
+        let mut map = ParMap::new(0..10, shared.clone(), || (), |(), i| i);
+        map.state = match std::mem::replace(&mut map.state, State::Done) {
+            State::Waiting { items, start, parallelism } => {
+                ParMap::begin(items, start, parallelism)
+            }
+            other => other,
+        };
+        let begun = std::time::Instant::now();
+        drop(map);
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        go.send(()).unwrap();
+        go.send(()).unwrap();
+        busy.wait();
     }
 }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::failures::FailureFile;
 use super::layout::{self, WriteMode};
 use super::own::Columns;
-use super::part::{Encoders, Part};
+use super::part::Part;
 #[cfg(feature = "s3")]
 use super::s3::S3Target;
 use super::staging::Staging;
@@ -287,7 +287,7 @@ pub struct ParquetSink {
     failures: FailureFile,
     report: SinkReport,
     schema: Option<SchemaRef>,
-    encoders: Encoders,
+    parallelism: Parallelism,
     // Last, so that the files are closed before they are removed.
     target: Target,
 }
@@ -382,7 +382,7 @@ impl ParquetSink {
             run_id,
             report: SinkReport { path: Some(target.uri("")), ..SinkReport::default() },
             schema: None,
-            encoders: Encoders::default(),
+            parallelism: Parallelism::default(),
             target,
         })
     }
@@ -445,7 +445,7 @@ impl ParquetSink {
             };
             let room = self.params.rows_per_file - part.rows();
             let rows = usize::try_from(room).unwrap_or(usize::MAX).min(end - start);
-            part.write(&batch, start..start + rows, &self.encoders)?;
+            part.write(&batch, start..start + rows, &self.parallelism)?;
             start += rows;
             if part.rows() == self.params.rows_per_file {
                 self.close_part()?;
@@ -459,7 +459,7 @@ impl ParquetSink {
     fn close_part(&mut self) -> Result<()> {
         if let Some(part) = self.part.take() {
             self.report.rows += part.rows();
-            self.report.bytes += part.close(&self.encoders, &self.notes)?;
+            self.report.bytes += part.close(&self.parallelism, &self.notes)?;
         }
         Ok(())
     }
@@ -467,7 +467,7 @@ impl ParquetSink {
 
 impl RowSink for ParquetSink {
     fn set_parallelism(&mut self, parallelism: Parallelism) {
-        self.encoders = Encoders::new(parallelism);
+        self.parallelism = parallelism;
     }
 
     fn annotate(&mut self, key: &str, value: &str) {

@@ -1,10 +1,7 @@
 //! One Parquet file of rows, whose columns are encoded side by side, while the next rows are gathered.
 
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver};
-use std::thread;
 
 use arrow_schema::SchemaRef;
 use parquet::arrow::ArrowWriter;
@@ -19,55 +16,19 @@ use parquet::file::writer::SerializedFileWriter;
 use super::own::Columns;
 use super::target::{Target, TargetFile};
 use crate::error::{Error, Result};
-use crate::parallel::Parallelism;
+use crate::parallel::{Parallelism, UnderWay};
 use crate::rows::RowBatch;
 
 /// Rows that are gathered before their columns are converted and encoded, side by side: enough for each
 /// thread.
 const ROWS_AT_A_TIME: usize = 8192;
 
-/// The threads that encode columns: those of the job.
-#[derive(Debug, Default)]
-pub(super) struct Encoders(Parallelism);
+/// Columns that are worked on while the caller goes on, the last first: the scores take as long as all the others.
+type Encoding<R> = UnderWay<Result<R, ParquetError>>;
 
-impl Encoders {
-    pub fn new(parallelism: Parallelism) -> Self {
-        Self(parallelism)
-    }
-
-    /// Has the work done on each column, on several threads if there are, while the caller goes on.
-    fn start<T: Send + 'static, R: Send + 'static>(
-        &self,
-        columns: Vec<T>,
-        work: impl Fn(usize, T) -> Result<R, ParquetError> + Send + Sync + 'static,
-    ) -> UnderWay<R> {
-        let (sender, results) = mpsc::channel();
-        let work = Arc::new(work);
-        // The last first: the scores, which take as long as all the others, then the descriptors.
-        for (place, column) in columns.into_iter().enumerate().rev() {
-            let (work, sender) = (Arc::clone(&work), sender.clone());
-            self.0.spawn(move || {
-                let outcome = catch_unwind(AssertUnwindSafe(|| work(place, column)));
-                // Nobody waits for it any more if the file has been given up.
-                let _ = sender.send((place, outcome));
-            });
-        }
-        UnderWay { results }
-    }
-}
-
-/// Work on columns that other threads may still be doing.
-struct UnderWay<R> {
-    results: Receiver<(usize, thread::Result<Result<R, ParquetError>>)>,
-}
-
-impl<R> UnderWay<R> {
-    /// Waits for all columns, in their order; a panic goes on here.
-    fn wait(self) -> Result<Vec<R>, ParquetError> {
-        let mut results: Vec<_> = self.results.into_iter().collect();
-        results.sort_unstable_by_key(|(place, _)| *place);
-        results.into_iter().map(|(_, r)| r.unwrap_or_else(|panic| resume_unwind(panic))).collect()
-    }
+/// Waits for all columns; a panic goes on here.
+fn settled<R>(columns: Encoding<R>) -> Result<Vec<R>, ParquetError> {
+    columns.wait().into_iter().collect()
 }
 
 /// The columns of the last row group, each with one leaf, and what is done to them.
@@ -75,9 +36,9 @@ enum RowGroup {
     /// Nothing yet.
     New(Vec<ArrowColumnWriter>),
     /// They take up rows, and will take more.
-    Open(UnderWay<ArrowColumnWriter>),
+    Open(Encoding<ArrowColumnWriter>),
     /// They take up the last of their rows.
-    Complete(UnderWay<ArrowColumnChunk>),
+    Complete(Encoding<ArrowColumnChunk>),
 }
 
 /// One open file.
@@ -143,7 +104,7 @@ impl Part {
         &mut self,
         batch: &Arc<RowBatch>,
         mut range: Range<usize>,
-        encoders: &Encoders,
+        threads: &Parallelism,
     ) -> Result<()> {
         self.rows += range.len() as u64;
         while !range.is_empty() {
@@ -153,14 +114,14 @@ impl Part {
             self.room -= rows;
             range.start += rows;
             if self.room == 0 || self.waiting_rows >= ROWS_AT_A_TIME {
-                self.encode(encoders).map_err(|e| Error::broken(&self.uri, e))?;
+                self.encode(threads).map_err(|e| Error::broken(&self.uri, e))?;
             }
         }
         Ok(())
     }
 
     /// Has the rows that are waiting converted and encoded; the row group is complete if it has no room left.
-    fn encode(&mut self, encoders: &Encoders) -> Result<(), ParquetError> {
+    fn encode(&mut self, threads: &Parallelism) -> Result<(), ParquetError> {
         let mut writers = self.settle()?;
         if writers.is_empty() {
             let index = self.file.flushed_row_groups().len();
@@ -179,11 +140,11 @@ impl Part {
             Ok(writer)
         };
         self.row_group = Some(if self.room > 0 {
-            RowGroup::Open(encoders.start(writers, take_up))
+            RowGroup::Open(threads.each(writers, take_up))
         } else {
             self.room = self.row_group_rows;
             let complete = move |place, writer| take_up(place, writer)?.close();
-            RowGroup::Complete(encoders.start(writers, complete))
+            RowGroup::Complete(threads.each(writers, complete))
         });
         Ok(())
     }
@@ -193,9 +154,9 @@ impl Part {
         match self.row_group.take() {
             None => {}
             Some(RowGroup::New(columns)) => return Ok(columns),
-            Some(RowGroup::Open(columns)) => return columns.wait(),
+            Some(RowGroup::Open(columns)) => return settled(columns),
             Some(RowGroup::Complete(chunks)) => {
-                let chunks = chunks.wait()?;
+                let chunks = settled(chunks)?;
                 let mut row_group = self.file.next_row_group()?;
                 chunks
                     .into_iter()
@@ -207,10 +168,10 @@ impl Part {
     }
 
     /// Completes the file, with notes in its footer, and returns its length.
-    pub fn close(mut self, encoders: &Encoders, notes: &[KeyValue]) -> Result<u64> {
+    pub fn close(mut self, threads: &Parallelism, notes: &[KeyValue]) -> Result<u64> {
         if self.room < self.row_group_rows {
             self.room = 0;
-            self.encode(encoders).map_err(|e| Error::broken(&self.uri, e))?;
+            self.encode(threads).map_err(|e| Error::broken(&self.uri, e))?;
         }
         self.settle().map_err(|e| Error::broken(&self.uri, e))?;
         for note in notes {
@@ -232,52 +193,4 @@ pub(super) fn open(
     let writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties.clone()))
         .map_err(|e| Error::broken(&uri, e))?;
     Ok((uri, writer))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    #[test]
-    fn columns_come_back_in_their_order() {
-        for threads in [1, 3] {
-            let encoders = Encoders::new(Parallelism::new(threads).unwrap());
-            let done = encoders.start(vec!["a", "b", "c", "d"], |place, name| Ok((place, name)));
-            assert_eq!(done.wait().unwrap(), [(0, "a"), (1, "b"), (2, "c"), (3, "d")]);
-        }
-    }
-
-    #[test]
-    fn the_caller_goes_on_while_columns_are_encoded() {
-        let (go, gate) = mpsc::channel();
-        let gate = std::sync::Mutex::new(gate);
-        let work = move |_, ()| {
-            gate.lock().unwrap().recv_timeout(Duration::from_secs(10)).expect("the caller goes on");
-            Ok(())
-        };
-        let under_way = Encoders::new(Parallelism::new(2).unwrap()).start(vec![(), ()], work);
-        for _ in 0..2 {
-            go.send(()).unwrap();
-        }
-        assert_eq!(under_way.wait().unwrap(), [(), ()]);
-    }
-
-    #[test]
-    fn an_error_or_a_panic_is_the_callers() {
-        for threads in [1, 3] {
-            let encoders = Encoders::new(Parallelism::new(threads).unwrap());
-            let fail = |place, ()| {
-                if place == 1 { Err(ParquetError::General("no".to_owned())) } else { Ok(()) }
-            };
-            let error = encoders.start(vec![(), (), ()], fail).wait().unwrap_err();
-            assert!(error.to_string().contains("no"), "{error}");
-
-            let fail = |_, ()| -> Result<(), _> { panic!("on purpose") };
-            let panics = AssertUnwindSafe(|| encoders.start(vec![()], fail).wait());
-            let panic = catch_unwind(panics).unwrap_err();
-            assert_eq!(panic.downcast_ref(), Some(&"on purpose"));
-        }
-    }
 }
