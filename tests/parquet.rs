@@ -642,6 +642,13 @@ fn columns_of_the_callers_follow_ours() {
         (sink("a").with_column(field(), short), "\"name\" has 1 values of Int32 for 3 rows"),
         (sink("b").with_column(field(), names_of).with_column(field(), names_of), "two columns"),
         (sink("c").with_column(Field::new("path", DataType::Utf8, false), names_of), "\"path\""),
+        (
+            sink("d").with_column(
+                Field::new("s", DataType::Struct([Arc::new(field())].into()), false),
+                names_of,
+            ),
+            "fields within",
+        ),
     ] {
         let mut sink = sink;
         let written = sink.write(batch(0..3, None));

@@ -230,6 +230,25 @@ fn an_extractor_that_panics_or_miscounts_costs_one_image() {
     assert_eq!(images.explode().filter(Result::is_err).count(), 2);
 }
 
+/// Also images that are left out are shown.
+#[test]
+fn progress_is_shown_after_each_image() {
+    let (source, causes) = troubled();
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&seen);
+    let report = Pipeline::new(source, orb(), NullSink::default())
+        .with_on_error(OnError::Skip)
+        .with_progress(move |progress| {
+            if progress.written == 0 {
+                assert_eq!(progress.images, count.fetch_add(1, Ordering::SeqCst) as u64 + 1);
+            }
+        })
+        .run()
+        .unwrap();
+    assert_eq!(seen.load(Ordering::SeqCst) as u64, report.images);
+    assert!(causes.values().sum::<u64>() > 5);
+}
+
 #[test]
 fn by_default_the_first_failure_in_order_ends_the_job() {
     let (source, _) = troubled();

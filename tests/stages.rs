@@ -455,6 +455,62 @@ fn work_may_use_rayon_itself() {
         |(), i| sum(i, i + 500),
     );
     assert!(stream.eq((0..400).map(|i| (i..i + 500).sum::<u64>())));
+    // Also where maps share threads.
+    for threads in [2, 3, 4] {
+        let shared = Parallelism::new(threads).unwrap();
+        let first = (0..400_u64).par_map(shared.clone(), || (), |(), i| sum(i, i + 500));
+        let second = first.par_map(shared, || (), |(), s| s + sum(0, 100));
+        assert!(second.eq((0..400).map(|i| (i..i + 500).sum::<u64>() + 4950)));
+    }
+}
+
+/// Whole jobs as the work of a map, on the same threads: each writes, and waits for its columns.
+#[cfg(feature = "parquet")]
+#[test]
+fn jobs_within_a_map_share_its_threads() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().to_owned();
+    let shared = Parallelism::new(2).unwrap();
+    let inner = shared.clone();
+    let rows = (0..6).par_map(
+        shared,
+        || (),
+        move |(), i| {
+            let sink =
+                ParquetSink::create(root.join(i.to_string()), ParquetParams::default()).unwrap();
+            let job = Pipeline::new(MemorySource::new(photos(12)), orb(), sink);
+            job.with_parallelism(inner.clone()).run().unwrap().rows
+        },
+    );
+    let rows: Vec<u64> = rows.collect();
+    assert!(rows.len() == 6 && rows[0] > 50 && rows.iter().all(|n| *n == rows[0]));
+}
+
+/// What is wrong with parameters is said by whichever stage has them, and pixels are those that were asked for.
+#[test]
+fn stages_check_what_they_are_given() {
+    let first = |error: Option<Result<ImageFeatures>>| error.unwrap().unwrap_err().to_line();
+    let decode = DecodeParams::default().with_max_side(0);
+    assert!(
+        first(mixed().features(&orb()).with_decode(decode.clone()).next()).contains("max_side")
+    );
+    let serial = mixed().decode(decode, orb().pixels()).extract(&orb()).next();
+    assert!(first(serial).contains("max_side"));
+    let spec = PixelSpec::new(PixelFormat::Rgb);
+    let other = mixed().decode(DecodeParams::default(), spec).extract(&orb()).next();
+    assert!(first(other).contains("rgb pixels"), "pixels of another format");
+    let small = PixelSpec::new(PixelFormat::Bgr).with_size(4, 2);
+    let other = mixed().decode(DecodeParams::default(), small).extract(&Sizes::default()).next();
+    assert!(first(other).contains("(4, 2)"), "pixels of another size");
+    let policy = ErrorPolicy::new(OnError::Fail).with_max_failures(MaxFailures::Images(1));
+    let mut tolerant = parallel(mixed()).on_error(policy, &Tally::default());
+    assert!(tolerant.next().unwrap().unwrap_err().to_line().contains("max_failures"));
+    assert!(tolerant.next().is_none());
+    // A size takes memory of its own.
+    let decode = DecodeParams::default().with_max_alloc(1 << 20);
+    let huge = PixelSpec::new(PixelFormat::Rgb).with_size(9, 60_000);
+    let error = mixed().decode(decode, huge).next().unwrap().unwrap_err();
+    assert_eq!(error.code(), "too_large");
 }
 
 #[test]

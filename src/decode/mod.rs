@@ -125,6 +125,8 @@ impl Decoder {
                 let why = "an image without a pixel has no other size";
                 return Err(Error::decode(object.uri.as_str(), DecodeCause::Unsupported, why));
             }
+            check_resize(&self.params, pixels, size)
+                .map_err(|(cause, source)| Error::decode(object.uri.as_str(), cause, source))?;
             pixels.resize(size);
         }
         Ok(Arc::new(meta))
@@ -184,6 +186,21 @@ fn check_limits(
             Err((DecodeCause::TooLarge, what.into()))
         }
     }
+}
+
+/// Refuses a size that takes more than decoding may: the rows of the new height as four floats a pixel, and the
+/// new pixels, beside the old ones.
+fn check_resize(
+    params: &DecodeParams,
+    pixels: &Pixels,
+    (width, height): (u32, u32),
+) -> Result<(), Failure> {
+    let (width, height) = (u64::from(width), u64::from(height));
+    let between = (pixels.width() as u64).saturating_mul(height).saturating_mul(16);
+    let new = width * height * pixels.format().channels() as u64;
+    let bytes = (pixels.as_bytes().len() as u64).saturating_add(between).saturating_add(new);
+    check_limits(params, width as usize, height as usize, bytes)?;
+    check_memory(usize::try_from(bytes).unwrap_or(usize::MAX))
 }
 
 /// Looks whether so many bytes can be had: a failed allocation would end the process.

@@ -12,7 +12,7 @@ use crate::features::{Element, VectorFormat, VectorsView};
 /// Count, sum and Gram matrix of rows of bytes or of 32-bit floats.
 ///
 /// Of bytes they are exact integers: any split of the rows, in any order, merges to the same moments. Of floats they
-/// are sums of float64 in the order of the rows, whatever the threads and however many rows are pushed at a time;
+/// are sums of float64 in the order of the rows, however many rows are pushed at a time;
 /// merging adds sums, so the same parts in the same order give the same bits.
 ///
 /// # Examples
@@ -51,6 +51,8 @@ const EXACT_ROWS: usize = 256;
 
 /// Begins [`Moments::to_bytes`].
 const MAGIC: &[u8; 8] = b"orbmom01";
+/// Most rows: their sums fit into 64 bits, and products of these into 128.
+const MAX_COUNT: u64 = 1 << 48;
 /// Bytes before the sums: magic, element, 7 zeros, dimensions, count.
 const HEAD_LEN: usize = 32;
 
@@ -145,26 +147,19 @@ impl Moments {
             return Err(Error::shape(format!("element {at} of row {row} is not finite")));
         }
         let ElementSums::F32 { sum, gram } = &mut self.sums else { return Ok(()) };
-        let wide = rows.mapv(f64::from);
+        let wide = rows.as_standard_layout().mapv(f64::from);
         for row in wide.rows() {
             sum.iter_mut().zip(row).for_each(|(sum, v)| *sum += v);
         }
         // A product of two float32 is exact in float64, fused or not, and each sum runs over the rows in their
-        // order: neither instruction sets nor threads change a bit.
-        let add = |i: usize, mut sums: ndarray::ArrayViewMut1<'_, f64>| {
+        // order: no instruction set changes a bit.
+        for (i, mut sums) in gram.outer_iter_mut().enumerate() {
             let sums = sums.as_slice_mut().expect("a row of an array in standard layout");
             for row in wide.rows() {
                 let row = row.to_slice().expect("a row of an array in standard layout");
                 let factor = row[i];
                 sums[i..].iter_mut().zip(&row[i..]).for_each(|(sum, v)| *sum += factor * v);
             }
-        };
-        let rows_of_gram = gram.outer_iter_mut();
-        if wide.nrows() * self.dimensions * self.dimensions < PARALLEL_PRODUCTS {
-            rows_of_gram.enumerate().for_each(|(i, sums)| add(i, sums));
-        } else {
-            let rows_of_gram: Vec<_> = rows_of_gram.enumerate().collect();
-            rows_of_gram.into_par_iter().for_each(|(i, sums)| add(i, sums));
         }
         self.count += wide.nrows() as u64;
         Ok(())
@@ -185,10 +180,11 @@ impl Moments {
     /// Adds the moments of other rows.
     ///
     /// # Errors
-    /// [`Error::Shape`] for rows of another format.
+    /// [`Error::Shape`] for rows of another format, [`Error::Moments`] for more than 2^48 rows in all.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         self.check(other.element(), other.dimensions)?;
-        self.count += other.count;
+        let count = self.count.checked_add(other.count).filter(|&count| count <= MAX_COUNT);
+        self.count = count.ok_or_else(|| Error::Moments("they are of too many rows".into()))?;
         match (&mut self.sums, &other.sums) {
             (ElementSums::U8 { sum, gram }, ElementSums::U8 { sum: others, gram: more }) => {
                 sum.iter_mut().zip(others).for_each(|(a, b)| *a += b);
@@ -213,7 +209,11 @@ impl Moments {
         if self.count < params.needed() {
             return Err(params.too_few_rows(self.count));
         }
-        Ok(solve::fit(self, params))
+        let covariance = self.covariance();
+        if !covariance.iter().all(|v| v.is_finite()) {
+            return Err(Error::Fit("the variances are beyond what float64 holds".into()));
+        }
+        Ok(solve::fit(self, &covariance, params))
     }
 
     /// Writes them down, to be merged elsewhere.
@@ -256,6 +256,9 @@ impl Moments {
         let wanted = u128::from(d) + u128::from(d) * (u128::from(d) + 1) / 2;
         if !rest.is_empty() || wanted != sums.len() as u128 {
             return Err(bad(&format!("their length is not that of {d} dimensions")));
+        }
+        if count > MAX_COUNT {
+            return Err(bad(&format!("they are of more than {MAX_COUNT} rows")));
         }
         let d = d as usize;
         let mut moments = match element {
@@ -304,7 +307,8 @@ impl Moments {
         }
     }
 
-    /// The covariance matrix over n - 1. The sums of bytes are exact, rounded only where they are divided.
+    /// The covariance matrix over n - 1. The sums of bytes are exact, rounded only where they are divided. Those of
+    /// floats lose as many digits as the mean is larger than the deviation, squared.
     pub(super) fn covariance(&self) -> DMatrix<f64> {
         let (n, wide) = (self.count as f64, i128::from(self.count));
         match &self.sums {
@@ -318,7 +322,11 @@ impl Moments {
             ElementSums::F32 { sum, gram } => {
                 DMatrix::from_fn(self.dimensions, self.dimensions, |i, j| {
                     let (i, j) = (i.min(j), i.max(j));
-                    (gram[(i, j)] - sum[i] * (sum[j] / n)) / (n - 1.0)
+                    let difference = gram[(i, j)] - sum[i] * (sum[j] / n);
+                    // The sums are rounded n times: a difference within that is none.
+                    let size = gram[(i, i)].sqrt() * gram[(j, j)].sqrt();
+                    let noise = n * f64::EPSILON * size;
+                    if difference.abs() <= noise { 0.0 } else { difference / (n - 1.0) }
                 })
             }
         }
@@ -332,9 +340,6 @@ impl Moments {
         Err(Error::shape(format!("rows of {dimensions} x {element} for moments of {d} x {own}")))
     }
 }
-
-/// Products from which on threads share the work.
-const PARALLEL_PRODUCTS: usize = 1 << 24;
 
 fn add_descriptors(rows: &[[u8; GRAM_SIDE]], sum: &mut [u64], gram: &mut Array2<u64>) {
     let kernels = Kernels::current();
@@ -414,10 +419,9 @@ mod tests {
     }
 
     #[test]
-    fn sums_of_floats_do_not_depend_on_pushes_or_threads() {
-        let (n, d) = (300, 260);
+    fn sums_of_floats_do_not_depend_on_pushes() {
+        let (n, d) = (300, 26);
         let rows = floats(n, d);
-        assert!(n * d * d > PARALLEL_PRODUCTS);
         let mut whole = Moments::new_f32(d);
         whole.push_rows_f32(rows.view()).unwrap();
         let mut pieces = Moments::new_f32(d);
@@ -425,10 +429,6 @@ mod tests {
             pieces.push(VectorsView::F32(piece)).unwrap();
         }
         assert_eq!(pieces.to_bytes(), whole.to_bytes());
-        let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-        let mut alone = Moments::new_f32(d);
-        one.install(|| alone.push_rows_f32(rows.view())).unwrap();
-        assert_eq!(alone.to_bytes(), whole.to_bytes());
         // Against the definition, in two passes.
         let wide = rows.mapv(f64::from);
         let centred = &wide - &wide.mean_axis(Axis(0)).unwrap();
@@ -438,6 +438,37 @@ mod tests {
         whole.push_rows(Array2::zeros((1, d)).view()).unwrap_err();
         whole.push_rows_f32(Array2::from_elem((1, d), f32::NAN).view()).unwrap_err();
         assert_eq!(whole.count(), n as u64);
+    }
+
+    #[test]
+    fn rows_of_any_layout_and_without_variance_are_right() {
+        let rows = floats(40, 5);
+        let turned = rows.t().as_standard_layout().to_owned();
+        let (mut plain, mut other) = (Moments::new_f32(5), Moments::new_f32(5));
+        plain.push_rows_f32(rows.view()).unwrap();
+        other.push_rows_f32(turned.t()).unwrap();
+        assert_eq!(plain, other);
+        for n in [2, 100, 1000, 4321] {
+            let mut same = Moments::new_f32(2);
+            let rows = Array2::from_shape_fn((n, 2), |(_, j)| [0.2_f32, 0.9][j]);
+            same.push_rows_f32(rows.view()).unwrap();
+            let model = same.fit(&PcaParams::new(2)).unwrap();
+            assert_eq!((model.rank(), model.total_variance()), (0, 0.0), "{n}");
+            let json = serde_json::to_string(&model).unwrap();
+            assert_eq!(serde_json::from_str::<PcaModel>(&json).unwrap(), model);
+        }
+        let mut huge = Moments::new_f32(1);
+        huge.push_rows_f32(Array2::from_elem((3, 1), f32::MAX).view()).unwrap();
+        huge.fit(&PcaParams::new(1)).unwrap();
+        let mut bytes = huge.to_bytes();
+        bytes[HEAD_LEN..].copy_from_slice([1e300_f64; 2].map(f64::to_le_bytes).as_flattened());
+        let huge = Moments::from_bytes(&bytes).unwrap();
+        assert!(matches!(huge.fit(&PcaParams::new(1)), Err(Error::Fit(_))));
+        let mut many = Moments::new(1).to_bytes();
+        many[24..32].copy_from_slice(&(1_u64 << 48).to_le_bytes());
+        let mut many = Moments::from_bytes(&many).unwrap();
+        let one = many.clone();
+        assert!(matches!(many.merge(&one), Err(Error::Moments(_))));
     }
 
     #[test]

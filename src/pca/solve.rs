@@ -7,6 +7,7 @@ use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
 
 use super::{Moments, PcaModel, PcaParams, PowerIterations, Solver};
+use crate::features::Element;
 
 /// The most power iterations that [`PowerIterations::Auto`] takes.
 const MAX_ITERATIONS: usize = 1000;
@@ -22,19 +23,22 @@ struct Eigen {
 }
 
 /// Solves checked parameters.
-pub(super) fn fit(moments: &Moments, params: &PcaParams) -> PcaModel {
+pub(super) fn fit(moments: &Moments, covariance: &DMatrix<f64>, params: &PcaParams) -> PcaModel {
     let k = params.n_components();
     let (rows, dimensions) = (moments.count(), moments.dimensions());
-    let covariance = moments.covariance();
     let solver = params.solver().resolve(rows, dimensions, k);
     let (eigen, iterations) = match solver {
         Solver::Randomized { oversamples, power_iterations, seed } => {
-            randomized(&covariance, k, oversamples, power_iterations, seed)
+            randomized(covariance, k, oversamples, power_iterations, seed)
         }
-        Solver::Covariance | Solver::Auto { .. } => (exact(&covariance), 0),
+        Solver::Covariance | Solver::Auto { .. } => (exact(covariance), 0),
     };
-    let total = covariance.trace();
     let variance: Array1<f64> = eigen.values.iter().take(k).map(|v| v.max(0.0)).collect();
+    let total = match moments.element() {
+        Element::U8 => covariance.trace(),
+        // Where the sums have lost digits, the trace may be less than its parts.
+        Element::F32 => covariance.trace().max(variance.sum()),
+    };
     let mut components = Array2::from_shape_fn((k, dimensions), |(i, j)| eigen.vectors[(j, i)]);
     components.rows_mut().into_iter().for_each(make_largest_positive);
     PcaModel {

@@ -179,6 +179,9 @@ where
         let format = extractor.output();
         let origin = Origin::new(&extractor, &decode);
         policy.check()?;
+        decode.check()?;
+        extractor.pixels().check()?;
+        format.check()?;
         match &scores {
             Scores::None => {}
             Scores::Fit(params) => params.check(format.len())?,
@@ -213,7 +216,7 @@ where
             .with_tally(&tally)
             .stop_at(&watch.stop)
             .on_error(policy, &tally)
-            .inspect(move |_| shown.show())
+            .with_observer(move || shown.show())
             .explode()
             .with_format(format);
         let (report, model) = match scores {

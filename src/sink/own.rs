@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::{Array as _, ArrayRef};
-use arrow_schema::{ArrowError, Field, FieldRef, Schema, SchemaRef};
+use arrow_schema::{ArrowError, DataType, Field, FieldRef, Schema, SchemaRef};
 
 use crate::rows::{RowBatch, ScoreWidth, column};
 
@@ -15,6 +15,16 @@ type Values = dyn Fn(&RowBatch) -> Result<ArrayRef, ArrowError> + Send + Sync;
 pub(super) struct Columns {
     pub score_width: ScoreWidth,
     own: Vec<(FieldRef, Arc<Values>)>,
+}
+
+/// Whether a type is one column of Parquet: plain values, or lists of such.
+fn has_one_leaf(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::List(of) | DataType::LargeList(of) | DataType::FixedSizeList(of, _) => {
+            has_one_leaf(of.data_type())
+        }
+        other => !other.is_nested(),
+    }
 }
 
 impl std::fmt::Debug for Columns {
@@ -49,6 +59,12 @@ impl Columns {
         let ours = batch.schema(self.score_width);
         let own = self.own.iter().map(|(field, _)| Arc::clone(field));
         let fields: Vec<FieldRef> = ours.fields().iter().cloned().chain(own).collect();
+        for (field, _) in &self.own {
+            if !has_one_leaf(field.data_type()) {
+                let why = format!("the column {:?} has fields within", field.name());
+                return Err(ArrowError::SchemaError(why));
+            }
+        }
         for (i, field) in fields.iter().enumerate() {
             if fields[..i].iter().any(|other| other.name() == field.name()) {
                 let why = format!("two columns have the name {:?}", field.name());

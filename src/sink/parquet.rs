@@ -330,7 +330,10 @@ impl ParquetSink {
         })
     }
 
-    /// Adds a column of the caller's, after ours: `values` makes it of each batch, one value for each row.
+    /// Adds a column of the caller's, after ours: `values` makes it of a batch, one value for each row.
+    ///
+    /// It is called on any thread, and more than once for a batch that goes to several row groups or files: it must give
+    /// the same each time. A type with fields within is an [`Error::Write`].
     ///
     /// # Examples
     /// ```

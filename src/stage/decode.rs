@@ -37,11 +37,12 @@ pub struct Decode<I> {
     images: I,
     decoder: Decoder,
     spec: PixelSpec,
+    is_checked: bool,
 }
 
 impl<I> Decode<I> {
     pub(super) fn new(images: I, params: DecodeParams, spec: PixelSpec) -> Self {
-        Self { images, decoder: Decoder::new(params), spec }
+        Self { images, decoder: Decoder::new(params), spec, is_checked: false }
     }
 }
 
@@ -49,6 +50,12 @@ impl<T: Into<ListedImage>, I: Iterator<Item = Result<T>>> Iterator for Decode<I>
     type Item = Result<DecodedImage>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if !std::mem::replace(&mut self.is_checked, true) {
+            let checked = self.decoder.params().check().and_then(|()| self.spec.check());
+            if let Err(error) = checked {
+                return Some(Err(error));
+            }
+        }
         let image = self.images.next()?;
         Some(image.and_then(|image| {
             let object = image.into().read()?;

@@ -37,7 +37,8 @@ impl<I: Iterator<Item = Result<DecodedImage>>, E: FeatureExtractor> Iterator for
     fn next(&mut self) -> Option<Self::Item> {
         let image = self.images.next()?;
         Some(image.and_then(|DecodedImage { meta, pixels, .. }| {
-            let extracted = self.extractor.extract(pixels.view(), &mut self.scratch);
+            let extracted = check_pixels(&self.extractor, &pixels)
+                .and_then(|()| self.extractor.extract(pixels.view(), &mut self.scratch));
             features_of(&self.extractor, meta, extracted)
         }))
     }
@@ -124,7 +125,7 @@ where
         let parallelism = parallelism.unwrap_or_default();
         let window = parallelism.window().div_ceil(len);
         let parallelism = parallelism.with_window(window);
-        let batches = Chunks { items: images, len };
+        let batches = Chunks { items: images.fuse(), len };
         Ok(batches.par_map(
             parallelism,
             move || Worker::new(extractor.clone(), &decode, tally.clone()),
@@ -267,6 +268,9 @@ impl<E: FeatureExtractor> Worker<E> {
         if let [image] = images {
             return vec![self.extract_one(*image)];
         }
+        if images.is_empty() {
+            return Vec::new();
+        }
         let Self { extractor, scratch, .. } = self;
         match caught(|| extractor.extract_batch(images, scratch)) {
             Ok(results) if results.len() == images.len() => results,
@@ -288,6 +292,19 @@ impl<E: FeatureExtractor> Worker<E> {
             Err(Error::Panic(panic))
         })
     }
+}
+
+/// Refuses pixels that the extractor does not want: who decodes by itself may have others.
+fn check_pixels<E: FeatureExtractor>(extractor: &E, pixels: &Pixels) -> Result<()> {
+    let (spec, size) = (extractor.pixels(), (pixels.width() as u32, pixels.height() as u32));
+    if pixels.format() == spec.format() && spec.size().is_none_or(|wanted| wanted == size) {
+        return Ok(());
+    }
+    let (format, wanted) = (pixels.format(), spec.format());
+    Err(Error::shape(format!(
+        "{format} pixels of {size:?} where {wanted} of {:?} are due",
+        spec.size()
+    )))
 }
 
 /// Joins an image and its features, which are as the extractor has promised.

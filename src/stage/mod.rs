@@ -97,7 +97,8 @@ pub trait StageExt: Iterator + Sized {
     /// [`decode`](Self::decode) and [`extract`](Self::extract).
     ///
     /// No more encoded and decoded images than threads (times [`FeatureExtractor::batch_len`]) are in memory at a
-    /// time, beside what the source reads ahead, and the features of no more than a window of images. An image for
+    /// time, beside what the source reads ahead, and the features of no more than a window of images, or of a batch for
+    /// each thread. An image for
     /// which the decoder or the extractor panics is an error like any other.
     fn features<T, E>(self, extractor: &E) -> FeaturesOf<Self, E>
     where

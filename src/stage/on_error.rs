@@ -209,13 +209,39 @@ pub struct Tolerant<I> {
     /// The number of those that were refused for want of a right.
     refused: u64,
     first_error: Option<Box<Error>>,
+    observer: Observer,
     is_done: bool,
 }
 
+/// Called after each image.
+#[derive(Default)]
+struct Observer(Option<Box<dyn FnMut() + Send>>);
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Observer").finish_non_exhaustive()
+    }
+}
+
 impl<I> Tolerant<I> {
+    /// Calls `observer` after each image, those that are left out among them.
+    pub fn with_observer(mut self, observer: impl FnMut() + Send + 'static) -> Self {
+        self.observer = Observer(Some(Box::new(observer)));
+        self
+    }
+
     pub(super) fn new(images: I, policy: ErrorPolicy, tally: Tally) -> Self {
-        let is_done = false;
-        Self { images, policy, tally, seen: 0, failed: 0, refused: 0, first_error: None, is_done }
+        Self {
+            images,
+            policy,
+            tally,
+            seen: 0,
+            failed: 0,
+            refused: 0,
+            first_error: None,
+            observer: Observer::default(),
+            is_done: false,
+        }
     }
 
     /// Decides about a failure: a record of it, nothing, or the job's end.
@@ -264,6 +290,13 @@ impl<I: Iterator<Item = Result<ImageFeatures>>> Iterator for Tolerant<I> {
     type Item = Result<ImageOutcome>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if self.seen == 0
+            && !self.is_done
+            && let Err(error) = self.policy.check()
+        {
+            self.is_done = true;
+            return Some(Err(error));
+        }
         while !self.is_done {
             let Some(image) = self.images.next() else {
                 self.is_done = true;
@@ -280,6 +313,9 @@ impl<I: Iterator<Item = Result<ImageFeatures>>> Iterator for Tolerant<I> {
                 Err(error) => self.leave_out(error).map(|f| f.map(ImageOutcome::Failed)),
             };
             self.is_done = outcome.is_err();
+            if let Observer(Some(observer)) = &mut self.observer {
+                observer();
+            }
             if let Some(outcome) = outcome.transpose() {
                 return Some(outcome);
             }
