@@ -44,7 +44,7 @@ impl From<Features> for Extracted {
 
 /// Makes vectors of images: says what pixels it wants and what vectors it gives.
 ///
-/// Stages, PCA and sinks take any of these. A caller's own needs three methods:
+/// Stages, PCA and sinks take any of these. A caller's own needs four methods:
 ///
 /// ```
 /// use orb_features::prelude::*;
@@ -86,7 +86,9 @@ pub trait FeatureExtractor: Send + Sync {
     /// The working memory of one thread.
     type Scratch: Default + Send;
 
-    /// The name of its [description](Self::describe) among the notes of a result.
+    /// The name of its [description](Self::describe) among the notes of a result, for ORB's alone: others are not
+    /// compared when rows are added.
+    #[doc(hidden)]
     fn name(&self) -> &'static str {
         "extractor"
     }
