@@ -110,7 +110,8 @@ pub use stage::StageExt;
 pub use {arrow_array, arrow_schema};
 pub use {image, ndarray};
 
-/// The README's code compiles, or the tests say so.
+/// The code of the pages compiles, or the tests say so.
 #[cfg(all(doctest, feature = "s3"))]
 #[doc = include_str!("../README.md")]
-struct Readme;
+#[doc = include_str!("../docs/s3.md")]
+struct Pages;

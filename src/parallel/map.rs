@@ -8,7 +8,7 @@
 //! taken one by one and in order, no thread waits for room, and the tasks of other stages get threads in between.
 //!
 //! Whether a taker is due stands in the map's [`Book`]; the threads' queue holds the map itself. Whoever consumes a map on one of these threads (because it is the source of another map, or used within its
-//! work) runs due tasks of the map itself while it waits. So it waits for tasks alone that run already: however maps are
+//! work) runs the due task of the map itself if the next item is not taken. So it waits for tasks alone that run already: however maps are
 //! nested, one of them gets on. A map that is dropped leaves no due task, and waits for those that run.
 //!
 //! Everything that tasks and consumer tell each other is in the book, under one lock. Nobody holds two locks but the
@@ -282,20 +282,22 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
         book
     }
 
-    /// The same on one of the threads, which runs what is due itself.
+    /// The same on one of the threads, which runs a due task itself if the next item is not taken yet. If it is, its
+    /// task runs: to take another item might wait for a source that the next result does not need.
     fn help(
         self: &Arc<Self>,
         mut pending: impl FnMut(&mut Book<R>) -> bool,
     ) -> MutexGuard<'_, Book<R>> {
+        let is_wanted = |book: &Book<R>| book.is_due && book.results.is_empty();
         loop {
             let mut book = lock(&self.book);
-            if book.is_due && pending(&mut book) {
+            if is_wanted(&book) && pending(&mut book) {
                 drop(book);
                 Arc::clone(self).run_due();
                 continue;
             }
             book.consumer = Consumer::Helps;
-            let wait = |book: &mut Book<R>| !book.is_due && pending(book);
+            let wait = |book: &mut Book<R>| !is_wanted(book) && pending(book);
             let mut book =
                 self.progress.wait_while(book, wait).unwrap_or_else(PoisonError::into_inner);
             book.consumer = Consumer::Busy;
