@@ -39,8 +39,11 @@ pub(crate) struct UnderWay<R> {
 impl<R> UnderWay<R> {
     /// Waits for all results, in the order of the items; a panic goes on here.
     pub fn wait(self) -> Vec<R> {
-        let outcomes = Arc::clone(&self.shared).wait();
-        outcomes.into_iter().map(|r| r.unwrap_or_else(|panic| resume_unwind(panic))).collect()
+        self.shared
+            .wait()
+            .into_iter()
+            .map(|r| r.unwrap_or_else(|panic| resume_unwind(panic)))
+            .collect()
     }
 }
 

@@ -102,7 +102,7 @@ enum Values {
 struct Column {
     name: &'static str,
     values: Values,
-    /// Of vectors with keypoints alone (true), or of those without (false).
+    /// `Some(true)` for vectors with keypoints alone, `Some(false)` for those without, `None` for both.
     keypoints: Option<bool>,
 }
 

@@ -217,7 +217,7 @@ fn some_text(file: &mut impl Read) -> io::Result<String> {
     text(file)?.ok_or_else(damaged)
 }
 
-/// So many bytes, as they come: what a damaged number asks for is not allocated at once.
+/// Reads `len` bytes, and allocates as they come: a damaged length must not allocate at once.
 fn bytes(file: &mut impl Read, len: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(len.min(1 << 20));
     file.take(len as u64).read_to_end(&mut bytes)?;

@@ -90,6 +90,14 @@ impl S3Params {
 }
 
 impl S3 {
+    /// Connects to a server of the unit tests, with short waits between attempts.
+    #[cfg(test)]
+    pub(super) fn of_test(endpoint: String) -> Self {
+        let params = S3Params::default().with_endpoint_url(endpoint);
+        let params = params.with_credentials("key", "secret", None);
+        params.with_backoff(Duration::from_millis(1), Duration::from_millis(1)).connect().unwrap()
+    }
+
     fn with_params(params: S3Params) -> Result<Self> {
         let runtime = Background(Some(runtime::start().map_err(Error::connect)?));
         let wanted = params.clone();

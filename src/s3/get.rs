@@ -364,12 +364,7 @@ mod tests {
         script: impl Fn(u64, &str) -> Vec<u8> + Send + 'static,
     ) -> (Result<Got, Fault>, u64) {
         let server = testkit::s3::Scripted::start(script);
-        let s3 = crate::s3::S3Params::default()
-            .with_endpoint_url(server.endpoint())
-            .with_credentials("key", "secret", None)
-            .with_backoff(Duration::from_millis(1), Duration::from_millis(1))
-            .connect()
-            .unwrap();
+        let s3 = S3::of_test(server.endpoint());
         let wanted = wanted.clone();
         let got = s3.wait(move |s3| async move { s3.get("lab", &wanted, most).await });
         (got, server.requests())

@@ -459,12 +459,7 @@ mod tests {
             let body = bodies[bodies.len().min(number as usize + 1) - 1];
             testkit::s3::answer("200 OK", "Content-Type: application/xml\r\n", body.as_bytes())
         });
-        let s3 = crate::s3::S3Params::default()
-            .with_endpoint_url(server.endpoint())
-            .with_credentials("key", "secret", None)
-            .with_backoff(Duration::from_millis(1), Duration::from_millis(1))
-            .connect()
-            .unwrap();
+        let s3 = S3::of_test(server.endpoint());
         (s3.wait(request), server.requests())
     }
 
