@@ -170,6 +170,9 @@ mod unix {
     use super::watch;
     use super::{File, Folder, Kind, OsStr, OsString, Path, fs, io};
 
+    /// Set-user-id, which means nothing to the system on a folder, and which only its owner can give it.
+    const HIDDEN: u32 = 0o4000;
+
     const FOLDER: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 
     pub fn open(folder: &File, name: &OsStr) -> io::Result<File> {
@@ -347,9 +350,29 @@ mod unix {
             self.handle.metadata().map(|m| m.mode() & 0o7777)
         }
 
-        pub fn set_mode(&self, mode: u32) {
-            // File systems without permissions refuse.
-            let _ = self.handle.set_permissions(fs::Permissions::from_mode(mode));
+        /// Sets its permissions; a file system without any refuses, which is no failure.
+        pub fn set_mode(&self, mode: u32) -> bool {
+            self.handle.set_permissions(fs::Permissions::from_mode(mode)).is_ok()
+        }
+
+        /// The same, and says that a run hides it.
+        pub fn set_mode_hidden(&self, mode: u32) {
+            if !self.set_mode(mode | HIDDEN) {
+                self.set_mode(mode);
+            }
+        }
+
+        /// Says whether a run hides it: what it holds is not, or no longer, a result.
+        pub fn set_hidden(&self, is_hidden: bool) {
+            if let Ok(mode) = self.mode()
+                && (mode & HIDDEN != 0) != is_hidden
+            {
+                self.set_mode(mode ^ HIDDEN);
+            }
+        }
+
+        pub fn is_hidden(&self) -> bool {
+            self.mode().is_ok_and(|mode| mode & HIDDEN != 0)
         }
 
         /// Stays private, but gives its files the group that files in another one have.
@@ -360,14 +383,14 @@ mod unix {
             Ok(())
         }
 
-        /// Takes the owner and the permissions of another one, as far as we may give them.
+        /// Takes the owner and the permissions of another one, as far as we may give them; it stays hidden.
         pub fn take_after(&self, old: &Self) -> io::Result<()> {
             let of = old.handle.metadata()?;
             // One by one: the group may be ours to give when the owner is not.
             let _ = fchown(&self.handle, None, Some(of.gid()));
             let _ = fchown(&self.handle, Some(of.uid()), None);
             // After the owner, whose change takes some away.
-            self.set_mode(of.mode() & 0o7777);
+            self.set_mode_hidden(of.mode() & 0o7777);
             Ok(())
         }
 
@@ -464,7 +487,13 @@ impl Folder {
         Ok(0)
     }
 
-    pub fn set_mode(&self, _mode: u32) {}
+    pub fn set_mode_hidden(&self, _mode: u32) {}
+
+    pub fn set_hidden(&self, _is_hidden: bool) {}
+
+    pub fn is_hidden(&self) -> bool {
+        false
+    }
 
     pub fn take_after(&self, _old: &Self) -> io::Result<()> {
         Ok(())
@@ -496,6 +525,12 @@ pub mod watch {
         pub static NO_EXCHANGE: Cell<bool> = const { Cell::new(false) };
         /// Called between the two renames that stand for an exchange.
         pub static BETWEEN: Cell<Option<fn()>> = const { Cell::new(None) };
+        /// Called before two folders are exchanged.
+        pub static BEFORE: RefCell<Option<Box<dyn Fn()>>> = const { RefCell::new(None) };
+    }
+
+    pub fn before_exchange() {
+        BEFORE.with_borrow(|call| call.iter().for_each(|call| call()));
     }
 
     pub fn between_renames() {

@@ -9,10 +9,11 @@
 //! ```
 //!
 //! The hidden folder is private to its owner until it takes OUT's place, and its run holds a lock on it, which
-//! dies with the process. The next run on the same OUT takes the lock of a dead run and
+//! dies with the process. The two folders that are about to change places carry a mode bit that says so
+//! ([`Folder::set_hidden`]). The next run on the same OUT takes the lock of a dead run and
 //! - puts an old result back if OUT itself is missing,
 //! - undoes what an append has moved, and puts the mark back that it took away,
-//! - removes the hidden folder, if it is its own user's and holds nothing else.
+//! - removes the hidden folder, if it is its own user's, private or with that bit, and holds nothing else.
 //!
 //! An append holds a lock on OUT from taking the mark to setting it; so does an overwrite while it replaces OUT.
 //! Where folders cannot be locked, taking the mark, a rename, decides which of two appends goes on.
@@ -244,6 +245,7 @@ impl Staging {
     /// Keeps the finished files, which could not be made visible, and names them in the error.
     fn keep(&mut self, error: Error) -> Error {
         self.settled = true;
+        self.folder.set_hidden(false);
         if !self.parent.has(&self.name, &self.folder) {
             // Somebody has removed them.
             return error;
@@ -283,7 +285,7 @@ impl Staging {
                 Err(e) => return Err(self.keep_for(e)),
             };
             match &old {
-                None => self.folder.set_mode(self.permissions),
+                None => self.folder.set_mode_hidden(self.permissions),
                 Some(old) => {
                     if self.mode == WriteMode::Overwrite {
                         if let Err(e) = old.lock(PATIENCE) {
@@ -303,6 +305,7 @@ impl Staging {
             match self.parent.rename(&self.name, &target) {
                 Ok(()) => {
                     self.settled = true;
+                    self.folder.set_hidden(false);
                     return self.stand(&target);
                 }
                 Err(e) if !is_not_empty(&e) => return Err(self.keep_for(e)),
@@ -314,9 +317,12 @@ impl Staging {
                 Err(_) => {}
             }
             let Some(old) = old else { continue };
-            let Some(name) = self.put_aside(&old, &target)? else { continue };
-            // As all that the next run may clear if this one dies here.
-            old.set_mode(0o700);
+            let aside = self.put_aside(&old, &target);
+            let Some(name) = aside.inspect_err(|_| old.set_hidden(false))? else {
+                old.set_hidden(false);
+                continue;
+            };
+            self.folder.set_hidden(false);
             // Before the old result is gone.
             self.stand(&target)?;
             // The result stands; what cannot be removed of the old one is litter, not a failure.
@@ -330,6 +336,9 @@ impl Staging {
     /// Puts the hidden folder in the place of one that holds something, and returns the name that this has then;
     /// none if it was another one by then.
     fn put_aside(&mut self, old: &Folder, target: &OsStr) -> Result<Option<OsString>> {
+        old.set_hidden(true);
+        #[cfg(all(test, target_os = "linux"))]
+        super::folder::watch::before_exchange();
         match self.parent.exchange(&self.name, target) {
             Ok(true) => {
                 // The old result is in the hidden folder's place now: not ours to discard if anything fails.
@@ -350,6 +359,7 @@ impl Staging {
             Ok(false) => {
                 // No such call here: for a moment there is neither, and the next run puts the old one back if
                 // this one dies.
+                old.set_hidden(false);
                 let aside = layout::hidden_name(target, &self.run, layout::OLD);
                 if let Err(e) = self.parent.move_to(target, &self.parent, &aside) {
                     return Err(self.keep_for(e));
@@ -361,6 +371,7 @@ impl Staging {
                     return Err(self.keep_for(back.err().unwrap_or(e)));
                 }
                 self.settled = true;
+                old.set_hidden(true);
                 Ok(Some(aside))
             }
             Err(e) => Err(self.keep_for(e)),
@@ -648,12 +659,14 @@ fn make_private(parent: &Folder, name: &OsStr) -> io::Result<Folder> {
     Err(io::Error::other("others remove it all the time"))
 }
 
-/// The hidden folder of a run of ours that is known to be dead, locked. A folder that others may enter is none:
-/// somebody has given it such a name.
+/// The hidden folder of a run that is known to be dead, locked. A folder that others may enter is none, unless it
+/// says that a run has hidden it: somebody has given it such a name.
 fn dead(parent: &Folder, name: &OsStr) -> Option<Folder> {
     let folder = parent.open_in(name).ok()?;
-    let is_ours = folder.is_own() && folder.mode().is_ok_and(|mode| mode & 0o777 == mode & 0o700);
-    let is_dead = is_ours && folder.is_local() && folder.try_lock() == Lock::Held;
+    let is_private = |mode: u32| mode & 0o777 == mode & 0o700;
+    let is_ours = folder.is_own() && folder.mode().is_ok_and(is_private);
+    let is_dead =
+        (is_ours || folder.is_hidden()) && folder.is_local() && folder.try_lock() == Lock::Held;
     (is_dead && parent.has(name, &folder)).then_some(folder)
 }
 
@@ -706,6 +719,7 @@ fn put_back(parent: &Folder, target: &OsStr) {
             && matches!(foreign(&old, Place::Result), Ok(None))
             && parent.rename(&name, target).is_ok()
         {
+            old.set_hidden(false);
             let _ = parent.sync();
             return;
         }
@@ -920,6 +934,40 @@ mod tests {
             assert!(has(&name, &run), "{name:?}");
             from = name;
         }
+    }
+
+    /// A run can be killed at any step: what it leaves then is known as a run's, and a result is not.
+    #[test]
+    fn folders_that_change_places_are_known_as_hidden_until_they_have() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("out");
+        let modes = |root: &Path| -> Vec<(bool, bool)> {
+            let root = Folder::open(root).unwrap();
+            let mut names = names(root.path());
+            names.sort();
+            let folder = |name| root.open_in(name).unwrap();
+            let modes = names.iter().map(folder);
+            modes.map(|f| (f.is_hidden(), f.mode().unwrap() & 0o077 != 0)).collect()
+        };
+        let path = root.path().to_owned();
+        write(&target, WriteMode::Overwrite).unwrap();
+        assert_eq!(modes(&path), [(false, true)]);
+        // Such as a killed run leaves both before and after the exchange.
+        watch::BEFORE.set(Some(Box::new(move || assert_eq!(modes(&path), [(true, true); 2]))));
+        let run = write(&target, WriteMode::Overwrite).unwrap();
+        watch::BEFORE.take();
+        assert_eq!(modes(root.path()), [(false, true)]);
+        let aside = root.path().join(layout::hidden_name(OsStr::new("out"), &run, layout::TMP));
+        fs::rename(&target, &aside).unwrap();
+        let folder = Folder::open(&aside).unwrap();
+        folder.set_mode_hidden(0o755);
+        // As long as its run lives it is left.
+        assert_eq!(folder.try_lock(), Lock::Held);
+        write(&target, WriteMode::Error).unwrap();
+        assert!(has(&aside, &run));
+        folder.unlock();
+        write(&target, WriteMode::Append).unwrap();
+        assert_eq!(names(root.path()), ["out"]);
     }
 
     #[test]
