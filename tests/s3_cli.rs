@@ -263,6 +263,9 @@ fn what_is_wrong_is_one_line_and_soon() {
     };
     wrong("AWS_SECRET_ACCESS_KEY", "wrong", &["cannot list s3://lab/in", "secret key is wrong"]);
     wrong("AWS_ACCESS_KEY_ID", "AKIANOBODY", &["cannot list s3://lab/in", "access key does not"]);
+    let says = ["the AWS credentials cannot be used", "access key id", "end of line"];
+    wrong("AWS_ACCESS_KEY_ID", "AKIA\n", &says);
+    wrong("AWS_SESSION_TOKEN", "to\nken", &says);
     let says = ["cannot list s3://lab/in", "refused", "(http://127.0.0.1:9), after 3"];
     wrong("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9", &says);
     let mut command = bench.command(&["s3://lab/in", "s3://lab/out"]);

@@ -224,7 +224,8 @@ impl Wallet {
         let provider = self.provider.as_ref();
         let provider =
             provider.ok_or_else(|| CredentialsError::not_loaded("there are no credentials"))?;
-        match (provider.provide_credentials().await, held.as_ref()) {
+        let provided = provider.provide_credentials().await;
+        match (provided.and_then(check), held.as_ref()) {
             (Ok(credentials), _) => {
                 *held = Some(Held { credentials: credentials.clone(), since: Instant::now() });
                 Ok(credentials)
@@ -249,6 +250,17 @@ impl Wallet {
             }
         }
     }
+}
+
+/// Refuses what cannot be sent in a request's header, where the SDK panics: a key pasted with its end of line, say.
+fn check(credentials: Credentials) -> Result<Credentials, CredentialsError> {
+    let is_good = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_good(credentials.access_key_id()) && credentials.session_token().is_none_or(is_good) {
+        return Ok(credentials);
+    }
+    let why = "the access key id or the session token holds a space, an end of line or another character that \
+               no key has";
+    Err(CredentialsError::invalid_configuration(why))
 }
 
 impl ProvideCredentials for Wallet {
