@@ -951,6 +951,34 @@ mod listing {
         }
     }
 
+    /// The file is small, as it holds the value once; the keys of a page would be 2.5 GB.
+    #[test]
+    fn a_long_value_that_all_rows_of_an_inventory_share_is_held_once() {
+        use arrow_array::{RecordBatch, StringArray};
+        use parquet::arrow::ArrowWriter;
+        let (_memory, server) = serve_keys();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x.parquet");
+        let long = "x".repeat(5 << 19);
+        let column = array(StringArray::from(vec![long.as_str(); 2]));
+        let batch = RecordBatch::try_from_iter([("key", column)]).unwrap();
+        let properties = parquet::file::properties::WriterProperties::builder()
+            .set_dictionary_page_size_limit(8 << 20)
+            .build();
+        let mut bytes = Vec::new();
+        let mut writer =
+            ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).unwrap();
+        for _ in 0..500 {
+            writer.write(&batch).unwrap();
+        }
+        writer.close().unwrap();
+        assert!(bytes.len() < 3 << 20);
+        fs::write(&file, bytes).unwrap();
+        let error = source(&server, "s3://lab/in").with_listing(&file).open();
+        let line = error.and_then(|images| images.read().next().unwrap()).unwrap_err().to_line();
+        assert!(line.contains("the key has 2621440 bytes"), "{line}");
+    }
+
     #[test]
     fn an_inventory_of_many_files_has_its_columns_once() {
         let (_memory, server) = serve_keys();

@@ -6,10 +6,14 @@ use std::io::{self, BufRead as _, BufReader, Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arrow_schema::{DataType, FieldRef, Fields, Schema};
 use bytes::Bytes;
 use flate2::bufread::MultiGzDecoder;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
+    ParquetRecordBatchReaderBuilder,
+};
 use parquet::file::reader::ChunkReader;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
@@ -386,7 +390,16 @@ impl Reader {
 
 /// Reads the columns of a Parquet file that are wanted, and no others.
 fn wanted_columns<R: ChunkReader + 'static>(file: R) -> Result<ParquetRecordBatchReader, Why> {
-    let file = ParquetRecordBatchReaderBuilder::try_new(file)?;
+    // Text as views: a long value that all rows share is held once.
+    let plain = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+    let metadata = ArrowReaderMetadata::load(&file, plain.clone())?;
+    let as_view = |field: &FieldRef| match field.data_type() {
+        DataType::Utf8 => field.as_ref().clone().with_data_type(DataType::Utf8View),
+        _ => field.as_ref().clone(),
+    };
+    let schema: Fields = metadata.schema().fields().iter().map(as_view).collect();
+    let options = plain.with_schema(Arc::new(Schema::new(schema)));
+    let file = ParquetRecordBatchReaderBuilder::try_new_with_options(file, options)?;
     let is_wanted = |name: &str| WANTED.contains(&normal(name).as_str());
     let fields = file.schema().fields().iter().enumerate();
     let roots = fields.filter(|(_, field)| is_wanted(field.name())).map(|(at, _)| at);
@@ -489,38 +502,39 @@ fn of_batch(
     use arrow_array::cast::AsArray as _;
     use arrow_array::types::Int64Type;
     use arrow_cast::cast;
-    use arrow_schema::DataType;
     let schema = batch.schema();
     let column = |name: &str, kind: &DataType| {
         let at = schema.fields().iter().position(|field| normal(field.name()) == name);
         at.map(|at| cast(batch.column(at), kind)).transpose()
     };
-    let keys = column(KEY, &DataType::Utf8)?.ok_or("it has no column key")?;
-    let buckets = column("bucket", &DataType::Utf8)?;
+    let keys = column(KEY, &DataType::Utf8View)?.ok_or("it has no column key")?;
+    let buckets = column("bucket", &DataType::Utf8View)?;
     let sizes = column("size", &DataType::Int64)?;
-    let etags = column("etag", &DataType::Utf8)?;
+    let etags = column("etag", &DataType::Utf8View)?;
     let latest = column("islatest", &DataType::Boolean)?;
     let deleted = column("isdeletemarker", &DataType::Boolean)?;
-    let text = |column: &arrow_array::ArrayRef, at: usize| {
-        column.is_valid(at).then(|| column.as_string::<i32>().value(at).to_owned())
+    let text = |column: &arrow_array::ArrayRef, at: usize| -> Result<Option<String>, Why> {
+        let text = column.is_valid(at).then(|| column.as_string_view().value(at));
+        text.map(|text| checked(text).map(str::to_owned)).transpose()
     };
     let flag = |column: &Option<arrow_array::ArrayRef>, at: usize| {
         column.as_ref().filter(|c| c.is_valid(at)).map(|c| c.as_boolean().value(at))
     };
     for at in 0..batch.num_rows() {
-        if let Some(found) = buckets.as_ref().and_then(|column| text(column, at)) {
+        let text_of = |column: &Option<_>| column.as_ref().map_or(Ok(None), |c| text(c, at));
+        if let Some(found) = text_of(&buckets)? {
             of_bucket(&found, bucket)?;
         }
         if flag(&latest, at) == Some(false) || flag(&deleted, at) == Some(true) {
             continue;
         }
         page.push(Listed {
-            key: checked(text(&keys, at).ok_or("there is no key")?)?,
+            key: text(&keys, at)?.ok_or("there is no key")?,
             size: sizes
                 .as_ref()
                 .filter(|c| c.is_valid(at))
                 .and_then(|c| c.as_primitive::<Int64Type>().value(at).try_into().ok()),
-            etag: etags.as_ref().and_then(|c| text(c, at)).map(|etag| quoted(&etag)),
+            etag: text_of(&etags)?.map(|etag| quoted(&etag)),
             modified: None,
         });
     }
