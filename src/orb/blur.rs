@@ -8,12 +8,14 @@ use crate::arch::{GAUSS_LEN, Kernels};
 /// How far a smoothed pixel reads.
 pub(super) const REACH: usize = GAUSS_LEN / 2;
 
-/// Rows of sums along x, reused in turn, and which columns are to be smoothed.
+/// The smoothing of a level, row by row: a ring buffer of sums along x, and the columns to smooth.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Sums {
+pub(super) struct RowSums {
     rows: [Vec<f32>; GAUSS_LEN],
+    /// The row that is written next: the oldest.
+    next: usize,
     padded: Vec<u8>,
-    /// Keypoints, top down.
+    /// Keypoints, by row and column.
     centres: Vec<(isize, isize)>,
     cover: Cover,
 }
@@ -89,58 +91,71 @@ pub(super) fn blur(
     centres: impl Iterator<Item = (isize, isize)>,
     reach: usize,
     fused: (usize, usize),
-    sums: &mut Sums,
+    sums: &mut RowSums,
     target: &mut Plane,
 ) {
-    let (width, height) = (level.width, level.height);
-    let Sums { rows, padded, centres: sorted, cover } = sums;
-    cover.clear();
-    sorted.clear();
-    sorted.extend(centres);
-    // Those that were found are in order; those that callers give need not be, and may repeat.
-    sorted.sort_unstable_by_key(|&(x, y)| (y, x));
-    sorted.dedup();
-    let (Some(top), Some(bottom)) = (sorted.first(), sorted.last()) else { return };
+    sums.start(level.width, centres);
+    let (Some(top), Some(bottom)) = (sums.centres.first(), sums.centres.last()) else { return };
     let (reach, beyond) = (reach as isize, REACH as isize);
-    let (top, bottom) = ((top.1 - reach).max(0), (bottom.1 + reach).min(height as isize - 1));
-    for row in &mut *rows {
-        row.resize(width, 0.0);
-    }
-    // Where the next row of sums goes: in place of the oldest.
-    let mut next = 0;
+    let top = (top.1 - reach).max(0);
+    let bottom = (bottom.1 + reach).min(level.height as isize - 1);
     for y in top - beyond..=bottom + beyond {
-        let source_y = reflect(y, height) as isize;
-        cover.move_to(y, sorted, (reach, reach + beyond), width);
-        for columns in &cover.runs {
-            let first = columns.start as isize - beyond;
+        sums.cover.move_to(y, &sums.centres, (reach, reach + beyond), level.width);
+        sums.add_row(kernels, level, y, fused.0);
+        let done = y - beyond;
+        if done >= top {
+            sums.smooth_row(kernels, fused.1, target.row_mut(done as usize));
+        }
+    }
+}
+
+impl RowSums {
+    fn start(&mut self, width: usize, centres: impl Iterator<Item = (isize, isize)>) {
+        self.cover.clear();
+        self.centres.clear();
+        self.centres.extend(centres);
+        // Detected keypoints are in order; a caller's need not be, and may repeat.
+        self.centres.sort_unstable_by_key(|&(x, y)| (y, x));
+        self.centres.dedup();
+        for row in &mut self.rows {
+            row.resize(width, 0.0);
+        }
+        self.next = 0;
+    }
+
+    /// Sums row `y` of the level, or its mirror image, along x.
+    fn add_row(&mut self, kernels: &Kernels, level: Framed<'_>, y: isize, fused: usize) {
+        let (y, width) = (reflect(y, level.height) as isize, level.width);
+        for columns in &self.cover.runs {
+            let first = columns.start as isize - REACH as isize;
             let len = columns.len() + GAUSS_LEN - 1;
             let source = if first >= 0 && columns.end + REACH <= width {
-                level.run(first, source_y, len)
+                level.run(first, y, len)
             } else {
-                let row = level.run(0, source_y, width);
-                padded.clear();
-                padded.extend((first..).take(len).map(|x| row[reflect(x, width)]));
-                padded.as_slice()
+                let row = level.run(0, y, width);
+                self.padded.clear();
+                self.padded.extend((first..).take(len).map(|x| row[reflect(x, width)]));
+                self.padded.as_slice()
             };
-            let fused = fused.0.saturating_sub(columns.start);
-            (kernels.blur_row)(source, fused, &mut rows[next][columns.clone()]);
+            let fused = fused.saturating_sub(columns.start);
+            (kernels.blur_row)(source, fused, &mut self.rows[self.next][columns.clone()]);
         }
-        next = if next + 1 == GAUSS_LEN { 0 } else { next + 1 };
-        let done = y - beyond;
-        if done < top {
-            continue;
-        }
+        self.next = if self.next + 1 == GAUSS_LEN { 0 } else { self.next + 1 };
+    }
+
+    /// Sums the rows along y into the row in their middle.
+    ///
+    /// The cover is that of the newest row: it has the columns of all keypoints up to `reach` rows from the one in the
+    /// middle, and of those up to six rows below. The sums of the latter may be stale; no descriptor reads those
+    /// pixels. A cover for the exact rows takes longer than it saves.
+    fn smooth_row(&self, kernels: &Kernels, fused: usize, target: &mut [u8]) {
         let mut window: [&[f32]; GAUSS_LEN] = [&[]; GAUSS_LEN];
-        let (newer, older) = rows.split_at(next);
+        let (newer, older) = self.rows.split_at(self.next);
         for (to, row) in window.iter_mut().zip(older.iter().chain(newer)) {
             *to = row;
         }
-        let target = target.row_mut(done as usize);
-        // `runs` covers the columns of keypoints up to `reach` rows from row `done`, and of those up to six rows
-        // below. The sums of the latter may be stale; no descriptor reads those pixels. A cover for the exact rows
-        // takes longer than it saves.
-        for columns in &cover.runs {
-            let fused = fused.1.saturating_sub(columns.start);
+        for columns in &self.cover.runs {
+            let fused = fused.saturating_sub(columns.start);
             (kernels.blur_column)(&window, columns.start, fused, &mut target[columns.clone()]);
         }
     }
@@ -168,7 +183,7 @@ mod tests {
             let image = GrayView::new(&pixels, width, height).unwrap();
             let centre = |(x, y): (usize, usize)| ((x % width) as isize, (y % height) as isize);
             let smoothed = |centres: &[(isize, isize)], reach, old: u8| {
-                let (mut sums, mut target) = (Sums::default(), Plane::default());
+                let (mut sums, mut target) = (RowSums::default(), Plane::default());
                 target.reshape(width, height, 0);
                 target.map(|_| old);
                 let fused = (width / 32 * 32, width / 4 * 4);

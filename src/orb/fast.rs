@@ -59,24 +59,28 @@ impl Best {
     }
 }
 
-/// Appends corners whose position is in `columns` x `rows`, in raster order: at least the `wanted` best
-/// and all that tie with the last of them.
+/// The corners to find on a level.
+pub(super) struct Search {
+    pub threshold: u8,
+    /// How many are wanted; those that tie with the last of them are found as well.
+    pub wanted: usize,
+    pub columns: Range<usize>,
+    pub rows: Range<usize>,
+}
+
+/// Appends corners in raster order.
 ///
 /// A corner is one only if its score is strictly greater than those of all eight neighbours, whether
 /// or not these lie in the window: so scores are computed one pixel beyond it. The threshold rises to
-/// the last of the best scores so far: this changes no score above it, and none that it takes away could
-/// hide a greater one.
-#[allow(clippy::too_many_arguments)]
+/// the last of the best scores so far. Scores above it stay the same, and a score below it hides none above it.
 pub(super) fn detect(
     kernels: &Kernels,
     image: GrayView<'_>,
-    threshold: u8,
-    wanted: usize,
-    columns: Range<usize>,
-    rows: Range<usize>,
+    search: Search,
     buffers: &mut ScoreRows,
     corners: &mut Vec<Corner>,
 ) {
+    let Search { threshold, wanted, columns, rows } = search;
     let (width, height) = (image.width(), image.height());
     let columns = columns.start.max(RADIUS)..columns.end.min(width.saturating_sub(RADIUS));
     let rows = rows.start.max(RADIUS)..rows.end.min(height.saturating_sub(RADIUS));
@@ -86,43 +90,25 @@ pub(super) fn detect(
     // The window grown by one pixel; `scored` is the part of it that can hold a corner.
     let left = columns.start - 1;
     let scored = left.max(RADIUS)..(columns.end + 1).min(width - RADIUS);
-    // Of each row, what the circles of these columns can touch.
-    let span = scored.start - RADIUS..scored.end + RADIUS;
-    for row in &mut buffers.rows {
-        row.clear();
-        row.resize(columns.len() + 2, 0);
-    }
-    // Whole chunks, to be looked through by them.
-    buffers.peaks.clear();
-    buffers.peaks.resize(columns.len().next_multiple_of(CHUNK), 0);
+    buffers.start(columns.len());
+    let mut ring = Ring::above(image, rows.start - 1, scored.start - RADIUS..scored.end + RADIUS);
     let mut best = Best::new(wanted);
     let mut had_any = false;
-    let line = |y: usize| if y < height { &image.row(y)[span.clone()] } else { &[] };
-    // The rows around the one before the first of the loop, as far as there are any.
-    let mut ring: RingRows<'_> = [&[]; 2 * RADIUS + 1];
-    for (i, row) in ring.iter_mut().enumerate() {
-        *row = (rows.start + i).checked_sub(2 + RADIUS).map_or(&[], line);
-    }
     for y in rows.start - 1..=rows.end {
-        ring.copy_within(1.., 0);
-        ring[2 * RADIUS] = line(y + RADIUS);
+        let ring = ring.move_to(y);
         let out = &mut buffers.rows[y % 3][scored.start - left..scored.end - left];
         let has_any = if (RADIUS..height - RADIUS).contains(&y) {
-            (kernels.fast_scores)(&ring, threshold.max(best.bound), out)
+            (kernels.fast_scores)(ring, threshold.max(best.bound), out)
         } else {
             out.fill(0);
             false
         };
         if y > rows.start && had_any {
-            let y = y - 1;
-            let [above, here, below] = [y + 2, y, y + 1].map(|y| buffers.rows[y % 3].as_slice());
-            (kernels.fast_peaks)(above, here, below, &mut buffers.peaks[..columns.len()]);
-            for_each_peak(&buffers.peaks, |i| {
-                let score = here[i + 1];
+            buffers.for_each_peak(kernels, y - 1, columns.len(), |i, score| {
                 if score >= best.bound {
                     best.add(score);
-                    let (x, y, response) = ((columns.start + i) as u32, y as u32, f32::from(score));
-                    corners.push(Corner { x, y, response });
+                    let (x, y) = ((columns.start + i) as u32, (y - 1) as u32);
+                    corners.push(Corner { x, y, response: f32::from(score) });
                 }
             });
             best.raise();
@@ -131,11 +117,66 @@ pub(super) fn detect(
     }
 }
 
+/// The rows that the circles around the pixels of a row touch, moving down a row at a time.
+struct Ring<'a> {
+    image: GrayView<'a>,
+    /// The columns that they touch.
+    span: Range<usize>,
+    rows: RingRows<'a>,
+}
+
+impl<'a> Ring<'a> {
+    /// Around the row before `y`.
+    fn above(image: GrayView<'a>, y: usize, span: Range<usize>) -> Self {
+        let mut ring = Self { image, span, rows: [&[]; 2 * RADIUS + 1] };
+        for i in 0..ring.rows.len() {
+            ring.rows[i] = (y + i).checked_sub(1 + RADIUS).map_or(&[], |y| ring.line(y));
+        }
+        ring
+    }
+
+    fn line(&self, y: usize) -> &'a [u8] {
+        if y < self.image.height() { &self.image.row(y)[self.span.clone()] } else { &[] }
+    }
+
+    /// Moves on to row `y`, the next one; rows beyond the image are empty.
+    fn move_to(&mut self, y: usize) -> &RingRows<'a> {
+        self.rows.copy_within(1.., 0);
+        self.rows[2 * RADIUS] = self.line(y + RADIUS);
+        &self.rows
+    }
+}
+
+impl ScoreRows {
+    fn start(&mut self, columns: usize) {
+        for row in &mut self.rows {
+            row.clear();
+            row.resize(columns + 2, 0);
+        }
+        // Whole chunks: `for_each_set` goes through them chunk by chunk.
+        self.peaks.clear();
+        self.peaks.resize(columns.next_multiple_of(CHUNK), 0);
+    }
+
+    /// Calls with column and score of each local maximum of row `y`, whose neighbours have been scored.
+    fn for_each_peak(
+        &mut self,
+        kernels: &Kernels,
+        y: usize,
+        columns: usize,
+        mut found: impl FnMut(usize, u8),
+    ) {
+        let [above, here, below] = [y + 2, y, y + 1].map(|y| self.rows[y % 3].as_slice());
+        (kernels.fast_peaks)(above, here, below, &mut self.peaks[..columns]);
+        for_each_set(&self.peaks, |i| found(i, here[i + 1]));
+    }
+}
+
 const WORD: usize = size_of::<u64>();
 const CHUNK: usize = 8 * WORD;
 
-/// Goes through the pixels of a row that are marked with one as peaks.
-fn for_each_peak(peaks: &[u8], mut found: impl FnMut(usize)) {
+/// Calls with the index of each byte that is 1; the others are 0.
+fn for_each_set(peaks: &[u8], mut found: impl FnMut(usize)) {
     /// Moves the lowest bits of eight bytes into the highest byte, in their order.
     const GATHER: u64 = 0x0102_0408_1020_4080;
     for (chunk, peaks) in peaks.as_chunks::<CHUNK>().0.iter().enumerate() {
@@ -241,17 +282,10 @@ mod tests {
                     for (kernels, wanted) in
                         Kernels::available().flat_map(|k| [usize::MAX, 40, 5, 1, 0].map(|n| (k, n)))
                     {
+                        let (columns, rows) = (columns.clone(), rows.clone());
+                        let search = Search { threshold, wanted, columns, rows };
                         let mut got = Vec::new();
-                        detect(
-                            &kernels,
-                            image,
-                            threshold,
-                            wanted,
-                            columns.clone(),
-                            rows.clone(),
-                            &mut ScoreRows::default(),
-                            &mut got,
-                        );
+                        detect(&kernels, image, search, &mut ScoreRows::default(), &mut got);
                         let [got, want] = [got, inside.clone()].map(|mut corners| {
                             retain_best(&mut corners, wanted, |c| c.response, &mut Vec::new());
                             corners

@@ -84,19 +84,25 @@ struct Tables {
 #[derive(Clone, Debug, Default)]
 pub struct OrbScratch {
     image: Pyramid,
-    mask: Pyramid,
-    full_mask: Plane,
+    mask: Mask,
     scores: ScoreRows,
     corners: Vec<Corner>,
     responses: Vec<f32>,
     description: Description,
 }
 
+/// A mask as the compatible OpenCV takes it, and its levels.
+#[derive(Clone, Debug, Default)]
+struct Mask {
+    whole: Plane,
+    levels: Pyramid,
+}
+
 /// Buffers for the description of a level's keypoints.
 #[derive(Clone, Debug, Default)]
 struct Description {
     smoothed: Plane,
-    sums: blur::Sums,
+    sums: blur::RowSums,
     places: Places,
 }
 
@@ -166,85 +172,111 @@ impl Orb {
         if image.is_empty() {
             return Ok(features);
         }
-        let params = self.params();
-        let (n_levels, edge) = (params.n_levels() as usize, self.edge());
+        let n_levels = self.params().n_levels() as usize;
         // Levels too small to hold a keypoint are never made, but a level without a pixel is an
         // error, as in OpenCV.
         for level in 0..n_levels {
             self.geometry(image, level)?;
         }
         if let Some(mask) = mask {
-            scratch.full_mask.copy_from(mask);
-            if params.compat().binarises_mask() {
-                scratch.full_mask.map(|v| if v == 0 { 0 } else { 255 });
+            scratch.mask.whole.copy_from(mask);
+            if self.params().compat().binarises_mask() {
+                scratch.mask.whole.map(|v| if v == 0 { 0 } else { 255 });
             }
         }
         let border = self.border_for_detection();
-        let kernels = &self.tables.kernels;
         for level in 0..n_levels {
             let geometry = self.geometry(image, level)?;
-            if geometry.width <= 2 * edge || geometry.height <= 2 * edge {
+            if geometry.width <= 2 * self.edge() || geometry.height <= 2 * self.edge() {
                 break;
             }
-            let as_it_is = Framed::from(image);
-            let needs_none = level == self.first_level() && border.frame == 0;
-            let pixels = if needs_none && as_it_is.is_compact() {
-                as_it_is
-            } else {
-                scratch
-                    .image
-                    .make(kernels, image, geometry, level, self.first_level(), border)?
-                    .framed()
-            };
-            scratch.corners.clear();
-            // The mask comes before the cull: any corner may have to stand in for a better one.
-            let wanted = if mask.is_some() { usize::MAX } else { self.corners_wanted(level) };
-            fast::detect(
-                kernels,
-                pixels.unframed(),
-                params.fast_threshold(),
-                wanted,
-                edge..geometry.width - edge,
-                edge..geometry.height - edge,
+            let pixels = self.level(image, geometry, level, border, &mut scratch.image)?;
+            self.detect_corners(
+                pixels,
+                mask.is_some(),
+                level,
                 &mut scratch.scores,
                 &mut scratch.corners,
             );
             if mask.is_some() {
-                let source = scratch.full_mask.view();
-                let whole = Border { frame: 0, unread: 0 };
-                let mask = scratch.mask.make(
-                    kernels,
-                    source,
-                    geometry,
-                    level,
-                    self.first_level(),
-                    whole,
-                )?;
-                if level > self.first_level() {
-                    mask.map(|v| if v == 255 { 255 } else { 0 });
-                }
-                let mask = mask.view();
-                scratch.corners.retain(|c| mask.row(c.y as usize)[c.x as usize] != 0);
+                self.apply_mask(&mut scratch.mask, geometry, level, &mut scratch.corners)?;
             }
             self.cull(pixels, level, &mut scratch.corners, &mut scratch.responses);
             let first = features.len();
-            params.check_keypoints_found(first + scratch.corners.len())?;
+            self.params().check_keypoints_found(first + scratch.corners.len())?;
             features
                 .keypoints
                 .extend(scratch.corners.iter().map(|c| self.keypoint(pixels, &geometry, level, c)));
             if describe {
-                let keypoints = &features.keypoints[first..];
                 self.describe(
                     pixels,
                     border.frame,
                     &geometry,
-                    keypoints,
+                    &features.keypoints[first..],
                     &mut scratch.description,
                     &mut features.descriptors,
                 );
             }
         }
         Ok(features)
+    }
+
+    /// A level of the image's pyramid: the image itself where that needs no frame.
+    fn level<'a>(
+        &self,
+        image: GrayView<'a>,
+        geometry: Geometry,
+        level: usize,
+        border: Border,
+        levels: &'a mut Pyramid,
+    ) -> Result<Framed<'a>> {
+        let whole = Framed::from(image);
+        if level == self.first_level() && border.frame == 0 && whole.is_compact() {
+            return Ok(whole);
+        }
+        let kernels = &self.tables.kernels;
+        let made = levels.make(kernels, image, geometry, level, self.first_level(), border)?;
+        Ok(made.framed())
+    }
+
+    /// Replaces `corners` by those of a level, `edge_threshold` or more away from its edges.
+    fn detect_corners(
+        &self,
+        pixels: Framed<'_>,
+        is_masked: bool,
+        level: usize,
+        scores: &mut ScoreRows,
+        corners: &mut Vec<Corner>,
+    ) {
+        let edge = self.edge();
+        let search = fast::Search {
+            threshold: self.params().fast_threshold(),
+            // The mask comes before the cull: any corner may have to stand in for a better one.
+            wanted: if is_masked { usize::MAX } else { self.corners_wanted(level) },
+            columns: edge..pixels.width - edge,
+            rows: edge..pixels.height - edge,
+        };
+        corners.clear();
+        fast::detect(&self.tables.kernels, pixels.unframed(), search, scores, corners);
+    }
+
+    /// Keeps the corners where the level of the mask is not 0.
+    fn apply_mask(
+        &self,
+        mask: &mut Mask,
+        geometry: Geometry,
+        level: usize,
+        corners: &mut Vec<Corner>,
+    ) -> Result<()> {
+        let (kernels, whole) = (&self.tables.kernels, mask.whole.view());
+        let border = Border { frame: 0, unread: 0 };
+        let mask = mask.levels.make(kernels, whole, geometry, level, self.first_level(), border)?;
+        if level > self.first_level() {
+            mask.map(|v| if v == 255 { 255 } else { 0 });
+        }
+        let mask = mask.view();
+        corners.retain(|c| mask.row(c.y as usize)[c.x as usize] != 0);
+        Ok(())
     }
 
     /// Culls the corners of a level to its quota, ranking them as the parameters say.
