@@ -280,102 +280,111 @@ impl Staging {
     fn replace(&mut self) -> Result<()> {
         let target = self.target_name().to_owned();
         for _ in 0..ROUNDS {
-            let old = match self.parent.find(&target) {
-                Ok(old) => old,
-                Err(e) => return Err(self.keep_for(e)),
-            };
-            match &old {
-                None => self.folder.set_mode_hidden(self.permissions),
-                Some(old) => {
-                    if self.mode == WriteMode::Overwrite {
-                        if let Err(e) = old.lock(PATIENCE) {
-                            return Err(self.keep_for(e));
-                        }
-                        if !self.parent.has(&target, old) {
-                            continue;
-                        }
-                        // Something may have come since the start.
-                        check_content(old, self.mode).map_err(|e| self.keep(e))?;
-                    }
-                    if let Err(e) = self.folder.take_after(old) {
-                        return Err(self.keep_for(e));
-                    }
-                }
-            }
-            match self.parent.rename(&self.name, &target) {
-                Ok(()) => {
-                    self.settled = true;
-                    self.folder.set_hidden(false);
-                    return self.stand(&target);
-                }
-                Err(e) if !is_not_empty(&e) => return Err(self.keep_for(e)),
-                // Another run was faster.
-                Err(_) if self.mode == WriteMode::Error => {
-                    let error = exists(&self.target);
-                    return Err(self.keep(error));
-                }
-                Err(_) => {}
-            }
-            let Some(old) = old else { continue };
-            let aside = self.put_aside(&old, &target);
-            let Some(name) = aside.inspect_err(|_| old.set_hidden(false))? else {
-                old.set_hidden(false);
+            let old = self.parent.find(&target).map_err(|e| self.keep_for(e))?;
+            if !self.prepare(old.as_ref(), &target)? {
                 continue;
-            };
-            self.folder.set_hidden(false);
-            // Before the old result is gone.
-            self.stand(&target)?;
-            // The result stands; what cannot be removed of the old one is litter, not a failure.
-            let _ = clear(&old.moved(&self.parent, &name), Place::Result);
-            let _ = self.parent.remove_folder(name);
-            return Ok(());
+            }
+            if self.move_in(&target)? {
+                return self.stand(&target);
+            }
+            if let Some(old) = old
+                && let Some(aside) = self.put_aside(&old, &target)?
+            {
+                // The old result goes only once the new one stands.
+                self.stand(&target)?;
+                // The result stands; what cannot be removed of the old one is litter, not a failure.
+                let _ = clear(&old.moved(&self.parent, &aside), Place::Result);
+                let _ = self.parent.remove_folder(aside);
+                return Ok(());
+            }
         }
         Err(self.keep_for(io::Error::other("other runs replace it all the time")))
     }
 
-    /// Puts the hidden folder in the place of one that holds something, and returns the name that this has then;
-    /// none if it was another one by then.
+    /// Gives the hidden folder the owner and permissions that it is to have; to overwrite, locks the old one and
+    /// looks at it once more. False if another folder has come in its place.
+    fn prepare(&mut self, old: Option<&Folder>, target: &OsStr) -> Result<bool> {
+        let Some(old) = old else {
+            self.folder.set_mode_hidden(self.permissions);
+            return Ok(true);
+        };
+        if self.mode == WriteMode::Overwrite {
+            old.lock(PATIENCE).map_err(|e| self.keep_for(e))?;
+            if !self.parent.has(target, old) {
+                return Ok(false);
+            }
+            check_content(old, self.mode).map_err(|e| self.keep(e))?;
+        }
+        self.folder.take_after(old).map_err(|e| self.keep_for(e))?;
+        Ok(true)
+    }
+
+    /// Moves the hidden folder to where nothing is, or an empty folder; false if there is more.
+    fn move_in(&mut self, target: &OsStr) -> Result<bool> {
+        match self.parent.rename(&self.name, target) {
+            Ok(()) => {
+                self.settled = true;
+                self.folder.set_hidden(false);
+                Ok(true)
+            }
+            Err(e) if !is_not_empty(&e) => Err(self.keep_for(e)),
+            // Another run was faster.
+            Err(_) if self.mode == WriteMode::Error => {
+                let error = exists(&self.target);
+                Err(self.keep(error))
+            }
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Puts the hidden folder in the place of one that holds something. Returns the name that this has then, or none
+    /// if another folder had come in its place.
     fn put_aside(&mut self, old: &Folder, target: &OsStr) -> Result<Option<OsString>> {
         old.set_hidden(true);
         #[cfg(all(test, target_os = "linux"))]
         super::folder::watch::before_exchange();
-        match self.parent.exchange(&self.name, target) {
-            Ok(true) => {
-                // The old result is in the hidden folder's place now: not ours to discard if anything fails.
-                self.settled = true;
-                // The last look, now that nobody writes there by name: better no new result than the loss of
-                // something else.
-                let is_old = self.parent.has(&self.name, old);
-                let checked = if is_old { check_content(old, self.mode) } else { Ok(()) };
-                if is_old && checked.is_ok() {
-                    return Ok(Some(self.name.clone()));
-                }
-                self.parent
-                    .exchange(&self.name, target)
-                    .map_err(|e| Error::write(&self.target, e))?;
-                self.settled = false;
-                checked.map(|()| None).map_err(|e| self.keep(e))
-            }
-            Ok(false) => {
-                // No such call here: for a moment there is neither, and the next run puts the old one back if
-                // this one dies.
-                old.set_hidden(false);
-                let aside = layout::hidden_name(target, &self.run, layout::OLD);
-                if let Err(e) = self.parent.move_to(target, &self.parent, &aside) {
-                    return Err(self.keep_for(e));
-                }
-                #[cfg(all(test, target_os = "linux"))]
-                super::folder::watch::between_renames();
-                if let Err(e) = self.parent.rename(&self.name, target) {
-                    let back = self.parent.move_to(&aside, &self.parent, target);
-                    return Err(self.keep_for(back.err().unwrap_or(e)));
-                }
-                self.settled = true;
-                old.set_hidden(true);
-                Ok(Some(aside))
-            }
+        let aside = match self.parent.exchange(&self.name, target) {
+            Ok(true) => self.check_exchanged(old, target),
+            Ok(false) => self.rename_both(old, target),
             Err(e) => Err(self.keep_for(e)),
+        };
+        match aside {
+            Ok(Some(_)) => self.folder.set_hidden(false),
+            _ => old.set_hidden(false),
         }
+        aside
+    }
+
+    /// Looks at the old result a last time, now that nobody writes there by name; exchanges the two again if it
+    /// must stay.
+    fn check_exchanged(&mut self, old: &Folder, target: &OsStr) -> Result<Option<OsString>> {
+        // The old result is in the hidden folder's place now: not ours to discard if anything fails.
+        self.settled = true;
+        let is_old = self.parent.has(&self.name, old);
+        let checked = if is_old { check_content(old, self.mode) } else { Ok(()) };
+        if is_old && checked.is_ok() {
+            return Ok(Some(self.name.clone()));
+        }
+        self.parent.exchange(&self.name, target).map_err(|e| Error::write(&self.target, e))?;
+        self.settled = false;
+        checked.map(|()| None).map_err(|e| self.keep(e))
+    }
+
+    /// Two renames, where folders cannot be exchanged. If the run dies between them there is no result, and the
+    /// next run puts the old one back.
+    fn rename_both(&mut self, old: &Folder, target: &OsStr) -> Result<Option<OsString>> {
+        old.set_hidden(false);
+        let aside = layout::hidden_name(target, &self.run, layout::OLD);
+        self.parent.move_to(target, &self.parent, &aside).map_err(|e| self.keep_for(e))?;
+        #[cfg(all(test, target_os = "linux"))]
+        super::folder::watch::between_renames();
+        if let Err(e) = self.parent.rename(&self.name, target) {
+            let back = self.parent.move_to(&aside, &self.parent, target);
+            return Err(self.keep_for(back.err().unwrap_or(e)));
+        }
+        self.settled = true;
+        old.set_hidden(true);
+        Ok(Some(aside))
     }
 
     /// Has the new result outlive a loss of power.
