@@ -7,20 +7,20 @@ pub(crate) const GRAM_ROWS: usize = 32_768;
 
 /// One number for each element, and one for each two.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Sums {
+pub(crate) struct GramSums {
     pub of_elements: [u32; GRAM_SIDE],
     /// Those of elements `i` and `j` for `j >= i`; what stands elsewhere has no meaning.
     pub of_products: [[u32; GRAM_SIDE]; GRAM_SIDE],
 }
 
-impl Sums {
+impl GramSums {
     pub const ZERO: Self =
         Self { of_elements: [0; GRAM_SIDE], of_products: [[0; GRAM_SIDE]; GRAM_SIDE] };
 }
 
 /// Adds up to [`GRAM_ROWS`] rows to sums of none.
 #[inline(always)]
-pub(super) fn gram(rows: &[[u8; GRAM_SIDE]], sums: &mut Sums) {
+pub(super) fn gram(rows: &[[u8; GRAM_SIDE]], sums: &mut GramSums) {
     for row in rows {
         for i in 0..GRAM_SIDE {
             sums.of_elements[i] += u32::from(row[i]);
@@ -43,7 +43,7 @@ pub(super) mod avx2 {
         _mm256_set1_epi32, _mm256_setzero_si256, _mm256_storeu_si256,
     };
 
-    use super::{GRAM_SIDE, Sums};
+    use super::{GRAM_SIDE, GramSums};
 
     /// The 32-bit numbers of a register.
     const LANES: usize = 8;
@@ -58,7 +58,7 @@ pub(super) mod avx2 {
     type Pair = [[u32; LANES]; BLOCKS];
 
     #[target_feature(enable = "avx2")]
-    pub(in super::super) fn gram(rows: &[[u8; GRAM_SIDE]], sums: &mut Sums) {
+    pub(in super::super) fn gram(rows: &[[u8; GRAM_SIDE]], sums: &mut GramSums) {
         let mut pairs = [[[0; LANES]; BLOCKS]; PAIRS];
         for rows in rows.chunks(2 * PAIRS) {
             let mut totals = [_mm256_setzero_si256(); BLOCKS];
@@ -90,7 +90,7 @@ pub(super) mod avx2 {
     /// Adds the products of elements from `first` on, with those of block `FROM` and after it.
     #[inline]
     #[target_feature(enable = "avx2")]
-    fn add_tile<const FROM: usize>(pairs: &[Pair], first: usize, sums: &mut Sums) {
+    fn add_tile<const FROM: usize>(pairs: &[Pair], first: usize, sums: &mut GramSums) {
         let mut tile = [[_mm256_setzero_si256(); BLOCKS]; TILE];
         for pair in pairs {
             for (i, sums) in tile.iter_mut().enumerate() {

@@ -23,7 +23,7 @@ mod x86_64;
 
 pub(crate) use blur::GAUSS_LEN;
 pub(crate) use fast::{RADIUS, RingRows};
-pub(crate) use gram::{GRAM_ROWS, GRAM_SIDE, Sums};
+pub(crate) use gram::{GRAM_ROWS, GRAM_SIDE, GramSums};
 pub(crate) use patch::{HARRIS_RUN, HARRIS_SIDE, PATCH_RUN, PatchRow};
 pub(crate) use project::{Float, Loadings};
 pub(crate) use resize::Taps;
@@ -81,7 +81,7 @@ pub(crate) struct Kernels {
     pub brief_places:
         fn(x: &[f32], y: &[f32], turn: (f32, f32), centre: i32, stride: i32, out: &mut [u32]),
     /// [`gram::gram`].
-    pub gram: fn(rows: &[[u8; GRAM_SIDE]], sums: &mut Sums),
+    pub gram: fn(rows: &[[u8; GRAM_SIDE]], sums: &mut GramSums),
     /// [`project::project`].
     pub project_f32: fn(rows: &[f32], loadings: &Loadings<f32>, scores: &mut [f32]),
     /// [`project::project`].
@@ -324,7 +324,7 @@ mod tests {
                     .map(|row: [u8; GRAM_SIDE]| row.map(|v| v | !mask))
                     .collect();
                 check(&format!("{n} {mask}"), |k| {
-                    let mut sums = Sums::ZERO;
+                    let mut sums = GramSums::ZERO;
                     (k.gram)(&rows, &mut sums);
                     for (i, row) in sums.of_products.iter_mut().enumerate() {
                         row[..i].fill(0);

@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::{
-    GAUSS_LEN, GRAM_SIDE, Kernels, Loadings, PatchRow, RingRows, Simd, Sums, Taps, blur, brief,
+    GAUSS_LEN, GRAM_SIDE, GramSums, Kernels, Loadings, PatchRow, RingRows, Simd, Taps, blur, brief,
     fast, gram, gray, patch, project, resize,
 };
 
@@ -46,7 +46,7 @@ macro_rules! kernels {
             blur_column = blur::column::<$narrow>, (rows: &[&[f32]; GAUSS_LEN], start: usize, fused: usize, out: &mut [u8]);
             brief_places = brief::places,
                 (x: &[f32], y: &[f32], turn: (f32, f32), centre: i32, stride: i32, out: &mut [u32]);
-            gram = gram::avx2::gram, (rows: &[[u8; GRAM_SIDE]], sums: &mut Sums);
+            gram = gram::avx2::gram, (rows: &[[u8; GRAM_SIDE]], sums: &mut GramSums);
             project_f32 = project::project::<f32, $rows>,
                 (rows: &[f32], loadings: &Loadings<f32>, scores: &mut [f32]);
             project_f64 = project::project::<f64, $rows64>,

@@ -22,7 +22,7 @@ use mozjpeg_sys::{
     jpeg_std_error,
 };
 
-use super::{DecodeParams, Failure, GrayMode, check_limits, no_memory};
+use super::{DecodeError, DecodeParams, GrayMode, check_limits, no_memory};
 use crate::error::DecodeCause;
 use crate::pixels::{ColorOrder, PixelFormat, Pixels};
 
@@ -126,7 +126,7 @@ impl JpegDecoder {
         params: &DecodeParams,
         format: PixelFormat,
         pixels: &mut Pixels,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), DecodeError> {
         let mut decompressor = Decompressor::new();
         let wanted = Wanted { params, format };
         let decoding = || decode(&mut decompressor, &mut self.strip, bytes, &wanted, pixels);
@@ -146,7 +146,7 @@ fn decode(
     bytes: &[u8],
     wanted: &Wanted<'_>,
     pixels: &mut Pixels,
-) -> Result<(), Failure> {
+) -> Result<(), DecodeError> {
     let Decompressor { info, error, progress: monitor } = decompressor;
     let info = &mut **info;
     // SAFETY: `error`, `monitor` and `bytes` outlive all calls but that of the destructor, which reads none of
@@ -209,7 +209,7 @@ fn decode(
 }
 
 /// Reads the next rows, of `output_width * output_components` bytes each.
-fn read_rows(info: &mut jpeg_decompress_struct, mut rows: &mut [u8]) -> Result<(), Failure> {
+fn read_rows(info: &mut jpeg_decompress_struct, mut rows: &mut [u8]) -> Result<(), DecodeError> {
     let row_len = info.output_width as usize * info.output_components as usize;
     // As many as an upsampled row of blocks gives at a time, or more.
     let mut pointers = [std::ptr::null_mut(); 4];

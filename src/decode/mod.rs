@@ -42,7 +42,7 @@ pub struct DecodedImage {
 }
 
 /// Why decoding failed, before the image's name is known.
-type Failure = (DecodeCause, BoxError);
+type DecodeError = (DecodeCause, BoxError);
 
 /// Decodes images on one thread, keeping its buffers from one to the next.
 ///
@@ -137,7 +137,7 @@ impl Decoder {
         bytes: &[u8],
         format: PixelFormat,
         pixels: &mut Pixels,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), DecodeError> {
         if bytes.is_empty() {
             return Err((DecodeCause::Empty, "the file has no byte".into()));
         }
@@ -173,7 +173,7 @@ fn check_limits(
     width: usize,
     height: usize,
     bytes: u64,
-) -> Result<u64, Failure> {
+) -> Result<u64, DecodeError> {
     let side = params.max_side() as usize;
     match params.max_alloc().checked_sub(bytes) {
         Some(left) if width <= side && height <= side => Ok(left),
@@ -194,7 +194,7 @@ fn check_resize(
     params: &DecodeParams,
     pixels: &Pixels,
     (width, height): (u32, u32),
-) -> Result<(), Failure> {
+) -> Result<(), DecodeError> {
     let (width, height) = (u64::from(width), u64::from(height));
     let between = (pixels.width() as u64).saturating_mul(height).saturating_mul(16);
     let new = width * height * pixels.format().channels() as u64;
@@ -204,11 +204,11 @@ fn check_resize(
 }
 
 /// Looks whether so many bytes can be had: a failed allocation would end the process.
-fn check_memory(bytes: usize) -> Result<(), Failure> {
+fn check_memory(bytes: usize) -> Result<(), DecodeError> {
     Vec::<u8>::new().try_reserve_exact(bytes).map_err(|e| no_memory(bytes, &e))
 }
 
-fn no_memory(bytes: usize, error: &TryReserveError) -> Failure {
+fn no_memory(bytes: usize, error: &TryReserveError) -> DecodeError {
     (DecodeCause::TooLarge, format!("no memory for {bytes} bytes: {error}").into())
 }
 

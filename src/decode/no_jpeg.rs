@@ -1,6 +1,6 @@
 //! JPEGs without the feature `jpeg`: an error that says so.
 
-use super::{DecodeParams, Failure};
+use super::{DecodeError, DecodeParams};
 use crate::error::DecodeCause;
 use crate::pixels::{PixelFormat, Pixels};
 
@@ -22,7 +22,7 @@ impl JpegDecoder {
         _: &DecodeParams,
         _: PixelFormat,
         _: &mut Pixels,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), DecodeError> {
         let why = "this build reads no JPEG: it lacks the feature `jpeg`";
         Err((DecodeCause::Unsupported, why.into()))
     }

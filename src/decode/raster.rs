@@ -6,7 +6,7 @@ use image::error::ImageError;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 
-use super::{DecodeParams, Failure, check_limits, check_memory};
+use super::{DecodeError, DecodeParams, check_limits, check_memory};
 use crate::error::DecodeCause;
 use crate::pixels::{PixelFormat, Pixels};
 
@@ -16,7 +16,7 @@ pub(super) fn decode(
     params: &DecodeParams,
     format: PixelFormat,
     pixels: &mut Pixels,
-) -> Result<Orientation, Failure> {
+) -> Result<Orientation, DecodeError> {
     let reader = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()
         .map_err(|e| (DecodeCause::Corrupt, e.into()))?;
@@ -42,7 +42,7 @@ pub(super) fn decode(
     Ok(orientation)
 }
 
-fn failure(error: ImageError) -> Failure {
+fn failure(error: ImageError) -> DecodeError {
     let cause = match &error {
         ImageError::Unsupported(_) => DecodeCause::Unsupported,
         ImageError::Limits(_) => DecodeCause::TooLarge,

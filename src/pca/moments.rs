@@ -5,7 +5,7 @@ use ndarray::{Array2, ArrayView2, Axis};
 use rayon::prelude::*;
 
 use super::{PcaModel, PcaParams, TASK_ROWS, solve};
-use crate::arch::{GRAM_ROWS, GRAM_SIDE, Kernels, Sums};
+use crate::arch::{GRAM_ROWS, GRAM_SIDE, GramSums, Kernels};
 use crate::error::{Error, Result};
 use crate::features::{Element, VectorFormat, VectorsView};
 
@@ -344,7 +344,7 @@ impl Moments {
 fn add_descriptors(rows: &[[u8; GRAM_SIDE]], sum: &mut [u64], gram: &mut Array2<u64>) {
     let kernels = Kernels::current();
     for rows in rows.chunks(GRAM_ROWS) {
-        let mut sums = Sums::ZERO;
+        let mut sums = GramSums::ZERO;
         (kernels.gram)(rows, &mut sums);
         for i in 0..GRAM_SIDE {
             sum[i] += u64::from(sums.of_elements[i]);

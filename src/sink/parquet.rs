@@ -418,7 +418,7 @@ impl ParquetSink {
     }
 
     /// Takes what it is given; an error, or a panic that the caller catches, leaves it broken.
-    fn take(&mut self, add: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+    fn guarded(&mut self, add: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         let was_broken = std::mem::replace(&mut self.broken, true);
         let taken = add(self);
         self.broken = was_broken || taken.is_err();
@@ -482,7 +482,7 @@ impl RowSink for ParquetSink {
     }
 
     fn write(&mut self, batch: RowBatch) -> Result<()> {
-        self.take(|sink| sink.add(batch))
+        self.guarded(|sink| sink.add(batch))
     }
 
     fn finish(mut self) -> Result<SinkReport> {

@@ -89,7 +89,7 @@ impl ImageSource for FsSource {
             .sort_by(in_key_order)
             .into_iter();
         let folder = folder_name(&self.root, is_folder);
-        let reader = Arc::new(Reader { options: self, folder });
+        let reader = Arc::new(FileReader { options: self, folder });
         Ok(FsImages { reader, root, is_folder, matcher, walk, seen: 0, taken: 0, done: false })
     }
 }
@@ -147,7 +147,7 @@ fn name_of(path: &Path) -> Result<&str> {
 /// A file that cannot be read is an [`Error::Read`] item; a folder below the root that cannot be listed is an
 /// [`Error::List`], which ends a job, as nobody knows what was in it.
 pub struct FsImages {
-    reader: Arc<Reader>,
+    reader: Arc<FileReader>,
     root: String,
     is_folder: bool,
     matcher: Matcher,
@@ -247,13 +247,13 @@ impl Iterator for FsImages {
 }
 
 /// Reads files and labels them.
-struct Reader {
+struct FileReader {
     options: FsSource,
     /// The name of the folder whose direct files have no other folder to be labelled by.
     folder: String,
 }
 
-impl Reader {
+impl FileReader {
     /// The path below the root.
     fn relative<'a>(&self, path: &'a Path) -> &'a Path {
         path.strip_prefix(&self.options.root).unwrap_or(path)

@@ -52,7 +52,7 @@ pub(super) struct Listing {
     bucket: String,
     /// The files to come.
     files: VecDeque<DataFile>,
-    open: Option<(String, Reader)>,
+    open: Option<(String, KeyReader)>,
 }
 
 /// A file of keys.
@@ -80,22 +80,22 @@ enum Format {
 /// The `manifest.json` of an S3 Inventory.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Manifest {
+struct InventoryManifest {
     source_bucket: String,
     destination_bucket: String,
     file_format: String,
     #[serde(default)]
     file_schema: String,
-    files: Vec<ManifestFile>,
+    files: Vec<InventoryFile>,
 }
 
 #[derive(Debug, Deserialize)]
-struct ManifestFile {
+struct InventoryFile {
     key: String,
 }
 
 /// An open file of keys.
-enum Reader {
+enum KeyReader {
     Csv { rows: csv::Reader<Portions>, columns: Option<Arc<[String]>> },
     Parquet(ParquetRecordBatchReader),
     Lines { text: BufReader<Portions>, number: u64 },
@@ -132,9 +132,9 @@ impl Read for Portions {
     }
 }
 
-impl std::fmt::Debug for Reader {
+impl std::fmt::Debug for KeyReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reader").finish_non_exhaustive()
+        f.debug_struct("KeyReader").finish_non_exhaustive()
     }
 }
 
@@ -148,7 +148,7 @@ impl Listing {
         let ending = Path::new(stem).extension().and_then(std::ffi::OsStr::to_str);
         let files = if ending == Some("json") {
             let text = place.read(s3, MAX_MANIFEST_BYTES).await?;
-            let manifest: Manifest =
+            let manifest: InventoryManifest =
                 serde_json::from_slice(&text).map_err(|e| Error::list(name.as_str(), e))?;
             if manifest.source_bucket != bucket {
                 let why = format!("it is of the bucket {}, not {bucket}", manifest.source_bucket);
@@ -192,7 +192,7 @@ impl Listing {
             None => None,
             Some(DataFile { place, format }) => {
                 let name = place.to_string();
-                let reader = Reader::open(place, format, s3).await?;
+                let reader = KeyReader::open(place, format, s3).await?;
                 Some((name, reader))
             }
         };
@@ -258,7 +258,7 @@ impl std::fmt::Display for Place {
     }
 }
 
-impl Manifest {
+impl InventoryManifest {
     fn files(self, manifest: &Place) -> Result<VecDeque<DataFile>> {
         if self.file_schema.len() > MAX_LINE_BYTES {
             let why = format!("its fileSchema is longer than {MAX_LINE_BYTES} bytes");
@@ -313,7 +313,7 @@ fn normal(column: &str) -> String {
 
 type Why = crate::error::BoxError;
 
-impl Reader {
+impl KeyReader {
     async fn open(place: Place, format: Format, s3: &S3) -> Result<Self> {
         Ok(match format {
             Format::Lines => {

@@ -17,7 +17,7 @@ use orb_features::prelude::*;
 use orb_features::sink::DEFAULT_ROWS_PER_FILE;
 
 use crate::choices::{Backend, names};
-use crate::failed::Failed;
+use crate::exit::Exit;
 use crate::orb::OrbArgs;
 use crate::place::{Place, looks_like_s3};
 use crate::s3::S3Args;
@@ -138,22 +138,22 @@ pub struct Extract {
 }
 
 impl Extract {
-    pub fn run(&self) -> Result<Outcome, Failed> {
+    pub fn run(&self) -> Result<Outcome, Exit> {
         Simd::set(self.simd)?;
         let params = self.orb.params(self.compat.unwrap_or_default());
         match self.backend {
             Backend::Native => {
                 self.run_with(params.with_max_keypoints(self.max_keypoints).build()?)
             }
-            Backend::Opencv if self.compat.is_some() => Err(Failed::usage(
-                "--compat is for --backend native: OpenCV is the build that it is",
-            )),
+            Backend::Opencv if self.compat.is_some() => {
+                Err(Exit::usage("--compat is for --backend native: OpenCV is the build that it is"))
+            }
             #[cfg(feature = "opencv")]
             Backend::Opencv => {
                 self.run_with(OpenCvOrb::new(params.with_max_keypoints(self.max_keypoints))?)
             }
             #[cfg(not(feature = "opencv"))]
-            Backend::Opencv => Err(Failed::usage(
+            Backend::Opencv => Err(Exit::usage(
                 "--backend opencv: this program was built without the feature `opencv`",
             )),
         }
@@ -162,7 +162,7 @@ impl Extract {
     fn run_with<E: FeatureExtractor + Clone + 'static>(
         &self,
         extractor: E,
-    ) -> Result<Outcome, Failed> {
+    ) -> Result<Outcome, Exit> {
         self.s3.check(&self.input, &self.output)?;
         self.check_selection()?;
         self.check_policies()?;
@@ -239,9 +239,9 @@ impl Extract {
     }
 
     /// Ends a run whose work was done before.
-    fn done_before(&self, error: &Error) -> Result<Outcome, Failed> {
+    fn done_before(&self, error: &Error) -> Result<Outcome, Exit> {
         match &self.save_model {
-            Some(path) => Err(Failed {
+            Some(path) => Err(Exit {
                 message: format!(
                     "{}: {} is not written (the footers of the result's files have the model)",
                     error.to_line(),
@@ -254,7 +254,7 @@ impl Extract {
     }
 
     /// Refuses options that have no part in reading a single file.
-    fn check_selection(&self) -> Result<(), Failed> {
+    fn check_selection(&self) -> Result<(), Exit> {
         let Place::Folder(path) = &self.input else { return Ok(()) };
         let given = [
             ("--glob", self.glob.is_some()),
@@ -266,24 +266,24 @@ impl Extract {
         match given.into_iter().find(|(_, is_given)| *is_given) {
             Some((name, _)) if path.is_file() => {
                 let file = path.display();
-                Err(Failed::usage(&format!("{name} is for folders: {file} is a file")))
+                Err(Exit::usage(&format!("{name} is for folders: {file} is a file")))
             }
             _ => Ok(()),
         }
     }
 
     /// Refuses options that would have no effect.
-    fn check_policies(&self) -> Result<(), Failed> {
+    fn check_policies(&self) -> Result<(), Exit> {
         let given =
             [("--max-failures", self.max_failures.is_some()), ("--allow-empty", self.allow_empty)];
         if let Some((name, _)) = given.into_iter().find(|(_, is_given)| *is_given)
             && self.on_error == OnError::Fail
         {
             let why = "is for --on-error skip or record: else the first failure ends the job";
-            return Err(Failed::usage(&format!("{name} {why}")));
+            return Err(Exit::usage(&format!("{name} {why}")));
         }
         if self.force && self.model.is_none() && self.mode != WriteMode::Append {
-            return Err(Failed::usage("--force is for --model and --mode append"));
+            return Err(Exit::usage("--force is for --model and --mode append"));
         }
         Ok(())
     }
@@ -325,7 +325,7 @@ impl Extract {
     }
 
     /// Adds to what ended the job how to go on, where there is a way.
-    fn failed(&self, error: Error) -> Failed {
+    fn failed(&self, error: Error) -> Exit {
         let hint = match error {
             Error::InDoubt { ref run_id, .. } => &format!(
                 "\nhint: the same call with --run-id '{run_id}' settles it, and does nothing twice"
@@ -350,23 +350,23 @@ impl Extract {
             Error::Fit(_) => "\nhint: --no-pca writes the rows as they are",
             _ => "",
         };
-        let Failed { message, status } = error.into();
-        Failed { message: message + hint, status }
+        let Exit { message, status } = error.into();
+        Exit { message: message + hint, status }
     }
 
     /// Writes the model once the result stands.
-    pub fn save_model(&self, report: &RunReport) -> Result<(), Failed> {
+    pub fn save_model(&self, report: &RunReport) -> Result<(), Exit> {
         let (Some(path), Some(model)) = (&self.save_model, &report.pca_model) else {
             return Ok(());
         };
         model.save(path).map_err(|error| {
-            let failed = Failed::from(error);
+            let failed = Exit::from(error);
             let message = format!("{} (the result in {} is complete)", failed.message, self.output);
-            Failed { message, ..failed }
+            Exit { message, ..failed }
         })
     }
 
-    fn projection(&self, job: &Origin) -> Result<Scores, Failed> {
+    fn projection(&self, job: &Origin) -> Result<Scores, Exit> {
         let centering = self.center;
         if self.no_pca {
             return Ok(Scores::None);
@@ -374,7 +374,7 @@ impl Extract {
         for (name, path) in [("--model", &self.model), ("--save-model", &self.save_model)] {
             if let Some(path) = path.as_ref().and_then(|p| p.to_str()).filter(|p| looks_like_s3(p))
             {
-                return Err(Failed::usage(&format!("{name} {path}: the model is a local file")));
+                return Err(Exit::usage(&format!("{name} {path}: the model is a local file")));
             }
         }
         if let Some(path) = &self.model {
@@ -382,14 +382,14 @@ impl Extract {
             if model.dimensions() != DESCRIPTOR_LEN {
                 let (file, d) = (path.display(), model.dimensions());
                 let why = format!("--model {file}: it is for rows of {d} elements, not of 32");
-                return Err(Failed::usage(&why));
+                return Err(Exit::usage(&why));
             }
             if !self.force
                 && let Err(Error::Model { reason, .. }) = model.check_origin(job)
             {
                 let file = path.display();
                 let why = format!("--model {file}: {reason} (--force takes it all the same)");
-                return Err(Failed { message: why, status: 1 });
+                return Err(Exit { message: why, status: 1 });
             }
             let centering = centering.unwrap_or(model.centering());
             return Ok(Scores::Model(Box::new(model.with_centering(centering))));
@@ -401,10 +401,10 @@ impl Extract {
             let file = path.display();
             if !folder.is_dir() {
                 let why = format!("--save-model {file}: there is no folder {}", folder.display());
-                return Err(Failed::usage(&why));
+                return Err(Exit::usage(&why));
             }
             if path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/") {
-                return Err(Failed::usage(&format!("--save-model {file}: this is a folder")));
+                return Err(Exit::usage(&format!("--save-model {file}: this is a folder")));
             }
             if let Place::Folder(out) = &self.output
                 && is_inside(path, out)
@@ -414,18 +414,18 @@ impl Extract {
                     "--save-model {file}: it would be a file in {out} that is not part of a result, which \
                      is then not overwritten any more: name a file elsewhere"
                 );
-                return Err(Failed::usage(&why));
+                return Err(Exit::usage(&why));
             }
         }
         let seed = self.seed.unwrap_or(DEFAULT_SEED);
         let solver = match self.solver {
             None | Some(Solver::Randomized { .. }) => Solver::seeded(seed),
             Some(Solver::Covariance) if self.seed.is_some() => {
-                return Err(Failed::usage("--seed has no part in --solver covariance"));
+                return Err(Exit::usage("--seed has no part in --solver covariance"));
             }
             Some(Solver::Auto { .. }) if self.seed.is_some() => {
                 let why = "--seed has no part in --solver auto: for 32 elements that is covariance";
-                return Err(Failed::usage(why));
+                return Err(Exit::usage(why));
             }
             Some(solver) => solver,
         };

@@ -1,8 +1,8 @@
 //! The command line: a thin shell over the library.
 
 mod choices;
+mod exit;
 mod extract;
-mod failed;
 mod orb;
 mod place;
 mod s3;
@@ -15,8 +15,8 @@ use clap::{Parser, Subcommand};
 
 use orb_features::decode::jpeg_is_vectorized;
 
+use crate::exit::Exit;
 use crate::extract::{Extract, Outcome};
-use crate::failed::Failed;
 
 /// Photos in folders or S3 to ORB features, PCA and Parquet.
 #[derive(Parser)]
@@ -79,15 +79,15 @@ fn main() -> ExitCode {
             hint_at_the_build();
             let saved = extract.save_model(&report);
             match (saved, shown) {
-                (Err(failed), _) => failed.exit(),
+                (Err(end), _) => end.report(),
                 // A reader that has gone needs no report.
                 (Ok(()), Err(e)) if e.kind() != std::io::ErrorKind::BrokenPipe => {
                     let message = format!("cannot write the report: {e} (the result is complete)");
-                    Failed { message, status: 1 }.exit()
+                    Exit { message, status: 1 }.report()
                 }
                 _ => ExitCode::SUCCESS,
             }
         }
-        Err(failed) => failed.exit(),
+        Err(end) => end.report(),
     }
 }

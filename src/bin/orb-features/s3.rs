@@ -7,7 +7,7 @@ use clap::Args;
 use orb_features::prelude::*;
 
 use crate::choices::names;
-use crate::failed::Failed;
+use crate::exit::Exit;
 use crate::place::Place;
 
 /// How S3 is reached, and what is asked of it. What is not given comes from where every AWS tool has
@@ -61,7 +61,7 @@ pub struct S3Args {
 
 impl S3Args {
     /// Refuses what would have no effect.
-    pub fn check(&self, input: &Place, output: &Place) -> Result<(), Failed> {
+    pub fn check(&self, input: &Place, output: &Place) -> Result<(), Exit> {
         let (from_s3, to_s3) = (matches!(input, Place::S3(_)), matches!(output, Place::S3(_)));
         let either = from_s3 || to_s3;
         for (is_given, name, has_part, what) in [
@@ -81,7 +81,7 @@ impl S3Args {
             (self.no_conditional_writes, "--no-conditional-writes", to_s3, "OUT"),
         ] {
             if is_given && !has_part {
-                return Err(Failed::usage(&format!("{name} is for s3:// as {what}")));
+                return Err(Exit::usage(&format!("{name} is for s3:// as {what}")));
             }
         }
         Ok(())

@@ -40,7 +40,7 @@ const ROUNDS: u32 = 1000;
 
 /// Why an output cannot be written.
 #[derive(Debug)]
-pub(super) enum Failed {
+pub(super) enum CommitError {
     /// A request failed.
     Request(Fault),
     /// There is something, and the mode forbids touching it.
@@ -69,13 +69,13 @@ pub(super) enum Failed {
     Interrupted,
 }
 
-impl From<Fault> for Failed {
+impl From<Fault> for CommitError {
     fn from(fault: Fault) -> Self {
         Self::Request(fault)
     }
 }
 
-impl fmt::Display for Failed {
+impl fmt::Display for CommitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Request(fault) => fault.fmt(f),
@@ -121,7 +121,7 @@ impl fmt::Display for Failed {
     }
 }
 
-impl std::error::Error for Failed {}
+impl std::error::Error for CommitError {}
 
 /// Columns and notes of a run's rows.
 #[derive(Debug)]
@@ -136,15 +136,15 @@ pub(in crate::sink) struct Content {
 
 impl Content {
     /// Refuses to be added to a result of other columns or, unless forced, notes.
-    fn check(&self, current: &Current) -> Result<(), Failed> {
+    fn check(&self, current: &Current) -> Result<(), CommitError> {
         if !current.columns.is_empty() && current.columns != self.columns {
-            return Err(Failed::Columns);
+            return Err(CommitError::Columns);
         }
         if self.force {
             return Ok(());
         }
         let notes = compare(pairs(&current.notes), pairs(&self.notes));
-        notes.map_err(Failed::Notes)
+        notes.map_err(CommitError::Notes)
     }
 }
 
@@ -180,23 +180,25 @@ impl Output {
         }
     }
 
-    async fn manifest(&self) -> Result<Seen, Failed> {
+    async fn manifest(&self) -> Result<Seen, CommitError> {
         match self.read(MANIFEST, MAX_MANIFEST_BYTES).await {
             Ok(None) => Ok((Manifest::default(), None)),
             Ok(Some((bytes, etag))) => {
-                Ok((Manifest::from_bytes(&bytes).map_err(Failed::Manifest)?, etag))
+                Ok((Manifest::from_bytes(&bytes).map_err(CommitError::Manifest)?, etag))
             }
-            Err(fault) if fault.kind == Kind::TooLarge => Err(Failed::Manifest(fault.to_string())),
+            Err(fault) if fault.kind == Kind::TooLarge => {
+                Err(CommitError::Manifest(fault.to_string()))
+            }
             Err(fault) => Err(fault.into()),
         }
     }
 
     /// Changes the manifest from what was seen; false if another run has come between.
-    async fn swap(&self, new: &Manifest, seen: Option<String>) -> Result<bool, Failed> {
+    async fn swap(&self, new: &Manifest, seen: Option<String>) -> Result<bool, CommitError> {
         let body: Bytes =
-            serde_json::to_vec(new).map_err(|e| Failed::Manifest(e.to_string()))?.into();
+            serde_json::to_vec(new).map_err(|e| CommitError::Manifest(e.to_string()))?.into();
         if body.len() as u64 > MAX_MANIFEST_BYTES && new.pending.is_some() {
-            return Err(Failed::TooManyFiles);
+            return Err(CommitError::TooManyFiles);
         }
         let condition = match seen {
             _ if !self.s3.has_conditional_writes() => Condition::None,
@@ -217,7 +219,7 @@ impl Output {
     }
 
     /// Finishes what other runs, or this one, have begun to commit.
-    pub async fn settle(&self) -> Result<Seen, Failed> {
+    pub async fn settle(&self) -> Result<Seen, CommitError> {
         for round in 0..ROUNDS {
             let (manifest, etag) = self.manifest().await?;
             let next = if let Some(pending) = manifest.pending.clone() {
@@ -245,17 +247,17 @@ impl Output {
             self.swap(&next, etag).await?;
             self.give_way(round).await;
         }
-        Err(Failed::Contended)
+        Err(CommitError::Contended)
     }
 
     /// Whether the manifest is still the one that was seen: what is done next is meant for it alone.
-    async fn is_still(&self, etag: Option<&str>) -> Result<bool, Failed> {
+    async fn is_still(&self, etag: Option<&str>) -> Result<bool, CommitError> {
         let now = self.s3.head(&self.bucket, &self.key(MANIFEST)).await?;
         Ok(now.and_then(|now| now.etag).as_deref() == etag)
     }
 
     /// Whether a result that stands has its mark of success.
-    async fn is_marked(&self, manifest: &Manifest) -> Result<bool, Failed> {
+    async fn is_marked(&self, manifest: &Manifest) -> Result<bool, CommitError> {
         match &manifest.current {
             None => Ok(true),
             Some(current) => match self.read(SUCCESS, MAX_MARK_BYTES).await {
@@ -283,7 +285,7 @@ impl Output {
     }
 
     /// Makes all of a commit's files visible; false if one of them is lost.
-    async fn complete(&self, uploads: Vec<PendingUpload>) -> Result<bool, Failed> {
+    async fn complete(&self, uploads: Vec<PendingUpload>) -> Result<bool, CommitError> {
         let outcomes = self
             .each(uploads, |output, upload| async move {
                 let key = output.key(&upload.file.name);
@@ -332,16 +334,16 @@ impl Output {
     }
 
     /// Looks whether the mode allows to write, and what becomes of the files that are there.
-    pub async fn plan(&self, seen: &Manifest, mode: WriteMode) -> Result<Plan, Failed> {
+    pub async fn plan(&self, seen: &Manifest, mode: WriteMode) -> Result<Plan, CommitError> {
         let mut plan = Plan::default();
         let known = seen.current.as_ref().map_or(&[][..], |current| &current.files);
         if mode == WriteMode::Error && seen.current.is_some() {
-            return Err(Failed::Exists);
+            return Err(CommitError::Exists);
         }
         let found = self.files(mode).await?;
         match mode {
             WriteMode::Error if found.is_empty() => {}
-            WriteMode::Error => return Err(Failed::Exists),
+            WriteMode::Error => return Err(CommitError::Exists),
             WriteMode::Overwrite => {
                 let names = known.iter().map(|file| &file.name).chain(found.iter().map(|f| &f.0));
                 plan.garbage = names.cloned().collect::<BTreeSet<_>>().into_iter().collect();
@@ -362,7 +364,7 @@ impl Output {
     }
 
     /// Names and sizes of the visible files, but for manifest and mark.
-    async fn files(&self, mode: WriteMode) -> Result<Vec<(String, u64)>, Failed> {
+    async fn files(&self, mode: WriteMode) -> Result<Vec<(String, u64)>, CommitError> {
         let mut files = Vec::new();
         let [_, errors] = folders();
         for below in folders() {
@@ -384,9 +386,9 @@ impl Output {
                     if size.is_some() && is_name_of_a_result(name) {
                         files.push((name.to_owned(), size.unwrap_or_default()));
                     } else if mode == WriteMode::Overwrite {
-                        return Err(Failed::Foreign(name.to_owned()));
+                        return Err(CommitError::Foreign(name.to_owned()));
                     } else if mode == WriteMode::Error {
-                        return Err(Failed::Exists);
+                        return Err(CommitError::Exists);
                     }
                 }
                 token = page.next;
@@ -410,13 +412,13 @@ impl Output {
         content: &Content,
         uploads: &[PendingUpload],
         begun: &AtomicBool,
-    ) -> Result<(), Failed> {
+    ) -> Result<(), CommitError> {
         for round in 0..ROUNDS {
             let (manifest, etag) = self.settle().await?;
             match manifest.outcome(run) {
                 Some(true) => return Ok(()),
                 Some(false) => {
-                    return Err(Failed::Lost(names(uploads)));
+                    return Err(CommitError::Lost(names(uploads)));
                 }
                 // Another run was faster: back before the point.
                 None => begun.store(false, Ordering::SeqCst),
@@ -430,7 +432,7 @@ impl Output {
             }
             self.check_alive(uploads).await?;
             if self.s3.is_interrupted() {
-                return Err(Failed::Interrupted);
+                return Err(CommitError::Interrupted);
             }
             begun.store(true, Ordering::SeqCst);
             let pending = Pending {
@@ -447,11 +449,11 @@ impl Output {
             self.swap(&manifest.begin(pending), etag).await?;
             self.give_way(round).await;
         }
-        Err(Failed::Contended)
+        Err(CommitError::Contended)
     }
 
     /// Refuses a run whose name `id` a committed one has had.
-    pub async fn check_is_new(&self, seen: &Manifest, id: Option<&str>) -> Result<(), Failed> {
+    pub async fn check_is_new(&self, seen: &Manifest, id: Option<&str>) -> Result<(), CommitError> {
         let Some((id, run)) = id.and_then(|id| Some((id, seen.committed(id)?))) else {
             return Ok(());
         };
@@ -460,11 +462,11 @@ impl Output {
         // Somebody may have deleted what the manifest names.
         let is_there = named.map(|file| file.name.as_str()).any(is_of_it)
             && self.files(WriteMode::Append).await?.iter().any(|(name, _)| is_of_it(name));
-        Err(if is_there { Failed::Committed } else { Failed::Replaced(id.to_owned()) })
+        Err(if is_there { CommitError::Committed } else { CommitError::Replaced(id.to_owned()) })
     }
 
     /// Before the point of no return: the server must still have every upload.
-    async fn check_alive(&self, uploads: &[PendingUpload]) -> Result<(), Failed> {
+    async fn check_alive(&self, uploads: &[PendingUpload]) -> Result<(), CommitError> {
         let lost = self
             .each(uploads.to_vec(), |output, upload| async move {
                 let key = output.key(&upload.file.name);
@@ -473,7 +475,7 @@ impl Output {
             })
             .await?;
         let lost: Vec<_> = lost.into_iter().flatten().collect();
-        if lost.is_empty() { Ok(()) } else { Err(Failed::Lost(lost)) }
+        if lost.is_empty() { Ok(()) } else { Err(CommitError::Lost(lost)) }
     }
 
     /// Gives up uploads, given as keys and ids.
@@ -500,13 +502,13 @@ impl Output {
     }
 
     /// Checks that the server enforces `If-Match` and `If-None-Match` on writes.
-    pub async fn probe(&self, lease: &str, body: &Bytes) -> Result<(), Failed> {
+    pub async fn probe(&self, lease: &str, body: &Bytes) -> Result<(), CommitError> {
         let never = Condition::Match("\"00000000000000000000000000000000\"".to_owned());
         for condition in [Condition::Absent, never] {
             match self.s3.put(&self.bucket, lease, body.clone(), &condition).await {
                 Err(fault) if fault.kind == Kind::Precondition => {}
                 Err(fault) if fault.kind != Kind::Unsupported => return Err(fault.into()),
-                Ok(_) | Err(_) => return Err(Failed::NoConditions),
+                Ok(_) | Err(_) => return Err(CommitError::NoConditions),
             }
         }
         Ok(())
@@ -583,7 +585,7 @@ mod tests {
             (3, "part-0, part-1, part-2"),
             (2000, "part-0, part-1, part-2 and 1997 more"),
         ] {
-            let line = Failed::Lost(names(n)).to_string();
+            let line = CommitError::Lost(names(n)).to_string();
             assert!(line.contains(&format!("the uploads of {shown} (")), "{line}");
         }
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use self::commit::{Failed, Output, WORK};
+use self::commit::{CommitError, Output, WORK};
 use self::lease::{Holder, MAX_LEASE_BYTES, Renewal};
 use self::upload::SharedUploads;
 use crate::error::{Error, Result};
@@ -37,9 +37,9 @@ const GIVING_UP: Duration = Duration::from_secs(5);
 /// How a commit ended.
 enum Ending {
     Committed,
-    NotCommitted(Failed),
+    NotCommitted(CommitError),
     /// Nobody can say.
-    InDoubt(Failed),
+    InDoubt(CommitError),
 }
 
 /// Files in a bucket that are not visible yet.
@@ -96,7 +96,7 @@ impl S3Target {
     }
 
     /// Returns the notes of the result that is added to.
-    fn open(&mut self) -> Result<BTreeMap<String, String>, Failed> {
+    fn open(&mut self) -> Result<BTreeMap<String, String>, CommitError> {
         let (output, key, mode) = (self.output.clone(), self.lease_key(), self.mode);
         let (run, id, s3) = (self.run.clone(), self.id.clone(), self.output.s3.clone());
         let lease = s3.lease();
@@ -109,7 +109,9 @@ impl S3Target {
                 Ok(_) => {}
                 // No other run has this name: an attempt without an answer did it.
                 Err(fault) if fault.kind == Kind::Precondition => {}
-                Err(fault) if fault.kind == Kind::Unsupported => return Err(Failed::NoConditions),
+                Err(fault) if fault.kind == Kind::Unsupported => {
+                    return Err(CommitError::NoConditions);
+                }
                 Err(fault) => return Err(fault.into()),
             }
             if output.s3.has_conditional_writes() {
@@ -125,7 +127,7 @@ impl S3Target {
             tidy_after_the_dead(&output, &run).await?;
             is_new.map(|()| notes)
         });
-        s3.wait_for_change(opening).unwrap_or(Err(Failed::Interrupted))
+        s3.wait_for_change(opening).unwrap_or(Err(CommitError::Interrupted))
     }
 
     /// Begins a file.
@@ -167,7 +169,7 @@ impl S3Target {
         });
         match found {
             Ok(found) => Ok(found.map(|(key, size, end)| (self.location.uri_of(&key), size, end))),
-            Err(fault) => Err(self.failed(Failed::Request(fault))),
+            Err(fault) => Err(self.failed(CommitError::Request(fault))),
         }
     }
 
@@ -222,14 +224,14 @@ impl S3Target {
                 match commit.await {
                     // It may have begun just before it was cut off.
                     Err(error) if error.is_cancelled() && begun.load(Ordering::SeqCst) => {
-                        Some(Ok(Ending::InDoubt(Failed::Interrupted)))
+                        Some(Ok(Ending::InDoubt(CommitError::Interrupted)))
                     }
                     Err(error) if error.is_cancelled() => None,
                     joined => Some(joined),
                 }
             }),
         };
-        joined.map_or(Ending::NotCommitted(Failed::Interrupted), outcome_of)
+        joined.map_or(Ending::NotCommitted(CommitError::Interrupted), outcome_of)
     }
 
     /// The name by which the run is known outside.
@@ -237,18 +239,18 @@ impl S3Target {
         self.id.as_deref().unwrap_or(&self.run)
     }
 
-    fn failed(&self, failed: Failed) -> Error {
+    fn failed(&self, failed: CommitError) -> Error {
         match failed {
-            Failed::Exists => {
+            CommitError::Exists => {
                 Error::OutputExists { path: self.location.to_string().into(), kept: None }
             }
-            Failed::Interrupted => Error::Interrupted,
-            Failed::Committed => Error::AlreadyCommitted {
+            CommitError::Interrupted => Error::Interrupted,
+            CommitError::Committed => Error::AlreadyCommitted {
                 path: self.location.to_string().into(),
                 run_id: self.id().into(),
             },
             // The interrupt has cut this request short.
-            Failed::Request(_) if self.output.s3.is_interrupted() => Error::Interrupted,
+            CommitError::Request(_) if self.output.s3.is_interrupted() => Error::Interrupted,
             failed => Error::write_to(self.location.to_string(), failed),
         }
     }
@@ -296,14 +298,14 @@ impl Output {
     }
 
     /// Whether a run has taken the right to commit; if so it is committed, now or later.
-    async fn outcome(&self, run: &str) -> Result<Option<bool>, Failed> {
+    async fn outcome(&self, run: &str) -> Result<Option<bool>, CommitError> {
         let (manifest, _) = self.settle().await?;
         Ok(manifest.outcome(run))
     }
 }
 
 /// Gives up the uploads of runs that are dead, and removes their leases.
-async fn tidy_after_the_dead(output: &Output, run: &str) -> Result<(), Failed> {
+async fn tidy_after_the_dead(output: &Output, run: &str) -> Result<(), CommitError> {
     let Some(Leases { mut alive, dead }) = leases(output, run).await? else { return Ok(()) };
     // Every run has its lease before its first upload: who has none is dead. Uploads are listed after
     // leases, so a run that came in between must be looked for again.
@@ -336,7 +338,7 @@ struct Leases {
 }
 
 /// Looks at all leases; none if our own is not among them.
-async fn leases(output: &Output, run: &str) -> Result<Option<Leases>, Failed> {
+async fn leases(output: &Output, run: &str) -> Result<Option<Leases>, CommitError> {
     let work = output.key(WORK);
     let leases = output.s3.list_all(&output.bucket, &work, true).await?.objects;
     let own = format!("{work}{run}.json");

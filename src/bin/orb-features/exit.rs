@@ -6,24 +6,24 @@ use std::process::ExitCode;
 use orb_features::prelude::*;
 
 /// Why the command failed, and the exit status that says so.
-pub struct Failed {
+pub struct Exit {
     pub message: String,
     pub status: u8,
 }
 
-impl Failed {
+impl Exit {
     pub fn usage(message: &str) -> Self {
         Self { message: message.to_owned(), status: 2 }
     }
 
-    pub fn exit(&self) -> ExitCode {
+    pub fn report(&self) -> ExitCode {
         // Nobody may be listening.
         let _ = writeln!(std::io::stderr(), "error: {}", self.message);
         ExitCode::from(self.status)
     }
 }
 
-impl From<Error> for Failed {
+impl From<Error> for Exit {
     fn from(error: Error) -> Self {
         let status = match error {
             Error::Interrupted => 130,
