@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
 use tempfile::{SpooledTempFile, spooled_tempfile_in};
 
 use super::{FailedImage, ImageRows, RowBatch};
@@ -16,7 +17,8 @@ use crate::pixels::ImageMeta;
 pub const DEFAULT_SPOOL_MEMORY: usize = 2 << 20;
 
 /// Where rows wait while the PCA is fitted.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[must_use]
 pub struct Spool {
     memory: usize,
@@ -292,4 +294,18 @@ fn read_batch(file: &mut impl Read) -> io::Result<RowBatch> {
     let vectors = vectors.map_err(|_| damaged())?;
     let vectors = if format.has_keypoints() { vectors.with_keypoints() } else { vectors };
     Ok(RowBatch::from_columns(format, images, keypoints, vectors, failed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spool_is_read_as_it_is_written() {
+        let spool = Spool::default().with_memory(7).with_folder("here");
+        let json = serde_json::to_string(&spool).unwrap();
+        assert_eq!(serde_json::from_str::<Spool>(&json).unwrap(), spool);
+        assert_eq!(serde_json::from_str::<Spool>("{}").unwrap(), Spool::default());
+        serde_json::from_str::<Spool>(r#"{"file":"x"}"#).unwrap_err();
+    }
 }

@@ -29,7 +29,8 @@ pub enum OnError {
 choice!(OnError, "on_error", Fail = "fail", Skip = "skip", Record = "record");
 
 /// What a job does about images that fail.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[must_use]
 pub struct ErrorPolicy {
     on_error: OnError,
@@ -123,7 +124,8 @@ pub const MAX_REFUSALS: u64 = 32;
 /// assert!("101%".parse::<MaxFailures>().is_err());
 /// # Ok::<(), orb_features::Error>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 #[non_exhaustive]
 pub enum MaxFailures {
     /// A number of images.
@@ -164,6 +166,20 @@ impl FromStr for MaxFailures {
             let allowed = "a number of images such as 100, or a share of them, 0% to 100% with up to four decimals";
             Error::param("max_failures", text, allowed)
         })
+    }
+}
+
+impl TryFrom<String> for MaxFailures {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<MaxFailures> for String {
+    fn from(limit: MaxFailures) -> Self {
+        limit.to_string()
     }
 }
 
@@ -340,6 +356,18 @@ fn is_refusal(error: &Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_policy_is_read_as_it_is_written() {
+        let policy =
+            ErrorPolicy::new(OnError::Record).with_max_failures(MaxFailures::Millionths(50_000));
+        let json = r#"{"on_error":"record","max_failures":"5%","allow_empty":false}"#;
+        assert_eq!(serde_json::to_string(&policy).unwrap(), json);
+        assert_eq!(serde_json::from_str::<ErrorPolicy>(json).unwrap(), policy);
+        for json in [r#"{"max_failures":"101%"}"#, r#"{"on_eror":"skip"}"#] {
+            serde_json::from_str::<ErrorPolicy>(json).unwrap_err();
+        }
+    }
 
     #[test]
     fn limits_are_read_and_shown() {
