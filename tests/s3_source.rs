@@ -1,4 +1,5 @@
-//! `S3Source` against a server in this process: what is listed comes, whole, in order, or is named.
+//! `S3Source` against a server in this process: each listed object comes whole and in order, or an error
+//! names it.
 #![cfg(feature = "s3")]
 
 use std::fs;
@@ -32,7 +33,7 @@ fn uris(source: S3Source) -> Vec<String> {
     all(source).into_iter().map(|image| image.unwrap().uri).collect()
 }
 
-/// Bytes without a pattern that a cut could hide in.
+/// Pseudo-random bytes, so that no cut goes unnoticed.
 fn noise(len: usize, seed: u64) -> Vec<u8> {
     let mut x = seed.wrapping_mul(2).wrapping_add(1);
     let mut next = || {
@@ -92,7 +93,7 @@ fn selections_are_those_of_a_folder() {
         fs::write(&path, &bytes).unwrap();
         memory.seed("lab", &format!("data/tree/{name}"), bytes);
     }
-    // What a console makes for a folder is no image.
+    // A console's placeholder for a folder is not an image.
     memory.seed("lab", "data/tree/a/", Bytes::new());
     memory.seed("lab", "data/tree-2/not-in-it.jpg", "x");
     let root = folder.path().join("tree");
@@ -221,7 +222,7 @@ fn work_starts_before_the_listing_ends() {
     is_first_here.store(true, Ordering::SeqCst);
     let rest: Vec<ImageObject> = images.map(Result::unwrap).collect();
     assert_eq!(rest.len(), 2);
-    // The retries of the listing are on the image that it led to.
+    // The retries of the listing are attributed to the next image.
     assert_eq!(u64::from(rest.iter().map(|image| image.retries).sum::<u32>()), s3.retries());
 }
 
@@ -245,12 +246,12 @@ fn bytes_in_flight_are_bounded() {
     let before = server.requests();
     let mut images = source(&server, "s3://lab").with_bytes_in_flight(300_000).open().unwrap();
     std::thread::sleep(Duration::from_millis(300));
-    // Nobody has consumed one: a listing and two objects, of which three would be too much.
+    // Nothing is consumed yet: one request lists, two fetch objects; a third object would exceed the bound.
     assert_eq!(server.requests() - before, 3);
     images.next().unwrap().unwrap();
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(server.requests() - before, 4);
-    // One that is larger than the bound passes, too.
+    // An object that is larger than the bound passes, too.
     let sizes: Vec<_> = images.map(|image| image.unwrap().bytes.len()).collect();
     assert_eq!((sizes.len(), sizes[19]), (39, 900_000));
 }
@@ -259,7 +260,7 @@ fn bytes_in_flight_are_bounded() {
 fn every_passing_fault_is_mended() {
     let bytes = noise(30_000, 3);
     let (memory, server) = serve(&[("k.jpg", &bytes)]);
-    // As new clients put it: with a checksum.
+    // An object as new clients put it: with a checksum.
     let checked = noise(30_000, 4);
     memory.seed_with_checksum("lab", "with-checksum.jpg", checked.clone());
     let faults = [
@@ -282,7 +283,8 @@ fn every_passing_fault_is_mended() {
     let s3 = server.params().with_timeout(Duration::from_millis(300)).connect().unwrap();
     for fault in faults {
         let planned = fault.clone();
-        // Each object, and the listing, fails twice; a flip in a listing would be another key.
+        // Each object and the listing fail twice. Listings are not flipped: the result would be another valid
+        // key.
         server.plan(move |asked| {
             let is_listing = asked.query.contains("list-type");
             let is_flip = matches!(planned, Fault::Flip(_));
@@ -301,7 +303,7 @@ fn every_passing_fault_is_mended() {
     }
 }
 
-/// A page that has lost its end must not look like the last one.
+/// A page that is cut must not be taken for the last one.
 #[test]
 fn a_listing_cut_anywhere_loses_nothing() {
     let (_memory, server) = serve(&[("a&b.jpg", b"1"), ("c.jpg", b"2"), ("d.jpg", b"3")]);
@@ -354,7 +356,7 @@ fn a_large_body_that_breaks_off_is_resumed() {
         assert_eq!(etag, &ranges[0].1);
         assert!(etag.is_some());
     }
-    // A change between the pieces is seen: nothing is put together from two versions.
+    // A change between two pieces is detected: no object is put together from two versions.
     let (store, other) = (memory.clone(), noise(3_000_000, 6));
     server.plan(move |asked| {
         if asked.path == "/lab/k.jpg" && asked.seen == 1 {
@@ -378,7 +380,7 @@ fn what_does_not_pass_is_named_and_loses_nothing_else() {
     let is_listed = AtomicBool::new(false);
     server.plan(move |asked| {
         if !asked.query.contains("list-type") && !is_listed.swap(true, Ordering::SeqCst) {
-            // Behind the back of the listing.
+            // After the listing.
             store.seed("lab", "changed.jpg", noise(2000, 8));
             store.remove("lab", "vanished.jpg");
         }
@@ -427,9 +429,9 @@ fn a_listing_that_fails_ends_the_stream() {
     let images = all(source(&server, "s3://lab").with_page_size(4));
     assert_eq!(images.len(), 5);
     let error = images.last().unwrap().as_ref().unwrap_err();
-    // Nobody knows what is lost: a job must not go on.
+    // The missing keys are unknown, so the job must end.
     assert!(matches!(error, Error::List { .. }) && !error.is_of_one_image());
-    // Credentials that run out while objects are read are not about one of them.
+    // Credentials that expire while objects are read are not an error of one object.
     server.plan(|asked| {
         (!asked.query.contains("list-type")).then_some(Fault::Error(400, "ExpiredToken"))
     });
@@ -457,7 +459,7 @@ fn a_wrong_account_place_or_network_is_one_clear_line() {
         line
     };
     let params = || {
-        // With the waits that users have.
+        // With the default waits between attempts.
         S3Params::default()
             .with_endpoint_url(server.endpoint())
             .with_region("eu-central-1")
@@ -529,7 +531,7 @@ fn it_works_inside_another_runtime_and_ends_when_dropped() {
     let (memory, server) = serve(&[]);
     memory.seed_many("lab", (0..500).map(|i| format!("{i:03}.jpg")), "x".into());
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    // In a task, which that runtime cannot go on with meanwhile.
+    // Inside a task, which blocks this single-threaded runtime meanwhile.
     runtime.block_on(async {
         let images = source(&server, "s3://lab").open().unwrap();
         assert_eq!(images.map(Result::unwrap).count(), 500);
@@ -539,7 +541,7 @@ fn it_works_inside_another_runtime_and_ends_when_dropped() {
         let mut images = source(&server, "s3://lab").with_requests_in_flight(4).open().unwrap();
         images.next().unwrap().unwrap();
     });
-    // Nobody asks any more: what was queued is not fetched.
+    // The stream is dropped, so queued objects are not fetched.
     std::thread::sleep(Duration::from_millis(200));
     let after = server.requests() - before;
     assert!(after < 100, "{after}");
@@ -591,7 +593,7 @@ fn photo() -> Vec<u8> {
     [b"P5 64 64 255\n".to_vec(), (0..64 * 64).map(pixel).collect()].concat()
 }
 
-/// An error ends the job, and a chain of stages, though an object behind it never comes.
+/// An error ends a job, and a chain of stages, although a later object never arrives.
 #[test]
 fn an_error_does_not_wait_for_a_request_that_stalls() {
     let (memory, server) = serve(&[]);
@@ -674,7 +676,7 @@ fn what_is_asked_of_folders_is_refused_of_a_single_object() {
     assert_eq!((odd.uri.as_str(), odd.label), ("s3://lab/x/odd", None));
 }
 
-/// A folder is one, also where consoles have left an object in its place.
+/// A prefix with keys below it is a folder, even if a console has left an object of the same name.
 #[test]
 fn filters_are_for_folders_that_have_an_object_in_their_place() {
     let select = Selection::default;
@@ -729,6 +731,32 @@ fn listings_that_no_server_of_sense_gives_are_refused() {
     }
 }
 
+/// Two versions could be put together otherwise: their lengths may be the same.
+#[test]
+fn a_body_without_an_etag_is_not_resumed() {
+    let bytes = noise(1_000_000, 7);
+    let (body, heads) = (bytes.clone(), Arc::new(Mutex::new(Vec::new())));
+    let seen = Arc::clone(&heads);
+    let server = Scripted::start(move |n, head| {
+        if n == 0 {
+            let page = "<ListBucketResult><Name>lab</Name><IsTruncated>false</IsTruncated><Contents>\
+                        <Key>in/k.jpg</Key><Size>1000000</Size></Contents></ListBucketResult>";
+            return answer("200 OK", XML, page.as_bytes());
+        }
+        seen.lock().unwrap().push(head.to_owned());
+        let mut whole = answer("200 OK", "", &body);
+        if n == 1 {
+            whole.truncate(whole.len() - 300_000);
+        }
+        whole
+    });
+    let s3 = server.params().connect().unwrap();
+    let image = all(S3Source::new(&s3, "s3://lab/in").unwrap()).remove(0).unwrap();
+    assert!(image.bytes == bytes && image.retries == 1);
+    let heads = heads.lock().unwrap();
+    assert!(heads.len() == 2 && !heads[1].to_lowercase().contains("range:"), "{heads:?}");
+}
+
 #[test]
 fn a_folder_without_a_name_is_no_label() {
     let (_memory, server) = serve(&[("in/a//c.png", b"1"), ("in//d.png", b"2")]);
@@ -741,7 +769,7 @@ fn a_folder_without_a_name_is_no_label() {
     assert_eq!(labels, expected.map(|(uri, label)| (uri.to_owned(), label.to_owned())));
 }
 
-/// A server that answers without an end is given up, not read until memory ends.
+/// An endless answer is cut off; it must not fill the memory.
 #[test]
 fn an_answer_without_an_end_is_not_read() {
     use std::io::{Read as _, Write as _};
@@ -815,11 +843,12 @@ mod listing {
             .with_listing(&file)
             .with_selection(Selection::default().with_recursive(false));
         assert_eq!(uris(one_level), expected()[..2]);
-        // An object that is longer than it says is not even read.
+        // An object that is longer than its listed size is not even read.
         fs::write(&file, "in/b.jpg\t3\n").unwrap();
         let error = all(source(&server, "s3://lab/in").with_listing(&file)).remove(0).unwrap_err();
         assert!(error.code() == "changed" && error.retries() == 0, "{error}");
-        // The size is compared, and a key that does not exist has vanished.
+        // An object that is shorter than its listed size has changed, and a key that does not exist has
+        // vanished.
         fs::write(&file, "in/b.jpg\t9\nin/gone.jpg\nin/gone.jpg\t3\n").unwrap();
         let images = all(source(&server, "s3://lab/in").with_listing(&file));
         let codes: Vec<_> = images.iter().map(|i| i.as_ref().unwrap_err().code()).collect();
@@ -842,7 +871,7 @@ mod listing {
             "fileFormat": "CSV", "creationTimestamp": "1",
             "fileSchema": "Bucket, Key, VersionId, IsLatest, IsDeleteMarker, Size, ETag",
             "files": [{"key": "inv/b/data/1.csv.gz", "size": 1}, {"key": "inv/b/data/2.csv.gz", "size": 1}]}"#;
-        // With the ETag that the object has.
+        // Replaces the ETag by that of the object.
         let etag = md5_of(KEYS[0].as_bytes());
         let data = data.replace("cb62c6fc76e7b37bc2c8f8e9e6f2a2f1", &etag);
         memory.seed("reports", "inv/b/2026/manifest.json", manifest);
@@ -859,7 +888,7 @@ mod listing {
         fs::write(folder.path().join("data/2.csv.gz"), gzip(more)).unwrap();
         let local = folder.path().join("2026/manifest.json");
         assert_eq!(uris(source(&server, "s3://lab/in").with_listing(&local)), expected());
-        // An object that is another one than the inventory saw.
+        // An object that was replaced after the inventory.
         memory.seed("lab", "in/b.jpg", "IN/B.JPG");
         let images = all(source(&server, "s3://lab/in").with_listing(remote));
         assert_eq!(images[0].as_ref().unwrap_err().code(), "changed");
@@ -889,7 +918,7 @@ mod listing {
         let mut keys = KEYS.to_vec();
         keys.extend(["in/old.jpg", "in/deleted.jpg", "other/no.jpg"]);
         let n = keys.len();
-        // Not every column is known of every key.
+        // Size and ETag are null for some keys.
         let size = |key: &str| (key.len() > 8).then_some(key.len() as i64);
         let etag = |key: &str| (key.len() < 9).then(|| md5_of(key.as_bytes()));
         let columns: Vec<(&str, ArrayRef)> = vec![
@@ -939,7 +968,7 @@ mod listing {
             fs::write(&file, bytes).unwrap();
             source(&server, "s3://lab/in").with_listing(&file)
         };
-        // A column that nobody asks for is as large as it likes, and broken.
+        // A column that is not read may be large, and even broken.
         let long = "x".repeat(1 << 20);
         let (mut bytes, starts) =
             parquet(&[("bucket", "lab"), ("acl", &long), ("key", "in/b.jpg")]);
@@ -994,7 +1023,7 @@ mod listing {
             fs::write(&path, text).unwrap();
             source(&server, "s3://lab/in").with_listing(path)
         };
-        // Some 50 GB, had each file its own.
+        // A copy of the columns for each file would take some 50 GB.
         let start = Instant::now();
         manifest(32_000, 60_000).open().unwrap();
         assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
@@ -1013,7 +1042,7 @@ mod listing {
         assert_eq!(found, [b, b, z, b]);
     }
 
-    /// Lines without an end, small when they are packed.
+    /// Very long lines, which are small when compressed.
     #[test]
     fn a_line_has_a_bound() {
         let (_memory, server) = serve_keys();
@@ -1035,7 +1064,7 @@ mod listing {
             assert!(line.contains(name) && line.len() < 1000, "{name}");
             assert!(line.contains("line 2: ") && line.contains("longer than 65536"), "{line}");
         }
-        // The longest key there is, in the longest way to write it.
+        // The longest possible key, in its longest encoding.
         let key = format!("in/{}.jpg", "é".repeat(508) + "x");
         assert_eq!(key.len(), 1024);
         let (memory, server) = serve(&[]);

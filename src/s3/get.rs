@@ -1,4 +1,4 @@
-//! Reading an object so that what arrives is what was listed, whatever happens on the way.
+//! Reads objects, resumes bodies that break off, and checks that the bytes are those of the listed version.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -18,13 +18,13 @@ use super::fault::{Fault, Kind};
 use super::requests::Listed;
 use super::route::{Learn, Route};
 
-/// From this length on a body that broke off is kept, and only its rest asked for.
+/// If at least this many bytes arrived before a body broke off, they are kept and only the rest is requested.
 const RESUME_FROM: usize = 256 << 10;
 
-/// How the names of directory buckets end, whose ETags are no MD5.
+/// Suffix of the names of directory buckets; ETags there are not MD5s.
 const DIRECTORY_BUCKET: &str = "--x-s3";
 
-/// Room that is made at once for an object whose size was not listed.
+/// Most bytes that are reserved up front for an object whose size was not listed.
 const RESERVED: u64 = 1 << 20;
 
 /// An object, whole and checked.
@@ -35,7 +35,7 @@ pub(crate) struct Got {
     pub modified: Option<SystemTime>,
 }
 
-/// The beginning of an answer, and the body to come.
+/// The headers of an answer, and its unread body.
 struct Answer {
     head: Head,
     range: Option<String>,
@@ -56,8 +56,8 @@ struct Head {
 impl S3 {
     /// Reads an object of at most `most` bytes; if `wanted` has an ETag, that version of it.
     ///
-    /// A body that breaks off, stalls or does not fit its length or checksum is asked for again, or
-    /// the rest of it, always with `If-Match`, so that no mixture of two versions comes about.
+    /// A body that breaks off, stalls or does not fit its length or checksum is requested again, in whole
+    /// or only the rest. `If-Match` with the known ETag prevents a mixture of two versions.
     pub(crate) async fn get(&self, bucket: &str, wanted: &Listed, most: u64) -> Result<Got, Fault> {
         let mut attempts = 1;
         let mut head = None;
@@ -79,7 +79,10 @@ impl S3 {
                 Ok(()) => break,
                 Err(fault) => fault,
             };
-            if fault.kind == Kind::Corrupt || bytes.len() < RESUME_FROM {
+            // Without an ETag, nothing tells whether the rest would be of the same version.
+            let etag = head.as_ref().and_then(|head: &Head| head.etag.as_ref());
+            let is_known = wanted.etag.is_some() || etag.is_some();
+            if fault.kind == Kind::Corrupt || bytes.len() < RESUME_FROM || !is_known {
                 bytes.clear();
                 head = None;
             }
@@ -116,7 +119,7 @@ impl S3 {
         self.hurried(HASTE, request).await
     }
 
-    /// Reads from where `bytes` ends; leaves in it what has come.
+    /// Makes one attempt to read on from the end of `bytes`. After a failure, `bytes` holds all that has arrived.
     async fn get_once(
         &self,
         bucket: &str,
@@ -129,14 +132,14 @@ impl S3 {
         let etag = wanted.etag.clone().or_else(|| head.as_ref()?.etag.clone());
         let mut answer = self.in_time(0, self.ask(bucket, &wanted.key, etag, start as u64)).await?;
         if start > 0 && !answer.range.is_some_and(|range| begins_at(&range, start)) {
-            // The server gives the whole instead of the rest.
+            // The server sent the whole object instead of the rest.
             bytes.clear();
             *head = None;
         }
         let head = head.get_or_insert(answer.head);
         let whole = head.length.unwrap_or_default();
         if let Some(size) = wanted.size.filter(|&size| whole > size) {
-            // Not read at all: there was no room reserved for it.
+            // The body is not read: memory was reserved only for the listed size.
             let kind = if wanted.etag.is_some() { Kind::Corrupt } else { Kind::Precondition };
             return Err(Fault::new(kind, other_size(whole, size)));
         }
@@ -158,7 +161,7 @@ impl S3 {
             match piece {
                 None => return Ok(()),
                 Some(Ok(piece)) => bytes.extend_from_slice(&piece),
-                // All of it is here: what failed is the SDK's own look at the checksum.
+                // The body is complete: the SDK's own check of the checksum failed.
                 Some(Err(error)) if whole > 0 && bytes.len() as u64 >= whole => {
                     return Err(Fault::of_transport(Kind::Corrupt, &error));
                 }
@@ -169,7 +172,7 @@ impl S3 {
 }
 
 impl S3 {
-    /// Asks for an object from `start` on, of this version if there is an ETag.
+    /// Requests an object from `start` on; if there is an ETag, only that version.
     async fn ask(
         &self,
         bucket: &str,
@@ -192,7 +195,7 @@ impl S3 {
         })
     }
 
-    /// The same through the SDK, from which the route is learned.
+    /// As [`ask`](Self::ask), but through the SDK; learns the route of the bucket from the SDK's request.
     async fn ask_by_sdk(
         &self,
         bucket: &str,
@@ -227,7 +230,7 @@ impl S3 {
     }
 }
 
-/// Algorithms by preference, and the header that holds their sum.
+/// Checksum algorithms, the preferred first, each with the header that holds its sum.
 const CHECKSUMS: [(ChecksumAlgorithm, &str); 5] = [
     (ChecksumAlgorithm::Crc64Nvme, "x-amz-checksum-crc64nvme"),
     (ChecksumAlgorithm::Crc32c, "x-amz-checksum-crc32c"),
@@ -271,10 +274,10 @@ impl Head {
     }
 }
 
-/// The first that is there; they are in the order of [`CHECKSUMS`].
+/// The first usable checksum; `sums` are in the order of [`CHECKSUMS`].
 fn best_checksum(sums: [Option<&str>; CHECKSUMS.len()]) -> Option<(ChecksumAlgorithm, String)> {
     CHECKSUMS.iter().zip(sums).find_map(|((algorithm, _), sum)| {
-        // With a dash it is one of the parts' checksums, not of the bytes.
+        // A dash marks a checksum of the parts' checksums, not of the bytes.
         sum.filter(|sum| !sum.contains('-')).map(|sum| (*algorithm, sum.to_owned()))
     })
 }
@@ -299,7 +302,7 @@ fn begins_at(range: &str, start: usize) -> bool {
         .is_some_and(|(first, _)| first.parse() == Ok(start))
 }
 
-/// Compares bytes with all that is known about them.
+/// Checks a body against its length, its checksum or MD5, and the listed size.
 fn check(wanted: &Listed, head: &Head, bytes: &[u8], md5_etags: bool) -> Result<(), Fault> {
     let len = bytes.len() as u64;
     if let Some(length) = head.length.filter(|&length| length != len) {
@@ -317,7 +320,7 @@ fn check(wanted: &Listed, head: &Head, bytes: &[u8], md5_etags: bool) -> Result<
             }
             true
         }
-        // The MD5 of an object that was put in one piece and not encrypted with a key.
+        // The ETag is the MD5 if the object was put in one piece and is not encrypted with a key.
         (None, Some(sum)) if md5_etags && !head.encrypted => {
             if Md5::digest(bytes)[..] != sum {
                 return Err(Fault::new(
@@ -338,7 +341,7 @@ fn check(wanted: &Listed, head: &Head, bytes: &[u8], md5_etags: bool) -> Result<
     }
 }
 
-/// The MD5 that an ETag is, if it looks like one.
+/// Reads an ETag as an MD5, if it looks like one.
 fn md5_of(etag: &str) -> Option<[u8; 16]> {
     let hex = etag.strip_prefix('"')?.strip_suffix('"')?;
     if hex.len() != 32 || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
@@ -357,7 +360,7 @@ mod tests {
 
     use super::*;
 
-    /// Reads an object of 600,000 bytes, or what the listing says, from a server of these answers.
+    /// Reads an object from a server that answers by `script`. Also returns the number of requests.
     fn read(
         wanted: &Listed,
         most: u64,
@@ -370,7 +373,7 @@ mod tests {
         (got, server.requests())
     }
 
-    /// The first answer breaks off when the rest is worth asking for; the second is not the rest.
+    /// The first answer breaks off late enough for only the rest to be requested; the second is the whole object.
     #[test]
     fn a_server_that_gives_the_whole_or_another_range_instead_of_the_rest_is_understood() {
         let whole: Vec<u8> = (0..600_000_u32).map(|i| (i / 1000) as u8).collect();
@@ -412,7 +415,7 @@ mod tests {
         };
         assert_eq!(kind(Some(20), etag(), 20, plain(20)), (Ok(20), 1));
         assert_eq!(kind(None, None, 20, chunked(20)), (Ok(20), 1));
-        // Another version than was listed, or a body that is not the version's.
+        // A wrong size in the headers is another version, unless the ETag was listed; otherwise the body is corrupt.
         assert_eq!(kind(Some(10), None, 99, plain(20)), (Err(Kind::Precondition), 1));
         let attempts = u64::from(crate::s3::S3Params::default().attempts);
         assert_eq!(kind(Some(10), etag(), 99, plain(20)), (Err(Kind::Corrupt), attempts));
@@ -476,7 +479,7 @@ mod tests {
         assert_eq!(kind(None, &crc, b"abd"), Some(Kind::Corrupt));
     }
 
-    /// The ETag of an object that is encrypted by a key is no MD5.
+    /// The ETag of an object that is encrypted with a key is not an MD5.
     #[test]
     fn encryption_by_a_key_is_seen() {
         for (kind, customer, want) in [
