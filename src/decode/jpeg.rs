@@ -1,9 +1,9 @@
 //! JPEGs through libjpeg-turbo's decoder, with the pixels of `cv::imread`.
 //!
-//! The library reports an error by a callback that must not return. Ours unwinds, through frames of C that are
-//! built for it, with a [`Complaint`] that [`JpegDecoder::decode`] catches. Its warnings are errors too: they
-//! mean that pixels were made up. Each image has a decompressor of its own, so none can be decoded with tables
-//! that another one has left.
+//! libjpeg reports an error through a callback that must not return. Ours unwinds with a [`Complaint`] through the
+//! C frames, which are compiled for unwinding; [`JpegDecoder::decode`] catches it. Warnings are errors too: they
+//! mean that libjpeg made up pixels. Each image gets a new decompressor, so that no image is decoded with tables
+//! left over from another image.
 
 #![expect(unsafe_code, reason = "libjpeg is C")]
 
@@ -28,18 +28,18 @@ use crate::pixels::{ColorOrder, PixelFormat, Pixels};
 
 pub(super) const NAME: &str = "libjpeg-turbo";
 
-/// Most scans of a file: encoders write some ten, and each costs a pass over the whole image.
+/// Most scans of a file. Encoders write about ten; each costs a pass over the whole image.
 const MAX_SCANS: c_int = 100;
-/// Most bytes of colour rows that wait to become grey: they stay in the nearest cache.
+/// Bytes of decoded rows that are converted together (at least one row): they stay in the L1 cache.
 const STRIP: usize = 8 << 10;
 
-/// The longest text of an error, its last zero included.
-const TEXT_LEN: usize = 80;
+/// JMSG_LENGTH_MAX: the longest text of an error, its last zero included.
+const TEXT_LEN: usize = 200;
 
-/// libjpeg's error on its way through its frames; any other payload is a panic.
+/// The payload that carries an error of libjpeg through its C frames. Any other payload is a panic.
 struct Complaint(DecodeCause, String);
 
-/// Ends a call of libjpeg with the text of its error.
+/// Error callback: unwinds out of libjpeg with the text of the error.
 extern "C-unwind" fn complain(info: &mut jpeg_common_struct) {
     type Format = unsafe extern "C-unwind" fn(&mut jpeg_common_struct, *mut u8);
     let mut text = [0_u8; TEXT_LEN];
@@ -59,17 +59,17 @@ extern "C-unwind" fn complain(info: &mut jpeg_common_struct) {
     resume_unwind(Box::new(Complaint(cause, text)))
 }
 
-/// Takes warnings, of level -1, for errors; the other levels are traces.
+/// Message callback: treats warnings (level -1) as errors and ignores traces (the other levels).
 extern "C-unwind" fn message(info: &mut jpeg_common_struct, level: c_int) {
     if level < 0 {
         complain(info);
     }
 }
 
-/// Bounds the time that a small file can take.
+/// Progress callback: limits the number of scans, and thus the time that a small file can take.
 extern "C-unwind" fn progress(info: &mut jpeg_common_struct) {
     let decompressor = info.client_data.cast::<jpeg_decompress_struct>();
-    // SAFETY: `decode` has put the decompressor there, whose first field is `info`.
+    // SAFETY: `decode` stored the decompressor in `client_data`; its first field is `info`.
     let scans = unsafe { (*decompressor).input_scan_number };
     if scans > MAX_SCANS {
         let text = format!("more than {MAX_SCANS} scans");
@@ -86,7 +86,7 @@ struct Decompressor {
 
 impl Decompressor {
     fn new() -> Self {
-        // SAFETY: plain structs of C, of which libjpeg takes zeros for «not set».
+        // SAFETY: plain C structs, in which zeros mean "not set" to libjpeg.
         unsafe {
             Self {
                 info: Box::new(std::mem::zeroed()),
@@ -104,12 +104,12 @@ impl Drop for Decompressor {
     }
 }
 
-/// Whether the library has its kernels in assembler, which are left out where nasm was missing.
+/// Whether libjpeg has its kernels in assembler. A build without nasm leaves them out.
 pub(super) fn is_vectorized() -> bool {
     unsafe extern "C" {
         fn jsimd_can_idct_islow() -> c_int;
     }
-    // SAFETY: it takes nothing and looks at the processor.
+    // SAFETY: the function takes no arguments and only looks at the processor.
     unsafe { jsimd_can_idct_islow() != 0 }
 }
 
@@ -130,7 +130,7 @@ impl JpegDecoder {
         let mut decompressor = Decompressor::new();
         let wanted = Wanted { params, format };
         let decoding = || decode(&mut decompressor, &mut self.strip, bytes, &wanted, pixels);
-        // A strip that is left half written is cleared before it is read again.
+        // Unwind safe: a strip that is left half written is cleared before it is read again.
         catch_unwind(AssertUnwindSafe(decoding)).unwrap_or_else(|panic| {
             match panic.downcast::<Complaint>() {
                 Ok(complaint) => Err((complaint.0, complaint.1.into())),
@@ -149,8 +149,7 @@ fn decode(
 ) -> Result<(), DecodeError> {
     let Decompressor { info, error, progress: monitor } = decompressor;
     let info = &mut **info;
-    // SAFETY: `error`, `monitor` and `bytes` outlive all calls but that of the destructor, which reads none of
-    // them.
+    // SAFETY: `error`, `monitor` and `bytes` outlive all calls except the destructor's, which reads none of them.
     unsafe {
         jpeg_std_error(error);
         error.error_exit = Some(complain);
@@ -178,9 +177,10 @@ fn decode(
     let needed = width as u64 * height as u64 * format.channels() as u64 + strip_len as u64;
     let left = check_limits(params, width, height, needed)?;
     info.out_color_space = read.space();
-    // SAFETY: the decompressor has read a header. The limit is for the coefficients of files of several scans.
+    // SAFETY: the decompressor has read a header. The limit bounds the coefficients, which libjpeg keeps if a file
+    // has several scans.
     unsafe {
-        // 0 would be no limit.
+        // 0 would mean no limit.
         let left = c_long::try_from(left).unwrap_or(c_long::MAX).max(1);
         (*info.common.mem).max_memory_to_use = left;
         jpeg_start_decompress(info);
@@ -203,7 +203,7 @@ fn decode(
             convert(strip, read, out, wanted);
         }
     }
-    // SAFETY: all rows are read. It goes on to the end of the file and complains of what it finds on the way.
+    // SAFETY: all rows are read. This reads on to the end of the file, so that errors there are found too.
     unsafe { jpeg_finish_decompress(info) };
     Ok(())
 }
@@ -211,7 +211,7 @@ fn decode(
 /// Reads the next rows, of `output_width * output_components` bytes each.
 fn read_rows(info: &mut jpeg_decompress_struct, mut rows: &mut [u8]) -> Result<(), DecodeError> {
     let row_len = info.output_width as usize * info.output_components as usize;
-    // As many as an upsampled row of blocks gives at a time, or more.
+    // libjpeg returns at most one upsampled group of rows at a time: up to four rows.
     let mut pointers = [std::ptr::null_mut(); 4];
     while rows.len() >= row_len {
         let mut asked = 0;
@@ -219,7 +219,7 @@ fn read_rows(info: &mut jpeg_decompress_struct, mut rows: &mut [u8]) -> Result<(
             *pointer = row.as_mut_ptr();
             asked += 1;
         }
-        // SAFETY: there are `asked` pointers, each to a row that is written whole.
+        // SAFETY: there are `asked` pointers, each to a whole row that may be written.
         let read = unsafe { jpeg_read_scanlines(info, pointers.as_mut_ptr(), asked) };
         if read == 0 {
             // A source in memory never suspends.
@@ -236,7 +236,7 @@ struct Wanted<'a> {
     format: PixelFormat,
 }
 
-/// Makes the caller's pixels of libjpeg's.
+/// Converts libjpeg's pixels to the caller's.
 fn convert(strip: &mut [u8], read: Format, out: &mut [u8], wanted: &Wanted<'_>) {
     let triples = out.as_chunks_mut::<3>().0.iter_mut();
     match (read, wanted.format, wanted.params.gray_mode()) {
@@ -256,13 +256,13 @@ fn convert(strip: &mut [u8], read: Format, out: &mut [u8], wanted: &Wanted<'_>) 
     }
 }
 
-/// The pixels that libjpeg is asked for.
+/// The format of pixels that libjpeg is asked for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Format {
     Gray,
     Bgr,
     Rgb,
-    /// CMYK, also of YCCK files, with the inks inverted as files hold them.
+    /// CMYK, also for YCCK files. The inks are inverted, as in the file.
     Cmyk,
 }
 
@@ -275,7 +275,7 @@ impl Format {
         }
     }
 
-    /// Whether these are the caller's pixels already.
+    /// Whether the caller asks for this format, so that no conversion is needed.
     fn is(self, format: PixelFormat) -> bool {
         match format {
             PixelFormat::Gray => self == Self::Gray,
@@ -310,7 +310,7 @@ fn cmyk_to_rgb(pixels: &mut [u8]) {
 /// Turns inverted CMYK into grey as `IMREAD_GRAYSCALE` does.
 ///
 /// # Source
-/// `icvCvt_CMYK2Gray_8u_C4C1R` in the same file: 14-bit weights, where `cv::cvtColor` has 15 bits.
+/// `icvCvt_CMYK2Gray_8u_C4C1R` in the same file. Its weights have 14 bits; those of `cv::cvtColor` have 15.
 fn cmyk_to_luma(pixels: &mut [u8], out: &mut [u8]) {
     cmyk_to_rgb(pixels);
     for (pixel, out) in pixels.chunks_exact(4).zip(out) {
