@@ -22,13 +22,13 @@ use crate::sink::layout::{WriteMode, is_run_id};
 pub(super) use self::commit::Content;
 pub(super) use self::upload::Upload;
 
-/// How long a sink that gives up may take to tidy: what is left is invisible, and goes later.
+/// Time limit for the clean-up when a sink ends: leftovers are invisible, and the next run removes them.
 const TIDYING: Duration = Duration::from_secs(20);
 
-/// The same when the caller asks to stop.
+/// The same limit after an interrupt.
 const TIDYING_IN_HASTE: Duration = Duration::from_secs(4);
 
-/// Longest footer of a Parquet file that is read, in bytes: one of 32,767 row groups has less.
+/// Longest footer of a Parquet file that is read, in bytes; a footer of 32,767 row groups is shorter.
 const MAX_FOOTER_BYTES: u64 = 256 << 20;
 
 /// Grace period of a commit that is interrupted before its point of no return.
@@ -38,7 +38,7 @@ const GIVING_UP: Duration = Duration::from_secs(5);
 enum Ending {
     Committed,
     NotCommitted(CommitError),
-    /// Nobody can say.
+    /// Unknown: the server did not answer, or the commit was cut off.
     InDoubt(CommitError),
 }
 
@@ -53,16 +53,16 @@ pub(super) struct S3Target {
     id: Option<String>,
     uploads: SharedUploads,
     lease: Option<Renewal>,
-    /// The notes of the result that is added to, as its manifest has them.
+    /// The notes of the result to append to, from its manifest.
     notes: BTreeMap<String, String>,
-    /// Whether the run's uploads are no longer ours to give up.
+    /// Whether the uploads must not be aborted: they are, or may be, committed.
     committed: bool,
 }
 
 impl S3Target {
-    /// Finishes what dead runs have left, after looking whether the mode allows the target.
+    /// Finishes the commits of dead runs, checks that the mode allows the target, and removes what dead runs have left.
     ///
-    /// A run whose name `id` is in the result already ends as [`Error::AlreadyCommitted`].
+    /// A run whose `id` is in the result already ends as [`Error::AlreadyCommitted`].
     pub fn create(
         s3: &S3,
         location: S3Location,
@@ -95,7 +95,7 @@ impl S3Target {
         self.output.key(&format!("{WORK}{}.json", self.run))
     }
 
-    /// Returns the notes of the result that is added to.
+    /// Takes the lease, and settles and checks the output. Returns the notes of the result to append to.
     fn open(&mut self) -> Result<BTreeMap<String, String>, CommitError> {
         let (output, key, mode) = (self.output.clone(), self.lease_key(), self.mode);
         let (run, id, s3) = (self.run.clone(), self.id.clone(), self.output.s3.clone());
@@ -107,7 +107,7 @@ impl S3Target {
         let opening = s3.spawn(async move {
             match output.s3.put(&output.bucket, &key, body.clone(), &Condition::Absent).await {
                 Ok(_) => {}
-                // No other run has this name: an attempt without an answer did it.
+                // Run ids are unique, so an attempt whose answer was lost has written it.
                 Err(fault) if fault.kind == Kind::Precondition => {}
                 Err(fault) if fault.kind == Kind::Unsupported => {
                     return Err(CommitError::NoConditions);
@@ -145,12 +145,12 @@ impl S3Target {
         self.location.uri_of(&self.output.key(name))
     }
 
-    /// The notes of the result that is added to; empty where its manifest has none.
+    /// The notes of the result to append to; empty if its manifest has none.
     pub fn notes(&self) -> &BTreeMap<String, String> {
         &self.notes
     }
 
-    /// The last `len` bytes of the first Parquet file that is there, its URI and its length.
+    /// URI, length and last `len` bytes of the first existing Parquet file.
     pub fn end_of_first_file(&self, len: u64) -> Result<Option<(String, u64, Bytes)>> {
         if len > MAX_FOOTER_BYTES {
             let why =
@@ -173,10 +173,10 @@ impl S3Target {
         }
     }
 
-    /// Makes the files visible, and returns how many requests had to be made again in all.
+    /// Makes the files visible, and returns the total number of repeated requests.
     pub fn commit(mut self, content: Content) -> Result<u64> {
         let ending = self.run_commit(content);
-        // If in doubt, uploads are left alone: they are invisible, and the next run settles it.
+        // In doubt, the uploads are left alone: they are invisible, and the next run settles the commit.
         self.committed = !matches!(ending, Ending::NotCommitted(_));
         match ending {
             Ending::Committed => Ok(self.output.s3.own_retries()),
@@ -189,7 +189,7 @@ impl S3Target {
         }
     }
 
-    /// Commits, and finds out how it ended. The caller's wish to stop is heard until the point of no return.
+    /// Commits, and finds out how it ended. An interrupt takes effect only before the point of no return.
     fn run_commit(&self, content: Content) -> Ending {
         let (output, run, mode) = (self.output.clone(), self.run.clone(), self.mode);
         let id = self.id.clone();
@@ -213,7 +213,7 @@ impl S3Target {
         let s3 = &self.output.s3;
         let joined = match s3.wait_for(&mut commit) {
             Ok(joined) => Some(joined),
-            // Interrupted: before the point of no return it can be given up, after it it cannot.
+            // Interrupted: before the point of no return the commit can be aborted, after it not.
             Err(_) => s3.wait(move |_| async move {
                 if let Ok(joined) = tokio::time::timeout(GIVING_UP, &mut commit).await {
                     return Some(joined);
@@ -222,7 +222,7 @@ impl S3Target {
                     commit.abort();
                 }
                 match commit.await {
-                    // It may have begun just before it was cut off.
+                    // It may have passed the point of no return just before it was aborted.
                     Err(error) if error.is_cancelled() && begun.load(Ordering::SeqCst) => {
                         Some(Ok(Ending::InDoubt(CommitError::Interrupted)))
                     }
@@ -234,7 +234,7 @@ impl S3Target {
         joined.map_or(Ending::NotCommitted(CommitError::Interrupted), outcome_of)
     }
 
-    /// The name by which the run is known outside.
+    /// The name of the run that callers know.
     fn id(&self) -> &str {
         self.id.as_deref().unwrap_or(&self.run)
     }
@@ -255,7 +255,7 @@ impl S3Target {
         }
     }
 
-    /// Gives up the run's uploads, unless they are the result, and its lease.
+    /// Aborts the run's uploads, unless they are or may be committed, and deletes its lease.
     fn tidy(&mut self) {
         self.lease = None;
         let (output, run, lease) = (self.output.clone(), self.run.clone(), self.lease_key());
@@ -271,7 +271,7 @@ impl S3Target {
             let tidy = async {
                 let mut left = if committed { Vec::new() } else { known.clone() };
                 if had_any {
-                    // Also those whose beginning was never answered.
+                    // Also uploads whose creation was never answered.
                     let of_run = output.uploads().await.unwrap_or_default();
                     let of_run = of_run.into_iter().filter(|(of, _)| *of == run).map(|(_, u)| u);
                     left.extend(of_run.filter(|upload| !known.contains(upload)));
@@ -292,23 +292,23 @@ impl Drop for S3Target {
 }
 
 impl Output {
-    /// The output, as one text.
+    /// The URI of the output.
     fn uri(&self) -> String {
         format!("s3://{}/{}", self.bucket, self.base)
     }
 
-    /// Whether a run has taken the right to commit; if so it is committed, now or later.
+    /// Settles the output, and tells whether a run was committed; `None` if the manifest does not know the run.
     async fn outcome(&self, run: &str) -> Result<Option<bool>, CommitError> {
         let (manifest, _) = self.settle().await?;
         Ok(manifest.outcome(run))
     }
 }
 
-/// Gives up the uploads of runs that are dead, and removes their leases.
+/// Aborts the uploads of dead runs, and deletes their leases.
 async fn tidy_after_the_dead(output: &Output, run: &str) -> Result<(), CommitError> {
     let Some(Leases { mut alive, dead }) = leases(output, run).await? else { return Ok(()) };
-    // Every run has its lease before its first upload: who has none is dead. Uploads are listed after
-    // leases, so a run that came in between must be looked for again.
+    // Every run writes its lease before its first upload, so a run without a lease is dead. Uploads are listed after
+    // leases, so the lease of a run that started in between must be looked up.
     let mut left = Vec::new();
     for (of, upload) in output.uploads().await? {
         let lease = output.key(&format!("{WORK}{of}.json"));
@@ -321,28 +321,26 @@ async fn tidy_after_the_dead(output: &Output, run: &str) -> Result<(), CommitErr
             alive.insert(of);
         }
     }
-    // A run whose commit began and then failed has no lease any more, but its uploads are the result.
-    let (manifest, _) = output.settle().await?;
-    left.retain(|(key, _)| {
-        manifest.pending.as_ref().is_none_or(|pending| !key.contains(&pending.run))
-    });
+    // A run that failed after its commit began has no lease any more, but its uploads belong to the result: they are
+    // completed first, and gone then.
+    output.settle().await?;
     output.abort(left).await?;
     output.delete_all(dead).await?;
     Ok(())
 }
 
-/// The runs that live, and the keys of the leases of those that are dead.
+/// The runs that are alive, and the keys of dead runs' leases.
 struct Leases {
     alive: BTreeSet<String>,
     dead: Vec<String>,
 }
 
-/// Looks at all leases; none if our own is not among them.
+/// Examines all leases; `None` if our own is missing.
 async fn leases(output: &Output, run: &str) -> Result<Option<Leases>, CommitError> {
     let work = output.key(WORK);
     let leases = output.s3.list_all(&output.bucket, &work, true).await?.objects;
     let own = format!("{work}{run}.json");
-    // The server's clock, whatever ours says.
+    // The time by the server's clock, from the last renewal of our own lease.
     let now = leases.iter().find(|lease| lease.key == own).and_then(|lease| lease.modified);
     let Some(now) = now else { return Ok(None) };
     let (mut alive, mut dead) = (BTreeSet::from([run.to_owned()]), Vec::new());
@@ -351,12 +349,12 @@ async fn leases(output: &Output, run: &str) -> Result<Option<Leases>, CommitErro
         let of = lease.key.strip_prefix(&work).and_then(|name| name.strip_suffix(".json"));
         let Some(of) = of.filter(|of| is_run_id(of) && !alive.contains(*of)) else { continue };
         let is_gone = match output.s3.get(&output.bucket, &lease, MAX_LEASE_BYTES).await {
-            // One that is not ours says nothing about its run.
+            // An object that is not a lease of ours says nothing about its run, which counts as alive.
             Ok(got) => Holder::from_bytes(&got.bytes).is_some_and(|holder| {
                 let holds = |written| lease::holds(written, now, holder.lease());
                 !lease.modified.is_none_or(holds) || holder.is_gone(&output.uri())
             }),
-            // Renewed or ended while we look.
+            // Renewed or deleted meanwhile.
             Err(_) => false,
         };
         if is_gone {
