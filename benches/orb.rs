@@ -1,5 +1,5 @@
 //! Detection and description of one image on one thread, with each instruction set; with the feature
-//! `opencv`, OpenCV beside it.
+//! `opencv`, also by OpenCV.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use orb_features::prelude::*;
 use testkit::images;
 use testkit::photos;
 
-/// One photo of 100 x 100, and generated images of the larger sizes: pixels and features wanted.
+/// One photo of 100 x 100, and generated images of larger sizes. Each has a name, the image and `n_features`.
 fn inputs() -> [(&'static str, GrayImage, u32); 3] {
     let photo = ImageObject::new("photo.jpg", photos::photo(3, 5).unwrap());
     let photo = Decoder::new(DecodeParams::default()).decode(&photo).unwrap();

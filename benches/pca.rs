@@ -12,7 +12,7 @@ const ROWS: usize = 1_000_000;
 
 fn pca(c: &mut Criterion) {
     let rows = Array2::from_shape_fn((ROWS, 32), |(i, j)| {
-        // Neighbouring bytes go together, so that there are components to find.
+        // Neighbouring bytes are correlated, so that there are components to find.
         (images::hash(i as u32, j as u32 / 4, 1) + images::hash(i as u32, j as u32, 2) % 64) as u8
     });
     let moments = |rows: &Array2<u8>| {

@@ -1,5 +1,5 @@
-//! The whole job on 600 photos of 100 x 100: images/s, from a folder to nowhere and to Parquet; in one call, and as
-//! README's ten lines of stages.
+//! The whole job on 600 photos of 100 x 100, in images/s: from a folder to a null sink and to Parquet, each through
+//! `Pipeline` and as the stages of the README's ten lines.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use orb_features::prelude::*;
 use testkit::photos;
 
-/// Each run has threads of its own, as a job has.
+/// Each run starts its own threads, as a job does.
 fn one_call<K: RowSink>(photos: &Path, orb: &Orb, threads: usize, sink: K) -> u64 {
     let job = Pipeline::new(FsSource::new(photos), orb.clone(), sink);
     job.with_parallelism(Parallelism::new(threads).unwrap()).run().unwrap().rows

@@ -1,4 +1,4 @@
-//! An extractor of one's own through the whole job: photos in colour to 64 floats, PCA and Parquet.
+//! A custom extractor in the whole job: colour photos to 64 floats each, PCA and Parquet.
 //!
 //! ```sh
 //! cargo run --release --example own_extractor [FOLDER]

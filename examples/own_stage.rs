@@ -1,6 +1,6 @@
-//! A stage of one's own between ours: any iterator adaptor is one.
+//! Custom stages between the crate's own: any iterator adaptor can be a stage.
 //!
-//! Here, one keeps the strongest keypoint of each image, and one counts rows by label on the way.
+//! Here, one stage keeps the strongest keypoint of each image, and another one counts the rows by label.
 //!
 //! ```sh
 //! cargo run --release --example own_stage
@@ -28,7 +28,7 @@ impl<I: Iterator<Item = Result<ImageFeatures>>> Iterator for Strongest<I> {
     }
 }
 
-/// Makes it a method, as ours are.
+/// Makes [`Strongest`] a method of streams, like the crate's own stages.
 trait OwnStages: Iterator<Item = Result<ImageFeatures>> + Sized {
     fn strongest(self) -> Strongest<Self> {
         Strongest(self)

@@ -1,14 +1,14 @@
-//! Names for parameters of a few values.
+//! Names for the values of parameters that are enums.
 
-/// Gives an enum without fields `ALL`, `as_str`, `Display` and `FromStr`, by the names of its values. The parameter's
-/// name is for errors.
+/// Implements `ALL`, `as_str`, `Display` and `FromStr` for an enum without fields, from the names of its values. The
+/// parameter's name appears in errors.
 macro_rules! choice {
     ($type:ident, $parameter:literal, $($variant:ident = $name:literal),+ $(,)?) => {
         impl $type {
             /// All values.
             pub const ALL: [Self; [$($name),+].len()] = [$(Self::$variant),+];
 
-            /// The name, as files and the command line have it.
+            /// The name, as in files and on the command line.
             #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self {

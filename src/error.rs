@@ -53,7 +53,7 @@ impl Stage {
 pub enum DecodeCause {
     /// The object holds no byte.
     Empty,
-    /// The bytes are not those of any image format that is read.
+    /// The bytes are of no known image format.
     NotAnImage,
     /// The format or a variant of it is not supported.
     Unsupported,
@@ -75,21 +75,21 @@ impl DecodeCause {
     }
 }
 
-/// Why an object of a listing could not be had.
+/// Why a listed object could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ObjectCause {
-    /// It has gone since it was listed.
+    /// It no longer exists.
     Vanished,
-    /// It is another one than was listed.
+    /// It differs from the object that was listed.
     Changed,
-    /// Its bytes do not fit its checksum, however often they are read.
+    /// Its bytes do not match its checksum, even after retries.
     Corrupt,
-    /// We may not read it.
+    /// We lack the right to read it.
     Denied,
-    /// The server refuses to give it for another reason: it is archived, say.
+    /// The server refuses to return it for another reason: for example, it is archived.
     Refused,
-    /// The server fails, however often it is asked.
+    /// The server fails, even after retries.
     Unavailable,
 }
 
@@ -137,7 +137,7 @@ pub enum Error {
         /// What is missing.
         source: BoxError,
     },
-    /// A folder, bucket or listing cannot be gone through to its end, so that nobody knows what is lost.
+    /// A folder, bucket or listing cannot be read to its end, so it is unknown which images are missing.
     #[error("cannot list {uri}: {source}")]
     List {
         /// The place, or the listing's file.
@@ -145,14 +145,14 @@ pub enum Error {
         /// The answer.
         source: BoxError,
     },
-    /// An object of a listing cannot be had.
+    /// A listed object cannot be read.
     #[error("cannot read {uri}: {source}")]
     Object {
         /// The object.
         uri: Box<str>,
         /// The kind of failure.
         cause: ObjectCause,
-        /// How often it was asked for again.
+        /// The number of retries.
         retries: u32,
         /// The answer.
         source: BoxError,
@@ -165,10 +165,10 @@ pub enum Error {
         /// The system's answer.
         source: io::Error,
     },
-    /// A path is not valid UTF-8, so no column can hold it unmangled.
+    /// A path is not valid UTF-8, so no text column can hold it unchanged.
     #[error("cannot use {uri}: the path is not valid UTF-8")]
     NotUtf8 {
-        /// The path, with its odd bytes escaped.
+        /// The path, with invalid bytes escaped.
         uri: Box<str>,
     },
     /// An image cannot be decoded.
@@ -233,7 +233,7 @@ pub enum Error {
         /// What the extractor said.
         source: Box<Error>,
     },
-    /// No image is left to make a result of.
+    /// Every image failed, so there is nothing to make a result of.
     #[error("all {images} images failed ({}); the first: {source}", counts(causes))]
     AllFailed {
         /// The number of images.
@@ -260,7 +260,7 @@ pub enum Error {
         /// The first failure.
         source: Box<Error>,
     },
-    /// Every image so far was refused: what is listed may not be read.
+    /// Every image so far was refused: the images may be listed, but not read.
     #[error("no access: all {images} images so far were refused; the first: {source}")]
     NoAccess {
         /// The number of images so far.
@@ -268,7 +268,7 @@ pub enum Error {
         /// The first refusal.
         source: Box<Error>,
     },
-    /// The rows between the two passes cannot be kept.
+    /// The rows cannot be spooled to a temporary file between the two passes.
     #[error("cannot spool rows in {path}: {source}")]
     Spool {
         /// The folder of the temporary file.
@@ -282,12 +282,12 @@ pub enum Error {
     /// A model does not fit the data, or its file is not a model.
     #[error("cannot use the model {uri}: {reason}")]
     Model {
-        /// The model's file, or what stands for it.
+        /// The model's file; for a model in memory, `given` or `fitted`.
         uri: Box<str>,
         /// What is wrong with it.
         reason: Box<str>,
     },
-    /// Bytes are no moments.
+    /// Bytes cannot be read as moments.
     #[error("these bytes are no moments: {0}")]
     Moments(Box<str>),
     /// The output exists already, and the write mode forbids touching it.
@@ -300,7 +300,7 @@ pub enum Error {
     OutputExists {
         /// The output folder.
         path: Box<str>,
-        /// Where the finished files are, if it came into being during the job.
+        /// Where this run's finished files are kept, if the output appeared during the job.
         kept: Option<Box<str>>,
     },
     /// The result cannot be written.
@@ -311,10 +311,10 @@ pub enum Error {
         /// The cause.
         source: BoxError,
     },
-    /// Whether the result stands, nobody can say now: the store failed in the middle of the commit.
+    /// It is unknown whether the result was committed: the store failed in the middle of the commit.
     ///
-    /// The next run that writes there finishes the commit, if it had begun. The same work again under the same run id
-    /// (see `ParquetParams::with_run_id`) is then recognised, and done once.
+    /// The next run that writes there finishes the commit, if it had begun. To be safe, repeat the work under the same
+    /// run id (see `ParquetParams::with_run_id`): a committed run is then recognised and not done twice.
     #[error(
         "it is in doubt whether {path} was written: {source} (the same work again as run {run_id} is done once, \
          and settles it)"
@@ -327,7 +327,7 @@ pub enum Error {
         /// The cause.
         source: BoxError,
     },
-    /// A run of the same id has written its result already: nothing is left to do.
+    /// A run with the same id has already committed its result: nothing is left to do.
     #[error("run {run_id} is part of {path} already")]
     AlreadyCommitted {
         /// The output.
@@ -356,13 +356,13 @@ impl Error {
         Self::InvalidParam { name, value: value.to_string().into(), allowed: allowed.into() }
     }
 
-    /// An [`Error::Shape`], for extractors of the caller's.
+    /// Makes an [`Error::Shape`], for custom extractors.
     #[cold]
     pub fn shape(what: impl Into<Box<str>>) -> Self {
         Self::Shape(what.into())
     }
 
-    /// An [`Error::Read`], for sources of the caller's.
+    /// Makes an [`Error::Read`], for custom sources.
     #[cold]
     pub fn read(uri: impl Into<Box<str>>, source: io::Error) -> Self {
         Self::Read { uri: uri.into(), source }
@@ -373,13 +373,13 @@ impl Error {
         Self::write_to(path.display().to_string(), source)
     }
 
-    /// An [`Error::Write`], for sinks of the caller's.
+    /// Makes an [`Error::Write`], for custom sinks.
     #[cold]
     pub fn write_to(path: impl Into<Box<str>>, source: impl Into<BoxError>) -> Self {
         Self::Write { path: path.into(), source: source.into() }
     }
 
-    /// The error of a failed write to `uri`: `Interrupted` if the caller asked to stop.
+    /// The error for a failed write to `uri`: [`Error::Interrupted`] if that is among its causes.
     #[cfg(feature = "parquet")]
     #[cold]
     pub(crate) fn broken(uri: &str, error: impl Into<BoxError>) -> Self {
@@ -416,7 +416,7 @@ impl Error {
         Self::Decode { uri: uri.into(), cause, source: source.into() }
     }
 
-    /// The stage in which it arose.
+    /// The stage in which the error arose.
     #[must_use]
     pub fn stage(&self) -> Stage {
         match self {
@@ -482,7 +482,7 @@ impl Error {
         }
     }
 
-    /// The object, file or folder that it is about, where there is one.
+    /// The object, file or folder that the error is about, if there is one.
     #[must_use]
     pub fn uri(&self) -> Option<&str> {
         match self {
@@ -506,7 +506,7 @@ impl Error {
         }
     }
 
-    /// Whether it is about one image, so that a job can go on without it.
+    /// Whether the error is about one image, so that a job can go on without that image.
     #[must_use]
     pub fn is_of_one_image(&self) -> bool {
         matches!(
@@ -519,7 +519,7 @@ impl Error {
         )
     }
 
-    /// How many requests had to be made again before it was given up.
+    /// The number of retries before the object was given up; 0 for other errors.
     #[must_use]
     pub fn retries(&self) -> u32 {
         match self {
@@ -528,7 +528,7 @@ impl Error {
         }
     }
 
-    /// The whole chain of causes on one line, control characters escaped: names may have them.
+    /// The whole chain of causes on one line. Control characters, which names may contain, are escaped.
     #[must_use]
     pub fn to_line(&self) -> String {
         let mut line = self.to_string();
@@ -552,7 +552,7 @@ impl Error {
     }
 }
 
-/// Numbers of failures by cause, for people.
+/// The number of failures by cause, as text for people.
 pub(crate) fn counts(causes: &BTreeMap<String, u64>) -> String {
     causes.iter().map(|(cause, n)| format!("{cause} {n}")).collect::<Vec<_>>().join(", ")
 }

@@ -1,8 +1,8 @@
-//! Tells a thread that waits in a source that nobody wants the answer any more.
+//! Cancels the wait of a thread in a source after the consumer has gone.
 //!
-//! A parallel stage takes images from its source on its own threads. When its consumer has gone, one of them may be
-//! waiting for a server. The stage marks its threads with a [`GiveUp`] while they are in the source, whatever
-//! adaptors lie between; who waits there watches `of_this_thread`.
+//! A parallel stage takes images from its source on its own threads. When the stage's consumer has gone, one of these
+//! threads may still be waiting for a server. The stage marks its threads with a [`GiveUp`] while they are in the
+//! source, whatever adaptors lie between. Code that waits for a server also waits for `of_this_thread`.
 
 use std::cell::RefCell;
 #[cfg(feature = "s3")]
@@ -16,21 +16,21 @@ thread_local! {
     static CURRENT: RefCell<Option<GiveUp>> = const { RefCell::new(None) };
 }
 
-/// A wish that can be told once, from any thread.
+/// A cancellation signal: told once, from any thread.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct GiveUp(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
     is_told: bool,
-    /// Who waits: one, as one thread at a time is in a source.
+    /// Waker of the waiting thread: at most one, as only one thread at a time is in a source.
     waiting: Option<Waker>,
-    /// Those of stages within the source.
+    /// Signals of the stages within the source; they are told with this one.
     within: Vec<GiveUp>,
 }
 
 impl GiveUp {
-    /// Makes one that is also told when the work of this thread is to be given up, now or already.
+    /// Makes a signal that is also told when this thread's own signal is told, or was told already.
     pub fn new() -> Self {
         let new = Self::default();
         if let Some(outer) = CURRENT.with_borrow(Clone::clone) {
@@ -38,7 +38,7 @@ impl GiveUp {
             if outer.is_told {
                 new.lock().is_told = true;
             } else {
-                // Those whose stages have ended are held by nobody else.
+                // Drops the signals of stages that have ended: nothing else holds them.
                 outer.within.retain(|inner| Arc::strong_count(&inner.0) > 1);
                 outer.within.push(new.clone());
             }
@@ -47,11 +47,11 @@ impl GiveUp {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics that holds it.
+        // No code panics while it holds the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells it to whoever waits, now and later.
+    /// Ends the waits of marked threads, current and later ones; also tells the signals within.
     pub fn tell(&self) {
         let (waiting, within) = {
             let mut state = self.lock();
@@ -62,9 +62,9 @@ impl GiveUp {
         within.iter().for_each(Self::tell);
     }
 
-    /// Does some work on this thread that is to be given up with it.
+    /// Does some work on this thread; its waits end when this signal is told.
     pub fn mark<T>(&self, work: impl FnOnce() -> T) -> T {
-        /// Restores what was there before, also after a panic.
+        /// Restores the thread's previous signal, also after a panic.
         struct Restore(Option<GiveUp>);
         impl Drop for Restore {
             fn drop(&mut self) {
@@ -76,7 +76,7 @@ impl GiveUp {
     }
 }
 
-/// Ends when the work that this thread does is to be given up.
+/// Completes when this thread's signal is told; never if the thread has none.
 #[cfg(feature = "s3")]
 pub(crate) fn of_this_thread() -> impl Future<Output = ()> {
     Told(CURRENT.with_borrow(Clone::clone))

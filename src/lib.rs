@@ -1,4 +1,4 @@
-//! Photos in folders or S3 to ORB keypoints and descriptors, principal components and Parquet.
+//! Turns photos in folders or S3 into ORB keypoints and descriptors, principal components and Parquet files.
 //!
 //! ```text
 //!  source            decode             orb, or your own     rows              pca             sink
@@ -14,17 +14,17 @@
 //! - **Features of one image**: [`Orb::detect_and_compute`](orb::Orb::detect_and_compute), `detect` and `compute` on a
 //!   [`GrayView`](pixels::GrayView), made of slices, `ndarray` arrays or images of the `image` crate.
 //! - **The whole job**: [`Pipeline`](pipeline::Pipeline), with a policy on errors, progress and a report.
-//! - **The job in stages of your choice**: [`StageExt`]; a stage of yours is any iterator adaptor.
+//! - **The job in stages of your choice**: [`StageExt`]; any iterator adaptor can be a stage of your own.
 //! - **Images from** a folder ([`FsSource`](source::FsSource)), S3 (`S3Source`), memory
 //!   ([`MemorySource`](source::MemorySource)) or any iterator; [`Selection`](source::Selection) and
 //!   [`LabelRule`](source::LabelRule) say which, and how they are labelled.
-//! - **Pixels alone**: [`Decoder`](decode::Decoder), with those of `cv::imread`.
+//! - **Pixels alone**: [`Decoder`](decode::Decoder), which gives the pixels of `cv::imread`.
 //! - **An extractor of your own**: [`FeatureExtractor`](features::FeatureExtractor), for bytes or floats, with or without
 //!   keypoints.
-//! - **PCA alone**: [`Moments`](pca::Moments), which merge, and [`PcaModel`](pca::PcaModel).
+//! - **PCA alone**: [`Moments`](pca::Moments), which can be merged, and [`PcaModel`](pca::PcaModel).
 //! - **Rows as Arrow**: `RowBatch::to_record_batch`; **as Parquet**: `sink::ParquetSink`; or a
 //!   [`RowSink`](sink::RowSink) of your own.
-//! - **Speed**: [`Parallelism`](stage::Parallelism) and [`Simd`], which change no bit.
+//! - **Speed**: [`Parallelism`](stage::Parallelism) and [`Simd`]; neither changes a bit of the results.
 //!
 //! # Example
 //!
@@ -48,21 +48,20 @@
 //!
 //! # What is guaranteed
 //!
-//! - **Parity.** On the same grey pixels, for every value of every parameter, x, y, size, angle, response,
-//!   octave and descriptor are those of OpenCV's `cv::ORB` on x86-64, bit for bit, for the build that
-//!   [`OrbParams::compat`](orb::OrbParams::compat) names. `PARITY.md` has what was compared.
+//! - **Parity.** For the same grey pixels and any parameter values, x, y, size, angle, response, octave and
+//!   descriptor equal those of OpenCV's `cv::ORB` on x86-64, bit for bit, in the build that
+//!   [`OrbParams::compat`](orb::OrbParams::compat) names. `PARITY.md` lists the comparisons.
 //! - **Determinism.** Rows, their order, the model's bits and the content of the files do not depend on
 //!   threads, batches or instruction sets.
-//! - **Bounded memory.** It depends on threads and windows, not on the number of images; a folder source
-//!   holds the names of the folder that it is in.
-//! - **Nothing lost.** An image ends as its rows, as an image without features, or as one error that names
-//!   it, the stage and the cause.
-//!   A job of which every image failed is an error, too, and changes nothing.
-//! - **Nothing mixed.** Scores are of descriptors like those of the fit, and a result's files of the same parameters,
-//!   decoder and fit, as far as models and files have notes of them.
-//! - **All or nothing.** A new or replaced result appears when it is complete; files that are added to one, and
-//!   all files in S3, appear one by one, with no `_SUCCESS` until the last is there. In S3 `_manifest.json` always names
-//!   one complete result.
+//! - **Bounded memory.** Memory depends on threads and windows, not on the number of images. A folder source
+//!   holds the names in the folder that it reads and in the folders above it.
+//! - **Nothing lost.** Each image gives its rows, counts as an image without features, or gives one error with its
+//!   name, the stage and the cause. A job in which every image fails is an error, too, and changes nothing.
+//! - **Nothing mixed.** A model scores only descriptors made like those of its fit, and all files of a result have the
+//!   same parameters, decoder and fit, as far as models and files record them.
+//! - **All or nothing.** A new or replaced result appears when it is complete. Files added to a result, and all files
+//!   in S3, appear one by one, with no `_SUCCESS` until the last is there. In S3 `_manifest.json` always names one
+//!   complete result.
 //!
 //! What is *not* promised is a number of keypoints: `n_features` is a quota shared out over the levels,
 //! ties may exceed it, and small images reach less ([`OrbParams`](orb::OrbParams)).
@@ -79,8 +78,8 @@
 //! | `arrow` | by `parquet` | batches as Arrow's `RecordBatch`, without a sink |
 //!
 //! Without default features there are ORB, rows and PCA, in pure Rust, and every image format but JPEG. Rust 1.94.1 or
-//! later. [`image`] 0.25, [`ndarray`] 0.17 and, with `arrow`, `arrow_array` and `arrow_schema` 59 are part of the interface
-//! and handed on.
+//! later. [`image`] 0.25, [`ndarray`] 0.17 and, with `arrow`, `arrow_array` and `arrow_schema` 59 are part of the
+//! interface and re-exported.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -110,7 +109,7 @@ pub use stage::StageExt;
 pub use {arrow_array, arrow_schema};
 pub use {image, ndarray};
 
-/// The code of the pages compiles, or the tests say so.
+/// Makes the code examples of the pages doc tests.
 #[cfg(all(doctest, feature = "s3"))]
 #[doc = include_str!("../README.md")]
 #[doc = include_str!("../docs/s3.md")]

@@ -28,14 +28,14 @@ impl Bench {
         self.root.path().join(name)
     }
 
-    /// `extract` and these arguments, below the root.
+    /// The command `extract` with these arguments, to run in the root folder.
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_orb-features"));
         command.current_dir(self.root.path()).arg("extract").args(args);
         command
     }
 
-    /// Runs `extract IN OUT` and more, below the root.
+    /// Runs `extract in out` with more arguments, in the root folder.
     fn extract(&self, args: &[&str]) -> Output {
         self.command(&[&["in", "out"], args].concat()).output().unwrap()
     }
@@ -47,7 +47,7 @@ impl Bench {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Runs to failure; the message is one that names what failed, and nothing is left behind.
+    /// Expects a failure whose message contains all of `says`, and which leaves no files.
     fn fails(&self, args: &[&str], says: &[&str]) {
         let before = names(self.root.path());
         let output = self.extract(args);
@@ -143,13 +143,13 @@ fn every_parameter_has_its_effect() {
         bench.ok(&[&["--mode", "overwrite"], args].concat());
         assert_ne!(batches(&file(&bench)), batches(&content), "{args:?} changed nothing");
     }
-    // These differ by less than a score of 32 bits, or than these photos show: the model or the parameters
-    // in the footer tell.
+    // The effect of these is below the 32-bit precision of the scores, or does not show on these photos; but
+    // the model or the parameters in the footer differ.
     for args in [["--compat", "pypi-4.6-nofma"], ["--solver", "covariance"], ["--seed", "9"]] {
         bench.ok(&[&["--mode", "overwrite"], &args[..]].concat());
         assert_ne!(file(&bench), content, "{args:?} changed nothing");
     }
-    // The same again gives the same file, whatever the threads.
+    // The same parameters give the same file on any number of threads.
     for threads in ["1", "3"] {
         bench.ok(&["--mode", "overwrite", "--threads", threads]);
         assert_eq!(file(&bench), content);
@@ -491,12 +491,12 @@ fn a_model_or_a_result_of_other_features_is_refused_unless_forced() {
     bench.fails(&model, &says);
     let luma = [&model[..], &["--fast-threshold", "5", "--gray", "luma"]].concat();
     bench.fails(&luma, &["gray_mode: the model bgr, this job luma"]);
-    // The same features; limits, threads and instruction sets change none.
+    // Limits, threads and instruction sets do not change the features.
     let same = ["--fast-threshold", "5", "--threads", "1", "--simd", "scalar"];
     let limit = ["--max-keypoints", "5000"];
     let once = bench.report(&[&model[..], &same, &limit].concat()).rows;
     assert_eq!(rows(&bench.path("out")) as u64, 2 * once);
-    // Files of other features, or of another fit, do not go into one result.
+    // Files of other features, or of another fit, cannot be added to a result.
     let says = ["out", "fast_threshold: there 5, in this job 20"];
     bench.fails(&["--mode", "append"], &says);
     fs::remove_file(bench.path("in/apple/000.jpg")).unwrap();

@@ -1,4 +1,4 @@
-//! Decoding against the pixels that OpenCV reads from the same files, and of files that are no images.
+//! Decoded pixels against those that OpenCV reads from the same files, and files that are not images.
 #![cfg(feature = "jpeg")]
 
 use std::collections::BTreeMap;
@@ -22,14 +22,14 @@ fn decode(name: &str, params: DecodeParams) -> GrayImage {
     Decoder::new(params).decode(&object(name)).unwrap()
 }
 
-/// How far pixels may be from OpenCV's, if they are meant to be close at all.
+/// Largest allowed difference from OpenCV's pixels; `None` if they are not meant to agree.
 fn tolerance(name: &str, mode: &str) -> Option<u8> {
     let jpeg = name.strip_suffix(".jpg").is_some();
     match name {
         _ if jpeg => Some(0),
-        // Only of a JPEG is `Luma` said to be what IMREAD_GRAYSCALE gives.
+        // `Luma` is documented to equal IMREAD_GRAYSCALE only for JPEGs.
         _ if mode == "luma" => None,
-        // OpenCV rounds 16 bits to 8 here, and truncates them in a PNG.
+        // OpenCV rounds 16 bits to 8 in a TIFF, but truncates them in a PNG.
         "rgb16.tif" => Some(1),
         _ => Some(0),
     }
@@ -95,7 +95,7 @@ fn channels_are_those_of_the_file() {
     }
 }
 
-/// The cause that decoding fails with, having named the object.
+/// The cause of a failure to decode; checks that the error names the object.
 fn cause(bytes: impl Into<bytes::Bytes>, params: &DecodeParams) -> DecodeCause {
     let object = ImageObject::new("some/where.jpg", bytes);
     match Decoder::new(params.clone()).decode(&object) {
@@ -175,7 +175,7 @@ fn damaged_bytes_never_panic() {
 #[test]
 fn a_header_of_a_huge_image_allocates_nothing() {
     let params = DecodeParams::default();
-    // PNG: 50,000 x 50,000, colour, and no data to speak of.
+    // PNG: the header says 50,000 x 50,000 in colour, but there is hardly any data.
     let mut png = Vec::new();
     DynamicImage::new_rgb8(1, 1).write_to(&mut Cursor::new(&mut png), ImageFormat::Png).unwrap();
     png[16..20].copy_from_slice(&50_000_u32.to_be_bytes());
@@ -183,13 +183,13 @@ fn a_header_of_a_huge_image_allocates_nothing() {
     let crc = crc32(&png[12..29]);
     png[29..33].copy_from_slice(&crc.to_be_bytes());
     assert_eq!(cause(png, &params), DecodeCause::TooLarge);
-    // JPEG: the frame header says so.
+    // JPEG: the frame header says the same.
     let mut jpeg = object("rgb444.jpg").bytes.to_vec();
     let frame = jpeg.windows(2).position(|w| w == [0xff, 0xc0]).unwrap();
     jpeg[frame + 5..frame + 7].copy_from_slice(&50_000_u16.to_be_bytes());
     jpeg[frame + 7..frame + 9].copy_from_slice(&50_000_u16.to_be_bytes());
     assert_eq!(cause(jpeg, &params), DecodeCause::TooLarge);
-    // The limits are the caller's to set.
+    // The caller can set the limits.
     let small = DecodeParams::default().with_max_side(22);
     for name in ["rgb444.jpg", "gray.jpg", "rgb.png"] {
         assert_eq!(cause(object(name).bytes, &small), DecodeCause::TooLarge, "{name}");
@@ -198,7 +198,8 @@ fn a_header_of_a_huge_image_allocates_nothing() {
     for name in ["rgb444.jpg", "rgb.png"] {
         assert_eq!(cause(object(name).bytes, &small), DecodeCause::TooLarge, "{name}");
     }
-    // All that a decoder allocates counts: coefficients of a progressive JPEG, a WebP's canvas.
+    // Everything that a decoder allocates counts: the coefficients of a progressive JPEG, the canvas of a
+    // WebP.
     for (name, bytes) in [("progressive.jpg", 23 * 17 * 3), ("rgb.webp", 23 * 17 * 11)] {
         let small = DecodeParams::default().with_max_alloc(bytes);
         assert_eq!(cause(object(name).bytes, &small), DecodeCause::TooLarge, "{name}");

@@ -1,4 +1,4 @@
-//! A folder as the output among other users, dead runs, runs beside it and odd file systems.
+//! A folder as the output: other users, dead runs, concurrent runs and unusual file systems.
 #![cfg(all(target_os = "linux", feature = "cli"))]
 
 use std::fs;
@@ -17,7 +17,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_orb-features");
 /// A run id of no run.
 const RUN: &str = "0123456789abcdef0123456789abcdef";
 
-/// Rows of no image in particular.
+/// `n` rows of a made-up image.
 fn rows(n: u32) -> RowBatch {
     let meta = Arc::new(ImageMeta::new("a.jpg").with_shape(1, 1, 3));
     let keypoint = KeyPoint { x: 0.5, y: 0.5, size: 31.0, response: 1.0, ..KeyPoint::default() };
@@ -34,14 +34,14 @@ fn write(out: &Path, mode: WriteMode, n: u32) -> Result<SinkReport> {
     sink.finish()
 }
 
-/// A batch of nothing but a failure.
+/// A batch of one failure and no rows.
 fn failure() -> RowBatch {
     let mut batch = rows(0);
     batch.push_failed(FailedImage::new(None, "orb", "x", "y"));
     batch
 }
 
-/// The rows that a reader of the folder's files finds.
+/// Number of rows in the folder's Parquet files.
 fn count(out: &Path) -> u64 {
     let parts = names(out).into_iter().filter(|n| n.ends_with(".parquet"));
     parts
@@ -110,7 +110,7 @@ impl Bench {
         assert!(output.status.success(), "{args:?}: {}", said(&output));
     }
 
-    /// Starts a job of many features, and waits until there is a folder of that kind in one.
+    /// Starts a slow job, and waits until `folder` contains a name that satisfies `is`.
     fn start(&self, args: &[&str], folder: &Path, is: impl Fn(&str) -> bool) -> Child {
         let slow = ["--n-features", "5000", "--first-level", "12", "--edge-threshold", "5"];
         let mut child = self.command(&[&slow[..], args].concat()).spawn().unwrap();
@@ -139,7 +139,7 @@ fn a_planted_link_is_never_followed() {
         assert!(names(&deep).is_empty());
     };
     for mode in [WriteMode::Overwrite, WriteMode::Append] {
-        // Even if somebody gets into the hidden folder: as root does.
+        // Even if somebody else can write to the hidden folder, as root can.
         for place in ["_SUCCESS", "part-00001", "_errors"] {
             let _ = fs::remove_dir_all(&out);
             write(&out, WriteMode::Error, 1).unwrap();
@@ -163,11 +163,11 @@ fn a_planted_link_is_never_followed() {
             assert!(error.contains(place), "{error}");
             untouched();
             assert!(out.join("_SUCCESS").is_file() && count(&out) == 1);
-            // Nobody's link is removed, either.
+            // The sink does not remove the links of others, so its hidden folder may be left.
             let _ = fs::remove_dir_all(hidden);
         }
     }
-    // In the output itself.
+    // Links in the output itself.
     for name in ["_SUCCESS", "_errors"] {
         let _ = fs::remove_dir_all(&out);
         write(&out, WriteMode::Error, 1).unwrap();
@@ -199,7 +199,7 @@ fn a_member_of_the_group_replaces_and_adds_with_its_permissions() {
         chown(path, Some(4001), Some(4000)).unwrap();
     }
     set_mode(&out, 0o2775);
-    // The program where anybody may run it.
+    // A copy of the program that any user may run.
     let program = bench.path("program");
     fs::copy(PROGRAM, &program).unwrap();
     set_mode(&program, 0o755);
@@ -215,7 +215,7 @@ fn a_member_of_the_group_replaces_and_adds_with_its_permissions() {
         assert_eq!((mode_of(&out), fs::metadata(&out).unwrap().gid()), (0o2775, 4000), "{mode}");
     }
     assert_eq!(names(bench.root.path()), ["in", "out", "program"]);
-    // And root gives it to its owner.
+    // A result that root replaces keeps its owner.
     chown(&out, Some(4001), Some(4000)).unwrap();
     set_mode(&out, 0o2570);
     write(&out, WriteMode::Overwrite, 3).unwrap();
@@ -229,27 +229,27 @@ fn folders_of_dead_runs_are_cleared_by_the_next() {
     let is_hidden = |name: &str| name.starts_with(".out.");
     kill(bench.start(&[], bench.root.path(), is_hidden));
     let dead = one(bench.root.path(), is_hidden).unwrap();
-    // Not by a run on another output.
+    // A run on another output does not clear it.
     write(&bench.path("other"), WriteMode::Error, 1).unwrap();
     assert!(dead.exists());
-    // Nor if there is more in it than a run leaves.
+    // It is not cleared while it contains a file that no run writes.
     fs::write(dead.join("thesis.doc"), b"dear").unwrap();
     bench.ok(&["--n-features", "5"]);
     assert!(dead.join("thesis.doc").exists());
     fs::remove_file(dead.join("thesis.doc")).unwrap();
-    // Nor if it is not ours.
+    // It is not cleared while it belongs to another user.
     if is_root() {
         chown(&dead, Some(4001), None).unwrap();
         bench.ok(&["--n-features", "5", "--mode", "overwrite"]);
         assert!(dead.exists());
         chown(&dead, Some(0), None).unwrap();
     }
-    // Whatever the next one's mode.
+    // Otherwise the next run clears it, whatever its mode.
     bench.ok(&["--n-features", "5", "--mode", "append"]);
     assert_eq!(names(bench.root.path()), ["in", "other", "out"]);
     bench.ok(&["--n-features", "5", "--mode", "overwrite"]);
 
-    // The same in the output.
+    // The same with the hidden folder of an append, which lies in the output.
     let before = (names(&bench.path("out")), count(&bench.path("out")));
     let is_hidden = |name: &str| name.starts_with("_temporary-");
     kill(bench.start(&["--mode", "append", "--force"], &bench.path("out"), is_hidden));
@@ -278,7 +278,7 @@ fn folders_of_runs_that_live_are_left_alone() {
     }
 }
 
-/// A result, and a run that died while it added two files of two rows to it: the first is there.
+/// A result, and a run that died while it added two files of two rows: only the first file is in place.
 fn torn(root: &Path) -> PathBuf {
     let (out, other) = (root.join("out"), root.join("other"));
     write(&out, WriteMode::Error, 1).unwrap();
@@ -304,7 +304,7 @@ fn an_append_that_died_half_way_is_undone_by_the_next() {
     let root = tempfile::tempdir().unwrap();
     let out = root.path().join("out");
     let dead = torn(root.path());
-    // The one that is there already, too.
+    // If the other run died before the next append begins, it is undone at the beginning.
     let sink = create(&out, WriteMode::Append);
     assert!(!dead.exists() && count(&out) == 1 && out.join("_SUCCESS").exists());
     assert!(names(&out.join("_errors")).is_empty());
@@ -312,7 +312,7 @@ fn an_append_that_died_half_way_is_undone_by_the_next() {
     assert_eq!(write(&out, WriteMode::Append, 5).unwrap().rows, 5);
     assert_eq!(count(&out), 6);
 
-    // It died after the other began.
+    // If it died after the next append began, it is undone before the commit.
     fs::remove_dir_all(&out).unwrap();
     write(&out, WriteMode::Error, 1).unwrap();
     let mut sink = create(&out, WriteMode::Append).unwrap();
@@ -332,7 +332,7 @@ fn an_append_that_died_half_way_is_undone_by_the_next() {
     assert!(out.join("_SUCCESS").exists());
     assert!(one(&out, |n| n.starts_with("_temporary-")).is_none());
 
-    // One that somebody has settled by hand is left as it is.
+    // If somebody has put `_SUCCESS` back by hand, the rows of the dead run stay.
     fs::remove_dir_all(&out).unwrap();
     let dead = torn(root.path());
     fs::write(out.join("_SUCCESS"), b"").unwrap();
@@ -347,7 +347,7 @@ fn an_append_whose_mark_has_gone_is_refused_and_kept() {
     write(&out, WriteMode::Error, 1).unwrap();
     let mut sink = create(&out, WriteMode::Append).unwrap();
     sink.write(rows(5)).unwrap();
-    // Another one has taken it, and is at it on another machine, or has died there.
+    // Another run has taken the mark away: it is committing on another machine, or has died there.
     fs::remove_file(out.join("_SUCCESS")).unwrap();
     let error = sink.finish().unwrap_err().to_line();
     let kept = one(&out, |n| n.starts_with("_complete-")).unwrap();
@@ -356,7 +356,7 @@ fn an_append_whose_mark_has_gone_is_refused_and_kept() {
     assert_eq!((count(&out), count(&kept)), (1, 5));
 }
 
-/// A folder of a part's name is no rows that lack their mark, and neither are other files.
+/// A folder with the name of a part, and other files, do not count as rows without a mark.
 #[test]
 fn rows_are_added_beside_what_is_no_part() {
     let root = tempfile::tempdir().unwrap();
@@ -389,20 +389,20 @@ fn an_append_to_what_is_replaced_meanwhile_is_refused() {
     write(&out, WriteMode::Error, 1).unwrap();
     let mut sink = create(&out, WriteMode::Append).unwrap();
     sink.write(rows(3)).unwrap();
-    // As an overwrite does that has not removed the old result yet.
+    // As an overwrite does before it removes the old result.
     fs::rename(&out, root.path().join("old")).unwrap();
     write(&out, WriteMode::Error, 2).unwrap();
     let error = sink.finish().unwrap_err().to_line();
     assert!(error.contains("another run has replaced it"), "{error}");
     assert_eq!((count(&out), names(&out).len()), (2, 2));
-    // It is kept where it is by now.
+    // The finished files are kept in the old folder, under its new name.
     let old = fs::canonicalize(root.path().join("old")).unwrap();
     let kept = one(&old, |name| name.starts_with("_complete-")).unwrap();
     assert!(error.contains(&format!("kept in {}", kept.display())), "{error}");
     assert_eq!((names(&old).len(), count(&old), count(&kept)), (3, 1, 3));
 }
 
-/// Runs a script as root in a file system of its own, with `$PROGRAM`; none if that cannot be.
+/// Runs a script as root in its own mount namespace, with `$PROGRAM` set; `None` if nothing can be mounted.
 fn mounted(root: &Path, script: &str) -> Option<Output> {
     if !is_root() {
         return None;
@@ -413,7 +413,7 @@ fn mounted(root: &Path, script: &str) -> Option<Output> {
         command.output()
     };
     let can = "mkdir -p l u w m; mount -t overlay o -o lowerdir=l,upperdir=u,workdir=w m";
-    // Overlayfs does not lie on itself.
+    // Overlayfs cannot be stacked on overlayfs, hence the tmpfs.
     let can = format!("mkdir t; mount -t tmpfs t t; cd t; {can}");
     if !run(&can).is_ok_and(|output| output.status.success()) {
         eprintln!("skipped: nothing can be mounted here");
@@ -426,7 +426,7 @@ fn mounted(root: &Path, script: &str) -> Option<Output> {
 #[test]
 fn a_destination_that_cannot_be_replaced_is_said_before_the_job() {
     let bench = Bench::new(1);
-    // A mount on the same device, which no number tells.
+    // A bind mount on the same device, so device numbers do not reveal it.
     let output = mounted(
         bench.root.path(),
         "$PROGRAM extract in real >/dev/null; mkdir out; mount --bind real out
@@ -442,7 +442,7 @@ fn a_destination_that_cannot_be_replaced_is_said_before_the_job() {
     );
     assert!(!message.contains(".out.") && !message.contains("kept"), "{message}");
 
-    // A lower layer: a full folder cannot be replaced, an empty one can.
+    // In the lower layer of an overlay, a full folder cannot be replaced, but an empty one can.
     let output = mounted(
         bench.root.path(),
         "mkdir t; mount -t tmpfs t t; mkdir t/l t/u t/w t/m t/l/empty
@@ -577,7 +577,7 @@ fn failures_are_added_to_a_folder_or_the_files_kept() {
     let kept = one(&out, |name| name.starts_with("_complete-")).expect(&error);
     assert!(error.contains("_errors") && error.contains(kept.to_str().unwrap()), "{error}");
     assert_eq!((count(&out), count(&kept), names(&kept.join("_errors")).len()), (1, 5, 1));
-    // The next one is told before the job.
+    // The next append is refused before its job.
     let error = create(&out, WriteMode::Append).unwrap_err().to_line();
     assert!(error.contains("its _errors is not a folder"), "{error}");
 }
@@ -617,7 +617,7 @@ fn names_that_only_look_like_those_of_dead_runs_are_left() {
     for name in &others {
         fs::create_dir(root.path().join(name)).unwrap();
     }
-    // A link is none, and not followed.
+    // A link with the name of a dead run's folder is neither removed nor followed.
     let (linked, link) = (root.path().join("linked"), format!(".out.{RUN}.tmp"));
     fs::create_dir(&linked).unwrap();
     fs::write(linked.join("_SUCCESS"), b"").unwrap();

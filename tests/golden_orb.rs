@@ -1,4 +1,4 @@
-//! Our extractor against golden results of OpenCV's wheels, for every build that can be named.
+//! Our extractor against golden results of OpenCV's wheels, for each `OpenCvBuild`.
 //!
 //! `tests/fixtures/make_golden.py` made them; no OpenCV is needed here.
 
@@ -18,7 +18,7 @@ struct Case {
     height: usize,
     seed: u32,
     mask: Option<String>,
-    /// Of the given keypoints, all in the middle.
+    /// Angles of the given keypoints, which all lie in the middle; if `None`, these are drawn at random.
     angles: Option<Vec<f32>>,
     params: serde_json::Value,
     checksum: String,
@@ -104,7 +104,7 @@ fn wheels_of_opencv_give_the_same_bits() {
         packagers_differ += usize::from(case.want["pypi-4.6"] != case.want["debian-4.6"]);
     }
     assert!(compared > 50_000, "only {compared} keypoints");
-    // The builds are told apart, or the choice between them would not be tested.
+    // The results of the builds must differ, or the choice between them would not be tested.
     assert!(builds_differ > 20, "only {builds_differ} cases tell the builds apart");
     assert!(packagers_differ > 20, "only {packagers_differ} cases tell the packagers apart");
 }

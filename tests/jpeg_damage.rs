@@ -1,15 +1,17 @@
-//! Damaged JPEGs: an error or the file's own pixels, whatever was decoded before and on however many threads.
+//! Damaged JPEGs: the outcome, pixels or an error, depends neither on images decoded before nor on the number
+//! of threads.
 #![cfg(feature = "jpeg")]
 
 use fastrand::Rng;
 use orb_features::prelude::*;
 
-/// Damaged files: so many, or as `ORB_FEATURES_MUTANTS` says.
+/// Number of damaged files: `ORB_FEATURES_MUTANTS`, or 10,000.
 fn number_of_mutants() -> usize {
     std::env::var("ORB_FEATURES_MUTANTS").map_or(10_000, |n| n.parse().unwrap())
 }
 
-/// Baseline, progressive, grey, with restart markers, four components; 23 x 17 pixels, so that blocks stand over.
+/// Baseline, progressive, grey, with restart markers, four components; 23 x 17 pixels, so that the last
+/// blocks extend beyond the image.
 const FILES: [&str; 9] = [
     "rgb420.jpg",
     "rgb422.jpg",
@@ -27,7 +29,8 @@ fn read(name: &str) -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
 
-/// Where the segments before the first scan's data lie, each from its marker on, and where that data starts.
+/// Ranges of the segments before the data of the first scan, each with its marker, and the start of this
+/// data.
 fn segments(jpeg: &[u8]) -> (Vec<std::ops::Range<usize>>, usize) {
     let (mut segments, mut at) = (Vec::new(), 2);
     loop {
@@ -133,7 +136,7 @@ fn damaged(whole: &[u8], damage: Damage, rng: &mut Rng) -> Vec<u8> {
     jpeg
 }
 
-/// A damaged file, with the file that it was.
+/// A damaged file, and the index of the undamaged one in `FILES`.
 struct Mutant {
     of: usize,
     damage: Damage,
@@ -174,7 +177,7 @@ fn a_damaged_file_is_decoded_by_itself() {
         let fresh =
             |object| outcome(&mut Decoder::new(params(gray_mode)), object, &mut Pixels::default());
         let want: Vec<_> = wholes.iter().map(|whole| fresh(whole).unwrap()).collect();
-        // One decoder and one buffer for all: each mutant lies between two other files.
+        // One decoder and one buffer for all files; undamaged files are decoded before and after each mutant.
         let (mut decoder, mut gray) = (Decoder::new(params(gray_mode)), Pixels::default());
         let (mut taken, mut changed) = (0, 0);
         for (i, mutant) in mutants.iter().enumerate() {
@@ -188,8 +191,8 @@ fn a_damaged_file_is_decoded_by_itself() {
             }
             taken += usize::from(alone.is_ok());
             changed += usize::from(alone.as_ref().is_ok_and(|pixels| *pixels != want[mutant.of]));
-            // A scan that breaks off is an error, with an end marker, too. (A progressive file may end after
-            // any of its scans.)
+            // A scan that breaks off is an error, even if an end marker follows. (A progressive file may end
+            // after any of its scans.)
             if let (Damage::Cut | Damage::CutWithEnd, Ok(pixels)) = (mutant.damage, &alone) {
                 let is_progressive = FILES[mutant.of].contains("progressive");
                 let is_cut = mutant.damage == Damage::Cut;
@@ -243,20 +246,21 @@ fn a_damaged_file_is_the_same_on_any_number_of_threads() {
     }
 }
 
-/// A progressive file of so many scans: the first of the grey one, then each coefficient bit by bit.
+/// A progressive file with this many scans: the first scan of the grey file, then one scan for each bit of
+/// each coefficient.
 fn many_scans(scans: usize) -> Vec<u8> {
     let file = read("gray_progressive.jpg");
     let (_, data) = segments(&file);
     let end = data + file[data..].windows(2).position(|w| w[0] == 0xff && w[1] != 0).unwrap();
     let mut jpeg = file[..end].to_vec();
-    // Codes of five bits for runs of 2^k blocks without a coefficient.
+    // A Huffman table: 16 codes of five bits for runs of 2^k blocks without a coefficient.
     jpeg.extend([0xff, 0xc4, 0, 35, 0x10, 0, 0, 0, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     jpeg.extend((0..16).map(|k| k << 4));
     let passes = (1..=63).flat_map(|coefficient| (0..14).rev().map(move |low| (coefficient, low)));
     for (coefficient, low) in passes.take(scans - 1) {
         let bits = if low == 13 { low } else { (low + 1) << 4 | low };
         jpeg.extend([0xff, 0xda, 0, 8, 1, 1, 0, coefficient, coefficient, bits]);
-        // The code of 2^3, and 1 in three bits: all nine blocks.
+        // The code of 2^3, then 1 in three extra bits: a run of all nine blocks.
         jpeg.push(0b0001_1001);
     }
     jpeg.extend([0xff, 0xd9]);
@@ -295,7 +299,8 @@ fn decoders_give_their_memory_back() {
         decoder.decode(&ImageObject::new("whole.jpg", whole.clone())).unwrap();
         decoder.decode(&ImageObject::new("broken.jpg", broken.clone())).unwrap_err();
     }
-    // The tests beside it take some; a decompressor that stays takes some 10 KiB each time.
+    // Tests that run at the same time take some memory; a leaked decompressor would take some 10 KiB each
+    // time.
     let grown = resident().saturating_sub(before);
     assert!(grown < 64 << 20, "{grown} bytes");
 }

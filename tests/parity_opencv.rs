@@ -23,7 +23,7 @@ struct Parity {
 }
 
 impl Parity {
-    /// Each call has another instruction set than the one before.
+    /// Switches to another instruction set for each call.
     fn choose_simd(&self) {
         let levels = simd_levels();
         Simd::set(levels[self.calls % levels.len()]).unwrap();
@@ -97,7 +97,7 @@ impl Parity {
         }
     }
 
-    /// Fails on any mismatch, and if fewer keypoints were compared than were meant to be.
+    /// Fails on any mismatch, and if fewer than `least_keypoints` were compared.
     fn finish(self, least_keypoints: usize) {
         println!(
             "{} calls, {} keypoints, {} refused by both (OpenCV {})",
@@ -153,7 +153,7 @@ fn grid() -> Vec<OrbParams> {
     ]
 }
 
-/// Any parameters, for an image whose sides are about `side`.
+/// Random parameters for an image whose sides are about `side`.
 fn random_params(seed: u32, side: usize) -> OrbParams {
     let draw = |i: u32, n: u32| hash(i, seed, 0xABCD) % n;
     let scale = 1.0 + [0.01, 0.07, 0.2, 0.33, 0.5, 1.0, 1.7][draw(0, 7) as usize] as f32;
@@ -258,8 +258,8 @@ fn given_keypoints() {
         let (w, h) = (40 + hash(1, seed, 2) as usize % 160, 40 + hash(2, seed, 2) as usize % 160);
         let pixels = draw(KINDS[seed as usize % 8], w, h, seed);
         let params = random_params(seed, w.max(h));
-        // Anywhere on the image and, where that is defined, beyond it; whole and broken positions
-        // and halves; any angle; octaves in and out of order.
+        // Positions anywhere on the image and, where the result is defined, beyond it: arbitrary, whole and
+        // half coordinates. Any angle; octaves in and out of order.
         let edge = params.edge_threshold() > 0;
         let keypoints: Vec<KeyPoint> = (0..40)
             .map(|i| {

@@ -17,10 +17,10 @@ use parquet::basic::Compression;
 use parquet::file::metadata::RowGroupMetaData;
 use testkit::{names, rows};
 
-/// A job of Spark.
+/// The id of a Spark job, as in the names of its files.
 const JOB: &str = "1f2e3d4c-5b6a-4789-8abc-def012345678";
 
-/// Image `n` of three rows, which are rows `3 n` and so on of all.
+/// Image `n`, with three rows: rows `3 n` to `3 n + 2` of all.
 fn image(n: u32) -> ImageFeatures {
     let mut meta = ImageMeta::new(format!("a b/ü+%/{n}.jpg")).with_shape(100 + n, 200 + n, 3);
     meta.label = n.is_multiple_of(2).then(|| format!("label {n}"));
@@ -38,7 +38,7 @@ fn image(n: u32) -> ImageFeatures {
     rows::image(Arc::new(meta), (3 * n..3 * n + 3).map(row))
 }
 
-/// Rows with values that tell them apart.
+/// The rows of a range, each with different values.
 fn batch(range: std::ops::Range<u32>, components: Option<usize>) -> RowBatch {
     let mut batch = rows::batch([]);
     for n in range.start / 3..range.end.div_ceil(3) {
@@ -55,7 +55,7 @@ fn batch(range: std::ops::Range<u32>, components: Option<usize>) -> RowBatch {
     }
 }
 
-/// A batch of nothing but a failure.
+/// A batch of one failure and no rows.
 fn failed(failed: FailedImage) -> RowBatch {
     let mut batch = batch(0..0, None);
     batch.push_failed(failed);
@@ -276,7 +276,7 @@ fn a_folder_of_other_things_is_never_overwritten() {
         fs::remove_file(out.join(name)).unwrap();
     }
     fs::write(out.join("dear.jpg"), b"photo").unwrap();
-    // Nor what has come since the start.
+    // Files that came after the start are not overwritten, either.
     fs::remove_file(out.join("dear.jpg")).unwrap();
     let mut sink = ParquetSink::create(&out, mode(WriteMode::Overwrite)).unwrap();
     sink.write(batch(0..3, None)).unwrap();
@@ -370,7 +370,7 @@ fn files_of_other_parameters_are_not_added_unless_forced() {
     sink.annotate("orb", &other.clone().build().unwrap().describe());
     sink.begin().expect_err("before the work begins");
     drop(sink);
-    // Of files without notes nothing is known.
+    // Files without notes can be added, as their parameters are unknown.
     write(mode(WriteMode::Append), None, true).unwrap();
     write(mode(WriteMode::Append).with_force(true), Some(&other), true).unwrap();
     assert_eq!(parts(&out).len(), 4);
@@ -391,7 +391,7 @@ fn appends_of_other_parameters_at_the_same_time_do_not_mix() {
         sink.write(batch(0..3, None)).unwrap();
         sink
     };
-    // Each looks before the other is there.
+    // Each run checks the result before another has committed.
     let (first, second, forced) = (begin(false, 2), begin(false, 4), begin(true, 4));
     first.finish().unwrap();
     let error = second.finish().unwrap_err().to_line();
@@ -559,7 +559,7 @@ fn a_file_has_no_more_row_groups_than_can_be_numbered() {
 
 #[test]
 fn files_do_not_depend_on_the_threads_that_encode() {
-    // Row groups that are complete before their rows are many, and row groups of many.
+    // Row groups that fill up before the next 8192 rows are gathered, and row groups of more such portions.
     files_of_row_groups(9000, 17_000, &[&[9000, 8000], &[9000, 8000], &[9000, 3461]]);
     files_of_row_groups(20_000, 33_000, &[&[20_000, 13_000], &[13_461]]);
 }
@@ -588,7 +588,7 @@ fn files_of_row_groups(row_group_rows: usize, rows_per_file: u64, want_rows: &[&
     for threads in [2, 7] {
         assert!(run(threads) == want, "{threads}");
     }
-    // And hold every row once, in order.
+    // The files hold every row once, in order.
     let mut rows = 0..46_461;
     for (path, want_rows) in parts(&root.path().join("1")).iter().zip(want_rows) {
         let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap();
@@ -633,7 +633,7 @@ fn columns_of_the_callers_follow_ours() {
     let column = table.column_by_name("name").unwrap().as_string::<i32>();
     assert!((0..20_000).all(|i| column.value(i) == format!("{}.jpg", i / 3)));
     assert_eq!(table.schema().fields().last().unwrap().name(), "name");
-    // Rows without it are not added.
+    // Rows without this column cannot be added.
     let plain = write(&root.path().join("out"), mode(WriteMode::Append), &[batch(0..3, Some(2))]);
     assert!(plain.unwrap_err().to_line().contains("its columns differ"));
 
@@ -709,7 +709,7 @@ fn failures_are_recorded_beside_the_rows() {
     assert!(table.column(0).is_null(0));
     assert_eq!(table.column(0).as_string::<i32>().value(2499), "2499.jpg");
     assert_eq!(table.column_by_name("cause").unwrap().as_string::<i32>().value(1), "corrupt");
-    // Another run's failures are added, or go with the old result.
+    // An append adds its failures; an overwrite removes the old ones.
     let mut sink = ParquetSink::create(&out, mode(WriteMode::Append)).unwrap();
     sink.write(batch(0..3, None)).unwrap();
     sink.write(failed(FailedImage::new(None, "orb", "x", "y"))).unwrap();

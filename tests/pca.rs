@@ -81,7 +81,8 @@ fn the_randomized_solver_settles_on_the_exact_components() {
     let rows = descriptors();
     let exact = fit(rows.view(), &COVARIANCE()).unwrap();
     for seed in 0..5 {
-        // Few components settle in the range of few vectors; many take all dimensions at once.
+        // A few components are found by iteration on few vectors. Many take all dimensions at once, without
+        // iteration.
         for k in [5, 20] {
             let params = PcaParams::new(k).with_solver(Solver::seeded(seed));
             let model = fit(rows.view(), &params).unwrap();
@@ -90,12 +91,12 @@ fn the_randomized_solver_settles_on_the_exact_components() {
             let want = exact.explained_variance_ratio().slice(s![..k]);
             assert!(worst(model.explained_variance_ratio(), want.iter()) < 1e-9);
             assert_eq!(model.iterations() > 0, k == 5);
-            // It looks every fourth time whether they have settled.
+            // The solver checks for convergence at every fourth iteration.
             assert_eq!(model.iterations() % 4, 0);
             assert!(model.iterations() < 1000, "{}", model.iterations());
         }
     }
-    // The seed and a fixed number of iterations matter where one stops early.
+    // The seed and a fixed number of iterations matter if the iteration stops early.
     let early = |seed, n| {
         let power_iterations = PowerIterations::Fixed(n);
         let solver = Solver::Randomized { oversamples: 2, power_iterations, seed };
@@ -107,7 +108,7 @@ fn the_randomized_solver_settles_on_the_exact_components() {
     assert!(off(0) > off(8) && off(8) > off(64));
 }
 
-/// Spark's `PCAModel.transform` does not take the mean off, and leaves signs to LAPACK.
+/// Spark's `PCAModel.transform` does not subtract the mean, and its signs are those of LAPACK.
 #[test]
 fn without_centering_the_projection_is_sparks() {
     let (want, rows) = (fixture(), descriptors());
@@ -303,7 +304,7 @@ fn a_deficient_rank_is_said() {
         let flat = fit(Array2::from_elem((9, 32), 7).view(), &PcaParams::new(2)).unwrap();
         assert_eq!((flat.rank(), flat.explained_variance_ratio().sum()), (0, 0.0));
     }
-    // As many rows as components: one direction less.
+    // With as many rows as components, the rank is one less.
     let few = fit(descriptors().slice(s![..20, ..]), &COVARIANCE()).unwrap();
     assert_eq!(few.rank(), 19);
 }
@@ -331,7 +332,7 @@ fn many_rows_are_projected_as_each_by_itself() {
     let mut into = Array2::from_elem((40_003, 20), f64::NAN);
     model.project_into(rows.view(), into.view_mut()).unwrap();
     assert_eq!(scores, into);
-    // Columns first in memory: another way to read the same rows.
+    // The same rows in column-major order.
     let turned = rows.t().as_standard_layout().into_owned();
     assert_eq!(model.project(turned.t()).unwrap(), scores);
     for i in [0, 1, 16_383, 16_384, 40_002] {
@@ -419,7 +420,7 @@ fn a_file_whose_numbers_no_fit_can_give_is_refused() {
         let line = error.to_line();
         assert!(line.contains(says) && line.contains("model.json"), "{says}: {line}");
     }
-    // Of no variance, and of fewer directions than components, there are models all the same.
+    // A model of data without variance, or of a rank below the number of components, is valid.
     let flat = fit(Array2::from_elem((9, 32), 7).view(), &PcaParams::new(2)).unwrap();
     let mut json = serde_json::to_value(&flat).unwrap();
     assert_eq!(load(&json).unwrap(), flat);

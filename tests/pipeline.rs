@@ -58,7 +58,7 @@ fn photos(n: u32) -> Vec<(String, Vec<u8>)> {
         .collect()
 }
 
-/// Good photos among every kind of trouble, each with the code of its cause.
+/// Good photos among files that fail in every way, and the expected number of failures by cause.
 fn troubled() -> (MemorySource, BTreeMap<String, u64>) {
     let mut images = photos(20);
     let good = images[0].1.clone();
@@ -78,7 +78,7 @@ fn troubled() -> (MemorySource, BTreeMap<String, u64>) {
         *causes.entry(cause.to_owned()).or_insert(0) += 1;
         images.insert(3 * i, (name.to_owned(), bytes));
     }
-    // No trouble: just no features.
+    // These do not fail; they only have no features.
     images.push(("t/flat.pgm".to_owned(), pgm(100, 100)));
     images.push(("t/small.pgm".to_owned(), pgm(2, 2)));
     (MemorySource::new(images), causes)
@@ -122,7 +122,7 @@ fn one_call_and_stage_by_stage_agree() {
         .unwrap();
     let staged = Keep::default();
     let sunk = rows.project(&model).write_to(staged.clone()).unwrap();
-    // The pipeline knows what made the descriptors; rows do not.
+    // Only the pipeline knows how the descriptors were made; rows do not.
     assert_eq!(model.origin(), None);
     let model = model.with_origin(Origin::new(&orb(), &DecodeParams::default()));
     assert_eq!(report.pca_model, Some(model));
@@ -149,7 +149,7 @@ fn every_image_is_accounted_for_with_its_cause() {
         assert_eq!(report.rows, report.sink.rows);
         assert_eq!(report.first_failures.len() as u64, failed);
         let kept = keep.0.lock().unwrap();
-        // The good ones are unharmed.
+        // The good images are not affected.
         let alone = Keep::default();
         Pipeline::new(MemorySource::new(photos(20)), orb(), alone.clone()).run().unwrap();
         assert!(kept.rows == alone.0.lock().unwrap().rows);
@@ -169,7 +169,7 @@ fn every_image_is_accounted_for_with_its_cause() {
     }
 }
 
-/// An extractor of a caller's that fails in its own ways on some images.
+/// A caller's extractor that fails in its own ways on some images.
 #[derive(Clone)]
 struct Faulty(Orb);
 
@@ -230,7 +230,7 @@ fn an_extractor_that_panics_or_miscounts_costs_one_image() {
     assert_eq!(images.explode().filter(Result::is_err).count(), 2);
 }
 
-/// Also images that are left out are shown.
+/// Images that are left out count, too.
 #[test]
 fn progress_is_shown_after_each_image() {
     let (source, causes) = troubled();
@@ -302,7 +302,7 @@ fn impossible_jobs_end_with_their_reason() {
     let error = Pipeline::new(flat(), orb(), NullSink::default()).run().unwrap_err().to_string();
     assert!(error.contains("0 rows for 20 components"), "{error}");
     assert!(error.contains("2 images: 2 without features, 0 failed"), "{error}");
-    // The same images are no trouble where no model is fitted.
+    // Without a fit, the same images are no error.
     let report = Pipeline::new(flat(), orb(), NullSink::default()).without_pca().run().unwrap();
     assert_eq!((report.images, report.without_features, report.rows), (2, 2, 0));
     for k in [0, 33] {
@@ -358,7 +358,7 @@ fn the_report_is_json_and_back() {
     assert_eq!(report.bytes_in, photos(10).iter().map(|p| p.1.len() as u64).sum::<u64>());
 }
 
-/// A source of one answer, again and again, which counts how often it was asked.
+/// A source that gives `answer` for each image, and counts the calls.
 struct Repeat<F> {
     answer: F,
     images: usize,
@@ -417,7 +417,7 @@ fn a_job_of_which_every_image_fails_is_no_result_unless_it_may_be_empty() {
         assert_eq!((report.images, report.decoded, report.rows), (3, 0, 0));
         assert!(keep.0.lock().unwrap().finished);
     }
-    // Nor is a source of nothing a result.
+    // An empty source gives no result, either.
     let nothing = || {
         let source = MemorySource::new(Vec::<(String, Vec<u8>)>::new());
         Pipeline::new(source, orb(), NullSink::default()).without_pca()
@@ -441,14 +441,14 @@ fn refusals_of_every_image_so_far_end_the_job_early_as_want_of_access() {
         assert!(matches!(error, Error::NoAccess { images: 32, .. }), "{error}");
         assert!(error.to_line().contains("s3://lab/0.jpg: access denied"), "{}", error.to_line());
         assert!(asked.load(Ordering::SeqCst) < 50);
-        // Fewer, at the end of the input.
+        // With fewer images than `MAX_REFUSALS`, at the end of the input.
         assert!(matches!(job(3, refused).run(), Err(Error::NoAccess { images: 3, .. })));
         let denied = |i| {
             let source = std::io::ErrorKind::PermissionDenied.into();
             Err(Error::Read { uri: format!("{i}.jpg").into(), source })
         };
         assert!(matches!(job(3, denied).run(), Err(Error::NoAccess { .. })));
-        // One image that could be read, or failed otherwise, is access.
+        // One image that could be read, or failed for another reason, shows that there is access.
         let first_is_text =
             |i| if i == 0 { Ok(ImageObject::new("0.jpg", "text")) } else { refused(i) };
         let error = job(100, first_is_text).run().unwrap_err().to_line();
@@ -486,18 +486,18 @@ fn a_limit_of_failures_ends_the_job_by_its_rule() {
         (counted, asked.load(Ordering::SeqCst))
     };
     assert_eq!(run(100, "20").0, Ok(20));
-    // A number: at the failure that is one too many.
+    // A number ends the job at the first failure above it.
     let (ended, asked) = run(5_000, "2");
     assert_eq!(ended, Err((3, 13)));
     assert!(asked < 30, "{asked}");
     assert_eq!(run(100, "0").0, Err((1, 3)));
-    // A share: at the end, or early once a thousand images are seen.
+    // A share ends the job at the end, or early once a thousand images are seen.
     assert_eq!(run(100, "20%").0, Ok(20));
     assert_eq!(run(100, "19.99%").0, Err((20, 100)));
     let (ended, asked) = run(5_000, "10%");
     assert_eq!(ended, Err((201, 1003)));
     assert!(asked < 1_020, "{asked}");
-    // With the policy `fail` it would be for nothing.
+    // With the policy `fail` a limit is refused, as it has no effect.
     let job = Pipeline::new(MemorySource::new(photos(1)), orb(), NullSink::default());
     let error = job.with_max_failures("5%".parse().unwrap()).run().unwrap_err().to_line();
     assert!(error.contains("max_failures: 5%"), "{error}");
@@ -522,7 +522,7 @@ fn a_model_of_other_parameters_or_another_decoder_is_refused_unless_forced() {
     let luma = DecodeParams::default().with_gray_mode(GrayMode::Luma);
     let error = job(&fitted, &model).with_decode(luma).run().unwrap_err().to_line();
     assert!(error.contains("gray_mode: the model bgr, this job luma"), "{error}");
-    // Limits and threads are no other features.
+    // Limits and threads do not change the features.
     let roomy = DecodeParams::default().with_max_side(100).with_max_alloc(1 << 20);
     let more = fitted.clone().with_max_keypoints(10_000);
     job(&more, &model)
@@ -531,7 +531,7 @@ fn a_model_of_other_parameters_or_another_decoder_is_refused_unless_forced() {
         .run()
         .unwrap();
     job(&OrbParams::default(), &model).with_force(true).run().unwrap();
-    // A model that does not know its features goes with any.
+    // A model without a recorded origin is accepted for any features.
     let mut json = serde_json::to_value(&model).unwrap();
     json.as_object_mut().unwrap().remove("origin").unwrap();
     let unknown: PcaModel = serde_json::from_value(json).unwrap();
@@ -541,7 +541,7 @@ fn a_model_of_other_parameters_or_another_decoder_is_refused_unless_forced() {
 
 #[test]
 fn the_rows_of_one_image_come_in_pieces() {
-    /// A sink that knows the largest batch.
+    /// A sink that records the size of the largest batch.
     #[derive(Clone, Default)]
     struct Largest(Arc<AtomicUsize>);
 
@@ -558,7 +558,7 @@ fn the_rows_of_one_image_come_in_pieces() {
         }
     }
 
-    // Dots that tie, far more than the quota.
+    // Dots with equal scores, far more than the quota of features.
     let side = 700;
     let dot = |i: usize| if i % side % 10 == 5 && i / side % 10 == 5 { 255 } else { 0 };
     let pgm = [format!("P5 {side} {side} 255\n").into_bytes(), (0..side * side).map(dot).collect()];
@@ -570,7 +570,7 @@ fn the_rows_of_one_image_come_in_pieces() {
         assert!(report.rows > 3 * DEFAULT_BATCH_ROWS as u64, "{}", report.rows);
         assert_eq!(largest.0.swap(0, Ordering::SeqCst), DEFAULT_BATCH_ROWS);
     }
-    // And not more than the limit.
+    // More keypoints than the limit are an error.
     let orb = OrbParams::default().with_max_keypoints(2_000).build().unwrap();
     let error = job(&orb).run().unwrap_err();
     assert_eq!((error.code(), error.uri()), ("too_many_keypoints", Some("dots.pgm")));

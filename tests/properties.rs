@@ -117,7 +117,7 @@ proptest! {
         prop_assert_eq!(whole.to_bytes(), pieces.to_bytes());
     }
 
-    /// No bytes make `from_bytes` panic, and what it takes it writes again.
+    /// `from_bytes` never panics, and `to_bytes` gives back any bytes that it accepts.
     #[test]
     fn any_bytes_are_moments_or_refused(
         bytes in prop::collection::vec(any::<u8>(), 0..120),

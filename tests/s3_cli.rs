@@ -31,7 +31,7 @@ impl Bench {
         let server = Server::start(&memory);
         fs::create_dir(root.path().join("in")).unwrap();
         let bench = Self { root, memory, server };
-        // Few are drawn, many are there.
+        // At most 60 photos are drawn; beyond that they repeat.
         let drawn: Vec<Vec<u8>> =
             (0..60.min(photos)).map(|i| photos::photo(i as usize % 6, i / 6).unwrap()).collect();
         for i in 0..photos {
@@ -41,7 +41,7 @@ impl Bench {
         bench
     }
 
-    /// Puts a file into both.
+    /// Puts a file into both the folder and the bucket.
     fn put(&self, name: &str, bytes: &[u8]) {
         let path = self.root.path().join("in").join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -67,7 +67,7 @@ impl Bench {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    /// Runs to failure, with one line (and perhaps a hint) that holds no secret.
+    /// Expects a failure with a message of one line (and perhaps a hint) that holds no secret.
     fn fails(&self, args: &[&str], status: i32, says: &[&str]) {
         self.ends(self.command(args), status, says);
     }
@@ -88,7 +88,7 @@ impl Bench {
         assert_eq!(self.litter(), Vec::<String>::new(), "{message}");
     }
 
-    /// What a run that is not complete must not leave.
+    /// Uploads and work objects, which a run must not leave behind.
     fn litter(&self) -> Vec<String> {
         let mut litter = self.memory.uploads();
         litter.extend(self.memory.keys("lab", "out/_work/"));
@@ -114,7 +114,7 @@ fn parts_of(folder: &Path) -> Vec<Bytes> {
     paths.iter().map(|path| fs::read(path).unwrap().into()).collect()
 }
 
-/// All rows of all files, with `root` taken off the paths, and the notes in the footers.
+/// All rows of all files, with `root` stripped from the paths, and the notes in the footers.
 fn content(files: &[Bytes], root: &str) -> (RecordBatch, Vec<String>) {
     let (mut batches, mut notes) = (Vec::new(), Vec::new());
     for file in files {
@@ -338,7 +338,7 @@ fn a_profile_goes_before_the_environment() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// The environment's want of credentials is not what is wrong.
+/// The error names the profile, not the missing credentials in the environment.
 #[test]
 fn a_profile_without_credentials_is_named() {
     let bench = Bench::new(1);
@@ -364,7 +364,7 @@ fn an_object_that_fails_follows_the_policy() {
     assert_eq!((report.retries, report.sink.failures), (1, 1));
 }
 
-/// Without a server there is nothing to leave out image by image.
+/// Without a server, every image would fail, so that the job must end instead of skipping them one by one.
 #[test]
 fn an_outage_ends_the_job_whatever_the_policy() {
     let bench = Bench::new(60);
@@ -439,7 +439,7 @@ fn a_commit_in_doubt_has_a_status_and_can_be_repeated() {
         let (_, id) = message.split_once("--run-id '").unwrap();
         let (id, _) = id.split_once('\'').unwrap();
         assert!(given.is_none_or(|given| given == id), "{message}");
-        // As often as one likes.
+        // The job can be repeated under this id any number of times.
         let again = [&args[..], &["--run-id", id]].concat();
         for json in [false, true, false] {
             let output =
@@ -455,20 +455,21 @@ fn a_commit_in_doubt_has_a_status_and_can_be_repeated() {
             assert_eq!(rows(), before + first);
         }
     }
-    // A model that was not fitted this time is not passed over.
+    // It is an error if `--save-model` cannot be met because the repeated job fitted no model.
     let model = ["--run-id", "with-model", "--save-model", "model.json"];
     let args = ["s3://lab/in", "s3://lab/pca"];
     bench.report(&[&args[..], &model].concat());
     bench.fails(&[&args[..], &model].concat(), 1, &["part of s3://lab/pca already", "model.json"]);
 }
 
-/// A user whose system allows few threads gets the job done, or is told so, soon.
+/// Under a limit of threads, the job succeeds or fails soon with a clear error.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_limit_of_threads_is_a_clear_error() {
     use std::os::unix::fs::PermissionsExt as _;
     use std::os::unix::process::CommandExt as _;
-    // A limit does not bind root, so that it takes root to become somebody else, with no other process.
+    // Root is exempt from the limit, so the program runs as a user without any other process. Only root can
+    // start it so.
     const NOBODY: u32 = 61_234;
     let bench = Bench::new(6);
     let open = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
@@ -483,7 +484,7 @@ fn a_limit_of_threads_is_a_clear_error() {
         command.args(["extract", "s3://lab/in", "s3://lab/out", "--mode", "overwrite"]);
         command.args(["--threads", "2"]).envs(bench.server.environment());
         command.current_dir(bench.root.path()).env("HOME", "/").uid(NOBODY).gid(NOBODY);
-        // A name, which takes a thread to look up.
+        // A host name, as its lookup takes a thread.
         command
             .env("AWS_ENDPOINT_URL_S3", bench.server.endpoint().replace("127.0.0.1", "localhost"));
         let started = Instant::now();
@@ -512,13 +513,13 @@ fn a_limit_of_threads_is_a_clear_error() {
         );
         outcomes.push(output.status.success());
     }
-    // The main thread, the one for signals, one for requests and one for names.
+    // Threads of the program: main, signals, requests and name lookup.
     assert_eq!(outcomes[..2], [false, false]);
     assert!(outcomes[10], "{outcomes:?}");
     println!("{outcomes:?}");
 }
 
-/// Starts a run and gives the server a hand on it.
+/// Starts a run without waiting for its end.
 fn start(bench: &Bench, args: &[&str]) -> Child {
     bench.command(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
@@ -581,7 +582,7 @@ fn a_service_for_credentials_that_is_silent_is_given_up() {
     let started = Instant::now();
     bench.ends(command("1"), 1, &["no AWS credentials came within 1s"]);
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
-    // It was asked; so is the next one.
+    // The silent service was asked; the next run asks it, too.
     let first = silent.accept().unwrap();
     let child = command("1000").stderr(Stdio::piped()).spawn().unwrap();
     let second = silent.accept().unwrap();
@@ -642,7 +643,7 @@ fn a_killed_run_leaves_nothing_that_the_next_does_not_mend() {
     bench.report(&args);
     let whole = (bench.server.requests() - before) as i64;
     let mut killed_at = Vec::new();
-    // Every request after the last photo is part of uploads and commit.
+    // All requests after the last photo belong to uploads and commit, so each of them is tried.
     let requests = (5..whole + 2).filter(|n| *n > whole - 34 || n % 9 == 0);
     for last in requests {
         let seen = Arc::new(Mutex::new(None));

@@ -151,7 +151,7 @@ fn the_main_job_from_s3_to_s3() {
     let others = ["out/_SUCCESS", "out/_manifest.json"];
     assert_eq!(moto.keys("out/_"), others);
 
-    // Given up half-way, lost, and run by two at a time.
+    // One sink that is dropped half-way, and two jobs at a time.
     let mut sink = ParquetSink::create_in_s3(
         &s3,
         "s3://lab/out",
@@ -160,7 +160,7 @@ fn the_main_job_from_s3_to_s3() {
     .unwrap();
     let mut batch = RowBatch::new(OrbParams::default().build().unwrap().output());
     batch.push_failed(FailedImage::new(None, "decode", "corrupt", ""));
-    // Other columns than the result's: it has no scores.
+    // Without scores, its columns are not those of the result.
     sink.write(batch).unwrap_err();
     drop(sink);
     let jobs: Vec<_> = (0..2)

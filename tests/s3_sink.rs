@@ -38,7 +38,7 @@ fn params(mode: WriteMode) -> ParquetParams {
     ParquetParams::default().with_mode(mode).with_rows_per_file(4)
 }
 
-/// Writes a result of three files that is known by its name.
+/// Writes a result of three files, all of whose rows have the path `name`.
 fn write(s3: &S3, mode: WriteMode, name: &str) -> Result<SinkReport> {
     let mut sink = ParquetSink::create_in_s3(s3, OUT, params(mode))?;
     sink.write(batch(name, 10, 2))?;
@@ -57,7 +57,7 @@ fn paths(file: &Bytes) -> Vec<String> {
     all
 }
 
-/// Rows by name, in the files that a reader of the prefix sees.
+/// Number of rows by path, in the files that a reader of the prefix sees.
 fn visible(memory: &Memory) -> BTreeMap<String, usize> {
     let mut rows = BTreeMap::new();
     for (key, file) in memory.objects("lab", "out/") {
@@ -70,7 +70,7 @@ fn visible(memory: &Memory) -> BTreeMap<String, usize> {
     rows
 }
 
-/// Keys but for those of parts.
+/// All keys except those of parts.
 fn others(memory: &Memory) -> Vec<String> {
     let keys = memory.keys("lab", "");
     keys.into_iter().filter(|key| !key.starts_with("out/part-")).collect()
@@ -107,7 +107,7 @@ fn modes_are_those_of_a_folder() {
     write(&s3, WriteMode::Overwrite, "d").unwrap();
     assert_eq!((visible(&memory), others(&memory)), complete(rows(&[("d", 10)])));
     assert!(memory.uploads().is_empty());
-    // What the manifest names is what there is.
+    // The manifest names exactly the files that exist.
     let manifest: serde_json::Value =
         serde_json::from_slice(&memory.objects("lab", "out/_manifest.json")["out/_manifest.json"])
             .unwrap();
@@ -137,7 +137,7 @@ fn a_prefix_that_is_no_result_is_not_touched() {
     assert!(line.contains("\"deep/\""), "{line}");
     memory.remove("lab", "out/deep/er/x.txt");
 
-    // A neighbour with the same beginning is another place.
+    // A prefix that only begins with the same characters is another place.
     memory.seed("lab", "outer/part-00000.parquet", "x");
     write(&s3, WriteMode::Error, "a").unwrap();
     write(&s3, WriteMode::Overwrite, "b").unwrap();
@@ -155,7 +155,7 @@ fn a_prefix_that_is_no_result_is_not_touched() {
     }
 }
 
-/// Puts a file in the way that Spark does; its columns are ours.
+/// Puts a result as Spark does, but with our columns; returns the key of its file.
 fn memory_of_spark(memory: &Memory) -> String {
     let (other, server) = serve();
     let params = ParquetParams::default();
@@ -193,13 +193,13 @@ fn nothing_is_visible_before_the_end_and_nothing_left_without_it() {
     drop(sink);
     assert!(memory.keys("lab", "").is_empty() && memory.uploads().is_empty());
 
-    // The same to its end.
+    // The same run, but finished.
     let mut sink = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Error)).unwrap();
     sink.write(batch("a", 10, 2)).unwrap();
     sink.write(failure()).unwrap();
     assert_eq!(sink.finish().unwrap().failures, 1);
     assert_eq!(memory.keys("lab", "out/_errors/part-00000-").len(), 1);
-    // Errors of the old result go with it.
+    // An overwrite also removes the recorded failures of the old result.
     write(&s3, WriteMode::Overwrite, "b").unwrap();
     assert!(memory.keys("lab", "out/_errors/").is_empty());
 }
@@ -236,7 +236,7 @@ fn large_files_go_up_in_parts_of_bounded_memory() {
     for _ in 0..n / 10_000 {
         sink.write(batch("a", 10_000, 20)).unwrap();
     }
-    // Most of it is up already.
+    // Most parts are uploaded before the end.
     assert!(parts.lock().unwrap().len() >= 3);
     let report = sink.finish().unwrap();
     assert!(report.bytes > 25 << 20, "{}", report.bytes);
@@ -272,7 +272,7 @@ fn columns_that_change_while_a_run_appends_are_seen() {
     assert_eq!((visible(&memory), memory.uploads().len()), (rows(&[("c", 10)]), 0));
 }
 
-/// A run that is slow to take the old mark away does so after another has put the new one.
+/// A slow run deletes the old mark only after another run has put the new one.
 #[test]
 fn a_late_deletion_does_not_lose_the_mark() {
     let (memory, server) = serve();
@@ -292,7 +292,7 @@ fn a_late_deletion_does_not_lose_the_mark() {
     {
         std::thread::sleep(Duration::from_millis(2));
     }
-    // It finishes the commit of the slow one.
+    // This run finishes the commit of the slow one.
     write(&s3, WriteMode::Append, "c").unwrap();
     slow.join().unwrap().unwrap();
     assert_eq!(visible(&memory), rows(&[("b", 10), ("c", 10)]));
@@ -323,14 +323,14 @@ fn a_server_without_conditions_on_writes_is_refused() {
     write(&alone, WriteMode::Error, "a").unwrap();
     write(&alone, WriteMode::Overwrite, "b").unwrap();
     assert_eq!((visible(&memory), others(&memory)), complete(rows(&[("b", 10)])));
-    // One that says so.
+    // A server that says so, with an error.
     server.plan(|asked| {
         let is_conditional = asked.headers.contains_key("if-none-match");
         is_conditional.then_some(Fault::Error(501, "NotImplemented"))
     });
     let line = write(&server.connect(), WriteMode::Overwrite, "c").unwrap_err().to_line();
     assert!(line.contains("does not check conditions on writes"), "{line}");
-    // One that says so of an object that is there, and one that fails to say.
+    // A server that refuses conditions only for existing objects, and one that denies access instead.
     for (status, code, says) in [
         (501, "NotImplemented", "does not check conditions on writes"),
         (403, "AccessDenied", "access denied"),
@@ -372,7 +372,7 @@ fn what_the_server_refuses_is_named() {
     assert!(line.contains("s3://nobucket/out") && line.contains("bucket does not exist"), "{line}");
 }
 
-/// Does something at the first request after the point of no return.
+/// Calls `act` at the first request after the point of no return.
 fn when_a_commit_has_begun(server: &Server, act: impl Fn() + Send + Sync + 'static) {
     server.plan(move |asked| {
         if asked.method == "DELETE" && asked.path.ends_with("_SUCCESS") && asked.seen == 0 {
@@ -392,11 +392,11 @@ fn uploads_that_the_server_loses_leave_the_old_result() {
     sink.write(batch("b", 10, 2)).unwrap();
     memory.lose_uploads();
     let line = sink.finish().unwrap_err().to_line();
-    // Its last file was begun before and went with the others.
+    // The upload of the last file had begun before, and was lost with the others.
     assert!(line.contains("out"), "{line}");
     assert_eq!(memory.objects("lab", ""), before);
 
-    // Even after the point of no return.
+    // The same after the point of no return.
     let store = memory.clone();
     when_a_commit_has_begun(&server, move || store.lose_uploads());
     let line = write(&s3, WriteMode::Overwrite, "c").unwrap_err().to_line();
@@ -407,7 +407,7 @@ fn uploads_that_the_server_loses_leave_the_old_result() {
     assert_eq!(visible(&memory), rows(&[("d", 10)]));
 }
 
-/// Of every kind of request the first attempt is executed, but its answer lost.
+/// The first attempt at every request fails: executed with its answer lost, or not executed.
 #[test]
 fn answers_that_are_lost_change_nothing() {
     for fault in [Fault::ErrorAfterEffect, Fault::ResetAfterEffect, Fault::Error(503, "SlowDown")] {
@@ -428,7 +428,7 @@ fn answers_that_are_lost_change_nothing() {
     }
 }
 
-/// What is wrong for a reader, if one of these runs is to be seen, and nothing else.
+/// A violation for a reader, who must see the whole result of exactly one of these runs.
 fn violation(memory: &Memory, runs: &[&str]) -> Option<String> {
     testkit::s3::violation(memory, "lab", "out", |files| {
         let mut found = BTreeMap::<String, usize>::new();
@@ -459,22 +459,22 @@ fn a_run_may_die_at_any_request() {
                     match counter.fetch_sub(1, Ordering::SeqCst) {
                         1.. => None,
                         0 if after => Some(Fault::ResetAfterEffect),
-                        // The process is gone.
+                        // From here on the process counts as dead: all requests fail.
                         _ => Some(Fault::Error(403, "Dead")),
                     }
                 });
-                // One that does not try again: it is dead.
+                // No retries: a dead process does not try again.
                 let mortal = server.params().with_attempts(1).connect().unwrap();
                 let first = write(&mortal, WriteMode::Overwrite, "new");
                 let was_hit = left.load(Ordering::SeqCst) < 0;
                 if twice && was_hit {
-                    // And again, while the next run clears up.
+                    // The next run dies, too, while it clears up.
                     memory.age("lab", "out/_work/", Duration::from_hours(1));
                     left.store(requests / 2 + 1, Ordering::SeqCst);
                     let _ = write(&mortal, WriteMode::Overwrite, "new");
                 }
                 left.store(i64::MAX, Ordering::SeqCst);
-                // Its process lives on, so only time tells that the run is dead.
+                // This process lives on, so only the age of the lease tells that the run is dead.
                 memory.age("lab", "out/_work/", Duration::from_hours(1));
                 let next = write(&calm, WriteMode::Overwrite, "next");
                 let what = format!("after {requests} requests ({after} {twice}): {first:?}");
@@ -553,7 +553,7 @@ fn an_interrupt_ends_the_waiting_and_leaves_nothing() {
     assert!(memory.keys("lab", "").is_empty() && memory.uploads().is_empty());
 }
 
-/// Puts a manifest, and a file for each name, into the output; what there is then.
+/// Puts a manifest, and a file for each name, into the output; returns all keys.
 fn seed_manifest(memory: &Memory, manifest: &serde_json::Value, names: &[&str]) -> Vec<String> {
     for name in names {
         memory.seed("lab", &format!("out/{name}"), "dear");
@@ -593,7 +593,7 @@ fn a_manifest_that_names_other_files_is_refused_and_nothing_deleted() {
             ("pending", pending(name, old, &part)),
             ("pending", pending(old, name, &part)),
             ("pending", pending("part-1.parquet", old, name)),
-            // A name that is right in its form, of another run.
+            // A name of the right form, but of another run.
             ("pending", pending("part-1.parquet", old, &other_part)),
             ("finishing", serde_json::json!({ "garbage": [name] })),
         ] {
@@ -626,9 +626,9 @@ fn a_manifest_of_others_or_of_the_future_is_refused_in_every_mode() {
         changed
     };
     for (manifest, says) in [
-        // A web app's.
+        // The manifest of a web app.
         (serde_json::json!({ "version": 3, "name": "app", "icons": [] }), "\"format\" is not"),
-        // What this crate wrote before there was a format.
+        // As this crate wrote it before the manifest had a format field.
         (serde_json::json!({ "version": 1, "current": null, "recent": [] }), "\"format\" is not"),
         (
             serde_json::json!({ "version": 1, "current": null,
@@ -679,11 +679,11 @@ fn what_is_read_of_the_output_is_bounded() {
     assert!(line.contains("_manifest.json") && line.contains("longer than 67108864"), "{line}");
     memory.remove("lab", "out/_manifest.json");
     write(&server.connect(), WriteMode::Overwrite, "a").unwrap();
-    // A mark, a lease and an object among the leases that are not ours.
+    // Foreign content as the mark and as a lease, and a foreign object among the leases.
     memory.seed("lab", "out/_SUCCESS", vec![b'x'; 1 << 20]);
     memory.seed("lab", &format!("out/_work/{RUN}.json"), vec![b'x'; 1 << 20]);
     memory.seed("lab", "out/_work/thesis.json", "dear");
-    // One that is named like a lease.
+    // A foreign object that is named like a lease.
     let named = format!("out/_work/{}.json", RUN.replace('0', "f"));
     memory.seed("lab", &named, "{\"title\": \"thesis\"}");
     memory.age("lab", "out/_work/", Duration::from_hours(1));
@@ -711,7 +711,7 @@ fn files_that_somebody_deleted_leave_the_manifest() {
         files.iter().map(|file| format!("out/{}", file["name"].as_str().unwrap())).collect();
     named.sort();
     assert_eq!(named, memory.keys("lab", "out/part-"));
-    // What is known of the others is kept.
+    // The numbers of rows of the other files are kept.
     assert!(files.iter().all(|file| file["rows"].is_u64()), "{files:?}");
 }
 
@@ -734,7 +734,7 @@ fn of_a_file_that_somebody_replaced_nothing_is_known_any_more() {
     );
 }
 
-/// An object of a lost upload's name is not taken for its file.
+/// An object with the key of a lost upload is not taken for its file.
 #[test]
 fn another_file_in_the_place_of_a_lost_one_is_not_the_result() {
     let (memory, server) = serve();
@@ -753,7 +753,7 @@ fn another_file_in_the_place_of_a_lost_one_is_not_the_result() {
     assert_eq!((visible(&memory), others(&memory)), complete(rows(&[("a", 10)])));
 }
 
-/// A refusal says nothing of what becomes of an upload: the next run finishes the commit.
+/// A refused completion does not mean that the upload is lost: the next run finishes the commit.
 #[test]
 fn an_upload_whose_completion_is_refused_is_not_lost() {
     let (memory, server) = serve();
@@ -770,7 +770,7 @@ fn an_upload_whose_completion_is_refused_is_not_lost() {
     assert_eq!(visible(&memory), rows(&[("a", 10), ("b", 10), ("c", 10)]));
 }
 
-/// The columns and notes of files without a manifest are in their footers, however long.
+/// Without a manifest, columns and notes are read from the footers of the files, however long these are.
 #[test]
 fn a_long_footer_is_read_whole() {
     let (memory, server) = serve();
@@ -810,14 +810,14 @@ fn a_run_of_the_same_id_is_done_once() {
     for mode in [WriteMode::Append, WriteMode::Error, WriteMode::Overwrite] {
         assert!(is_done(write_as(&s3, mode, "b", "2026-01-01")));
     }
-    // However many came after it, as long as its rows are there.
+    // Any number of runs may come after it, as long as its rows are there.
     for i in 0..20 {
         write_as(&s3, WriteMode::Append, "c", &format!("c{i}")).unwrap();
     }
     assert!(is_done(write_as(&s3, WriteMode::Append, "b", "2026-01-01")));
     assert_eq!(visible(&memory), rows(&[("a", 10), ("b", 10), ("c", 200)]));
     assert_eq!((others(&memory), memory.uploads().len()), (DONE.map(str::to_owned).to_vec(), 0));
-    // Two at a time: the second sees it at its commit.
+    // Two runs with the same id at a time: the second is refused at its commit.
     let begin = || {
         let params = params(WriteMode::Append).with_run_id("both");
         let mut sink = ParquetSink::create_in_s3(&s3, OUT, params).unwrap();
@@ -829,7 +829,7 @@ fn a_run_of_the_same_id_is_done_once() {
     assert!(matches!(second.finish(), Err(Error::AlreadyCommitted { .. })));
     assert_eq!(visible(&memory)["d"], 10);
     assert_eq!((others(&memory), memory.uploads().len()), (DONE.map(str::to_owned).to_vec(), 0));
-    // A new result forgets the old one's runs, but for the last.
+    // A run that overwrites is done once, too.
     write_as(&s3, WriteMode::Overwrite, "e", "e").unwrap();
     assert!(matches!(
         write_as(&s3, WriteMode::Overwrite, "e", "e"),
@@ -870,7 +870,7 @@ fn a_run_id_whose_rows_are_gone_is_no_success() {
     refused(WriteMode::Append, "second");
     write_as(&s3, WriteMode::Append, "c", "third").unwrap();
     assert_eq!(visible(&memory), rows(&[("c", 10)]));
-    // Seen at the commit, too.
+    // The same is detected at the commit.
     let params = params(WriteMode::Append).with_run_id("both");
     let mut late = ParquetSink::create_in_s3(&s3, OUT, params).unwrap();
     late.write(batch("d", 10, 2)).unwrap();
@@ -881,7 +881,8 @@ fn a_run_id_whose_rows_are_gone_is_no_success() {
     assert_eq!(visible(&memory), rows(&[("e", 10)]));
 }
 
-/// The first attempt to commit lands without an answer, another run finishes it and goes on, and then the server fails.
+/// The first attempt to commit takes effect, but its answer is lost; another run finishes the commit and adds
+/// its own rows; then the server fails.
 #[test]
 fn an_append_that_another_run_finished_is_in_doubt_and_not_a_failure() {
     let (memory, server) = serve();
@@ -899,7 +900,7 @@ fn an_append_that_another_run_finished_is_in_doubt_and_not_a_failure() {
                 stage.store(1, Ordering::SeqCst);
                 Some(Fault::ResetAfterEffect)
             }
-            // The second attempt comes after another run.
+            // Another run commits before the second attempt.
             (1, "PUT") if is_of_manifest => {
                 stage.store(2, Ordering::SeqCst);
                 let other = calm.clone();
@@ -928,7 +929,8 @@ fn an_append_that_another_run_finished_is_in_doubt_and_not_a_failure() {
     assert_eq!(visible(&memory), rows(&[("new", 10), ("old", 10), ("other", 10)]));
 }
 
-/// A commit dies at each of its requests; the same work under the name that the error gives is done once.
+/// A commit dies at each of its requests. A repeated job under the run id that the error gives adds the rows
+/// only once.
 #[test]
 fn an_append_in_doubt_can_be_repeated() {
     let mut in_doubt = 0;
@@ -962,7 +964,7 @@ fn an_append_in_doubt_can_be_repeated() {
                     in_doubt += 1;
                     run_id.to_string()
                 }
-                // Nothing of it stays, so that it is to be repeated.
+                // Nothing of the run stays, so it can be repeated under any id.
                 Err(_) => run_id.unwrap_or("new").to_owned(),
             };
             memory.age("lab", "out/_work/", Duration::from_hours(1));
@@ -978,7 +980,7 @@ fn an_append_in_doubt_can_be_repeated() {
     assert!(in_doubt > 20, "{in_doubt}");
 }
 
-/// A run that lives longer than its lease lives on by renewing it.
+/// A run that takes longer than its lease renews it.
 #[test]
 fn a_lease_is_renewed_while_a_run_lives() {
     let (memory, server) = serve();
@@ -987,13 +989,13 @@ fn a_lease_is_renewed_while_a_run_lives() {
     long.write(batch("long", 10, 2)).unwrap();
     let uploads = memory.uploads().len();
     memory.age("lab", "out/_work/", Duration::from_hours(1));
-    // Some renewals later.
+    // Time for some renewals.
     std::thread::sleep(Duration::from_secs(2));
     write(&server.connect(), WriteMode::Append, "quick").unwrap();
     assert_eq!(memory.uploads().len(), uploads);
     long.finish().unwrap();
     assert_eq!(visible(&memory), rows(&[("long", 10), ("quick", 10)]));
-    // And not longer: that would bring it back.
+    // The renewals end with the run: a late one would create the lease again.
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(memory.keys("lab", "out/_work/"), Vec::<String>::new());
     server.params().with_lease(Duration::from_secs(1)).connect().unwrap();
@@ -1001,7 +1003,7 @@ fn a_lease_is_renewed_while_a_run_lives() {
     assert!(line.contains("lease"), "{line}");
 }
 
-/// A run is judged by the lease that it gave itself.
+/// Whether a run is dead depends on the duration of its own lease, not on that of the run that checks.
 #[test]
 fn a_run_without_a_sign_of_life_is_cleared_away_after_its_own_lease() {
     for (lease, left) in [(Duration::from_mins(1), 0), (Duration::from_hours(4), 3)] {
@@ -1030,7 +1032,7 @@ fn uploads_of_the_dead_are_cleared_away_through_all_pages() {
     assert_eq!(visible(&memory), rows(&[("quick", 10)]));
 }
 
-/// A part on its way must not arrive after its upload was given up: what S3 then keeps costs storage.
+/// A part in flight must not arrive after its upload was aborted: S3 would keep it, and storage costs.
 #[test]
 fn a_part_on_its_way_ends_with_its_upload() {
     let (memory, server) = serve();
@@ -1050,7 +1052,7 @@ fn a_part_on_its_way_ends_with_its_upload() {
             std::thread::sleep(Duration::from_millis(5));
         }
     };
-    // No more than it takes to send a part: the next would be waited for.
+    // Stops writing once a part is being sent: the sink would wait at the next part.
     for _ in 0..12 {
         if server.in_flight() == 0 {
             sink.write(batch("a", 10_000, 20)).unwrap();
@@ -1091,7 +1093,8 @@ fn an_interrupt_is_quick_when_the_server_is_silent() {
     }
 }
 
-/// A commit that has not yet begun is given up though its server is silent, and the old result stays.
+/// Before its point of no return, a commit is given up although the server is silent, and the old result
+/// stays.
 #[test]
 fn an_interrupt_of_a_commit_before_its_point_of_no_return_gives_it_up() {
     let (memory, server) = serve();
@@ -1101,7 +1104,7 @@ fn an_interrupt_of_a_commit_before_its_point_of_no_return_gives_it_up() {
     sink.write(batch("b", 10, 2)).unwrap();
     let is_silent = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let silent = Arc::clone(&is_silent);
-    // The last look at the uploads.
+    // The server is silent from the last check of the uploads on.
     server.plan(move |asked| {
         if asked.method == "GET" && asked.query.contains("uploadId") {
             silent.store(true, Ordering::SeqCst);
@@ -1118,11 +1121,12 @@ fn an_interrupt_of_a_commit_before_its_point_of_no_return_gives_it_up() {
     server.heal();
     assert_eq!(visible(&memory), rows(&[("a", 10)]));
     write(&server.connect(), WriteMode::Overwrite, "c").unwrap();
-    // Its lease, which a silent server does not delete, names this process, which lives.
+    // Leftovers are not checked: the silent server did not delete the lease, and the lease names this
+    // process, which is alive.
     assert_eq!(visible(&memory), rows(&[("c", 10)]));
 }
 
-/// What may be listed and written but not read is no result of its own.
+/// A result that can be listed and written, but not read, is left alone.
 #[test]
 fn a_result_that_may_not_be_read_is_not_touched() {
     for name in ["_manifest.json", "_SUCCESS"] {
@@ -1200,7 +1204,7 @@ fn appends_of_other_parameters_at_the_same_time_do_not_mix() {
         sink
     };
     let parts = || memory.keys("lab", "out/part-").len();
-    // Each looks before the other is there.
+    // Each run checks the result before another has committed.
     let (first, second, forced) = (begin(false, 2), begin(false, 4), begin(true, 4));
     first.finish().unwrap();
     let error = second.finish().unwrap_err().to_line();
@@ -1230,7 +1234,7 @@ fn the_notes_of_the_first_rows_decide_whatever_file_is_first() {
     let first = keys();
     append_of(&s3, 4, true).unwrap();
     let forced = keys().into_iter().find(|key| !first.contains(key)).unwrap();
-    // To be the first by its name.
+    // Renames the forced file, so that it sorts first.
     let file = memory.objects("lab", &forced)[&forced].clone();
     memory.remove("lab", &forced);
     memory.seed("lab", &format!("out/part-00000-{}.parquet", "0".repeat(32)), file);

@@ -1,4 +1,4 @@
-//! Sources: what they take, in which order, with which labels, and what is wrong with the rest.
+//! Sources: the files that they take, their order and labels, and the errors for the rest.
 
 use std::fs;
 use std::path::Path;
@@ -239,14 +239,14 @@ fn a_folder_that_cannot_be_listed_ends_a_job() {
     write(root.path(), "b/1.jpg", b"x");
     let mut images = FsSource::new(root.path()).open().unwrap().read();
     assert!(images.next().unwrap().is_ok());
-    // Whatever was in it: it had been there when the root was listed.
+    // An error whatever the folder contained, as it existed when the root was listed.
     fs::remove_dir_all(root.path().join("b")).unwrap();
     let error = images.next().unwrap().unwrap_err();
     assert!(matches!(error, Error::List { .. }) && !error.is_of_one_image(), "{error:?}");
     assert!(error.to_line().contains(root.path().join("b").to_str().unwrap()), "{error}");
 }
 
-/// Root may read anything, so this is only shown to others.
+/// Root can read any file, so this is tested only for other users.
 #[test]
 #[cfg(unix)]
 fn an_unreadable_file_is_an_error_of_its_own() {
@@ -289,11 +289,11 @@ fn listed_images_are_read_in_their_turn_by_any_thread() {
     let read: Vec<ImageObject> = open().read().collect::<Result<_>>().unwrap();
     let mut listed: Vec<ListedImage> = open().collect::<Result<_>>().unwrap();
     assert_eq!(listed.len(), 4);
-    // Known before anything is read.
+    // URI and label are known before the image is read.
     for (listed, read) in listed.iter().zip(&read) {
         assert_eq!((&listed.uri, &listed.label), (&read.uri, &read.label));
     }
-    // By another thread, the last first; one is gone by then, and one has another label.
+    // Read by another thread in reverse order. One file is gone by then, and one image has a new label.
     fs::remove_file(root.path().join("a/2.jpg")).unwrap();
     listed[3].label = Some("mine".to_owned());
     let later = std::thread::spawn(move || {

@@ -35,14 +35,14 @@ fn serial(
     images.decode(DecodeParams::default(), orb().pixels()).extract(&orb())
 }
 
-/// The same on two.
+/// The same stages on two threads.
 fn parallel(
     images: impl Iterator<Item = Result<ImageObject>> + Send + 'static,
 ) -> impl Iterator<Item = Result<ImageFeatures>> + Send {
     images.features(&orb()).with_parallelism(Parallelism::new(2).unwrap())
 }
 
-/// What a stream gives, in comparable form.
+/// The items of a stream, in comparable form.
 fn shape(
     stream: impl Iterator<Item = Result<ImageFeatures>>,
 ) -> Vec<Result<ImageFeatures, String>> {
@@ -64,7 +64,7 @@ fn stages_do_nothing_until_pulled() {
     drop(rows.project(&moments.fit(&PcaParams::new(2)).unwrap()));
 }
 
-/// Holds what an iterator promises of its length against what comes.
+/// Checks the size hints of an iterator against its length, which is returned.
 fn check_size_hints<T>(mut items: impl Iterator<Item = T>) -> usize {
     let mut hints = vec![items.size_hint()];
     while items.next().is_some() {
@@ -168,7 +168,7 @@ fn explode_gives_a_row_for_each_descriptor_in_order() {
         }
     }
     assert!(next.next().is_none());
-    // An image without features is there, without a row.
+    // An image without features is in a batch, but has no row.
     let empty = ImageFeatures::new(Arc::clone(&images[0].meta), Features::default());
     let [batch] = &[Ok(empty)].into_iter().explode().collect::<Vec<_>>()[..] else { panic!("one") };
     let batch = batch.as_ref().unwrap();
@@ -230,7 +230,8 @@ fn failures_come_with_the_rows() {
     let (_, spooled) =
         stream().explode().fit_pca(&PcaParams::new(1), &Spool::default().with_memory(0)).unwrap();
     assert_eq!(spooled.collect::<Result<Vec<_>>>().unwrap(), batches);
-    // With a format they need not wait for an image, and without one nobody knows the columns.
+    // With a given format, failures need no image to tell the columns; without either, the columns are
+    // unknown.
     let lost = || (0..3).map(|i| Ok(ImageOutcome::Failed(failed(i))));
     let format = orb().output();
     let shown: Vec<RowBatch> = lost().explode().with_format(format).map(Result::unwrap).collect();
@@ -242,7 +243,7 @@ fn good_batches() -> impl Iterator<Item = Result<RowBatch>> + Send {
     parallel(MemorySource::new(photos(30)).open().unwrap()).explode().with_batch_rows(7)
 }
 
-/// Some rows.
+/// The first `n` rows of an image.
 fn first_rows(n: usize) -> RowBatch {
     let image = parallel(mixed()).find_map(Result::ok).unwrap();
     let mut batch = testkit::rows::batch([]);
@@ -291,7 +292,7 @@ fn the_spool_keeps_odd_names_times_and_missing_labels() {
     let spool = Spool::default().with_memory(64);
     let images: Vec<ImageFeatures> =
         metas.into_iter().map(|meta| testkit::rows::image(meta, (0..20).map(row))).collect();
-    // Also where an image goes on in the next batch.
+    // The same if an image continues in the next batch.
     let batches = || images.iter().cloned().map(Ok).explode().with_batch_rows(13);
     let (_, back) = batches().fit_pca(&PcaParams::new(2), &spool).unwrap();
     let back: Vec<RowBatch> = back.map(Result::unwrap).collect();
@@ -455,7 +456,7 @@ fn work_may_use_rayon_itself() {
         |(), i| sum(i, i + 500),
     );
     assert!(stream.eq((0..400).map(|i| (i..i + 500).sum::<u64>())));
-    // Also where maps share threads.
+    // The same if maps share threads.
     for threads in [2, 3, 4] {
         let shared = Parallelism::new(threads).unwrap();
         let first = (0..400_u64).par_map(shared.clone(), || (), |(), i| sum(i, i + 500));
@@ -464,7 +465,8 @@ fn work_may_use_rayon_itself() {
     }
 }
 
-/// Whole jobs as the work of a map, on the same threads: each writes, and waits for its columns.
+/// Whole jobs run as the work of a map, on its threads. Each job writes Parquet, and waits for its columns to
+/// be encoded.
 #[cfg(feature = "parquet")]
 #[test]
 fn jobs_within_a_map_share_its_threads() {
@@ -486,7 +488,7 @@ fn jobs_within_a_map_share_its_threads() {
     assert!(rows.len() == 6 && rows[0] > 50 && rows.iter().all(|n| *n == rows[0]));
 }
 
-/// What is wrong with parameters is said by whichever stage has them, and pixels are those that were asked for.
+/// The stage that gets invalid parameters says so, and refuses pixels other than those it asked for.
 #[test]
 fn stages_check_what_they_are_given() {
     let first = |error: Option<Result<ImageFeatures>>| error.unwrap().unwrap_err().to_line();
@@ -506,7 +508,7 @@ fn stages_check_what_they_are_given() {
     let mut tolerant = parallel(mixed()).on_error(policy, &Tally::default());
     assert!(tolerant.next().unwrap().unwrap_err().to_line().contains("max_failures"));
     assert!(tolerant.next().is_none());
-    // A size takes memory of its own.
+    // The image of the target size counts as allocated memory, too.
     let decode = DecodeParams::default().with_max_alloc(1 << 20);
     let huge = PixelSpec::new(PixelFormat::Rgb).with_size(9, 60_000);
     let error = mixed().decode(decode, huge).next().unwrap().unwrap_err();
@@ -533,7 +535,7 @@ fn source_and_work_are_gone_after_the_end_and_the_drop_and_any_window_is_good() 
     }
 }
 
-/// Maps that share threads, in each other's source and work, on fewer threads than there are maps.
+/// Maps that share threads, nested in each other's source and work, with fewer threads than maps.
 #[test]
 fn maps_within_maps_share_threads_and_come_to_their_end() {
     for threads in [1, 2, 3, 4] {

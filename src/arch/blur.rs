@@ -1,9 +1,9 @@
 //! The two passes of the 7 x 7 Gaussian blur with sigma 2, in float32.
 //!
 //! # Source
-//! OpenCV's separable filter engine (`filter.simd.hpp`), which smooths the pyramid's levels
-//! because they are windows of a larger image. How it rounds depends on the build: the first
-//! `fused` columns take fused multiply-adds.
+//! OpenCV's separable filter engine (`filter.simd.hpp`). OpenCV smooths the pyramid's levels with it,
+//! because they are windows of a larger image. Its rounding depends on the build: the first `fused`
+//! columns use fused multiply-adds.
 
 use super::{Row, fill};
 
@@ -13,7 +13,7 @@ pub(crate) const GAUSS_LEN: usize = 7;
 /// The kernel from its middle outwards.
 const GAUSS: [f32; 4] = [0.216_105_94, 0.190_712_82, 0.131_074_88, 0.070_159_32];
 
-/// Writes the sums along one row: `out[i]` from `source[i..i + 7]`, `B` of them at a time.
+/// Writes the weighted sums along one row: `out[i]` from `source[i..i + 7]`, `B` sums at a time.
 #[inline(always)]
 pub(super) fn row<const B: usize>(source: &[u8], fused: usize, out: &mut [f32]) {
     let fused = fused.min(out.len());
@@ -85,7 +85,7 @@ fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FUSED { a.mul_add(b, c) } else { a * b + c }
 }
 
-/// To the nearest integer, ties to even, of a sum in 0..=255.5: adding 2^23 leaves no bit for a
+/// Rounds a sum in 0..=255.5 to the nearest integer, ties to even: adding 2^23 leaves no bit for a
 /// fraction.
 #[inline(always)]
 fn round_to_u8(sum: f32) -> u8 {

@@ -1,7 +1,7 @@
-//! The turned sampling pattern of a descriptor.
+//! The rotated sampling pattern of a descriptor.
 
-/// Writes where the points of a pattern lie once it is turned around `centre`, in a buffer with rows of
-/// `stride` pixels.
+/// Rotates the points of a pattern around its origin, and writes the index of each in a buffer with rows of
+/// `stride` pixels. `centre` is the index of the origin.
 #[inline(always)]
 pub(super) fn places(
     x: &[f32],
@@ -17,7 +17,7 @@ pub(super) fn places(
     }
 }
 
-/// To the nearest whole number, ties to even, for magnitudes below 2^22: adding 1.5 * 2^23 leaves
+/// Rounds to the nearest integer, ties to even, for magnitudes below 2^22: adding 1.5 * 2^23 leaves
 /// no bit for a fraction.
 #[inline(always)]
 fn round(v: f32) -> i32 {

@@ -5,14 +5,14 @@ use super::{Row, fill};
 /// The radius of the circle.
 pub(crate) const RADIUS: usize = 3;
 
-/// The rows that circles around pixels of one row touch, top down.
+/// The seven rows that the circles around the pixels of the middle row touch, top down.
 pub(crate) type RingRows<'a> = [&'a [u8]; 2 * RADIUS + 1];
 
-/// The longest of the narrow blocks.
+/// Upper bound of `NARROW`, the length of blocks in short rows.
 const MOST: usize = 16;
 
 /// Writes the scores of the pixels of the middle row, from column [`RADIUS`] on: 0 where there is no
-/// corner. Returns false only if there is none.
+/// corner. Returns false only if the row has no corner; true does not promise a corner.
 ///
 /// Works on `WIDE` or, in short rows, `NARROW` pixels at a time.
 #[inline(always)]
@@ -28,7 +28,7 @@ pub(super) fn scores<const WIDE: usize, const NARROW: usize>(
     if len >= NARROW {
         return blocks::<NARROW>(rows, threshold, out);
     }
-    // Beyond the end there is nothing but zeros, whose scores nobody reads.
+    // A row shorter than one block is padded with zeros; the scores of the padding are dropped.
     let mut padded = [[0; MOST + 2 * RADIUS]; 2 * RADIUS + 1];
     for (to, from) in padded.iter_mut().zip(rows) {
         to[..len + 2 * RADIUS].copy_from_slice(&from[..len + 2 * RADIUS]);
@@ -54,8 +54,8 @@ fn blocks<const B: usize>(rows: &RingRows<'_>, threshold: u8, out: &mut [u8]) ->
     any
 }
 
-/// The scores of the block whose circles begin at column `start`; false if it can have no corner, as
-/// most of a photo's have not.
+/// Writes the scores of the block whose circles begin at column `start`. Returns false if a quick test
+/// rules out corners in the block, as in most blocks of a photo.
 #[inline(always)]
 fn block<const B: usize>(
     rows: &RingRows<'_>,
@@ -63,7 +63,8 @@ fn block<const B: usize>(
     threshold: u8,
     out: &mut [u8; B],
 ) -> bool {
-    // Written out: a loop over the circle is not unrolled, and takes as long as all the rest.
+    // Written out, because the compiler does not unroll a loop over the circle: the loop would take as
+    // long as all the rest.
     let [a, b, c, d, e, f, g] = *rows;
     let span = start..start + B + 2 * RADIUS;
     let (a, b, c, d) = (&a[span.clone()], &b[span.clone()], &c[span.clone()], &d[span.clone()]);
@@ -87,8 +88,9 @@ fn block<const B: usize>(
         at(f, 1),
         at(g, 2),
     ];
-    // Of every two opposite pixels on the circle an arc of nine holds at least one, so one of each
-    // pair must stand out in the same direction. Two pairs rule most blocks out.
+    // An arc of nine holds at least one of any two opposite pixels of the circle. At a corner, each pair
+    // thus has a pixel with enough contrast, all in the same direction. The first two pairs already rule
+    // most blocks out.
     let (mut brightest, mut darkest) = ([255; B], [0; B]);
     for pairs in [[0, 4], [2, 6]] {
         let mut any = 0;
@@ -122,8 +124,8 @@ fn at<const B: usize>(row: &[u8], column: usize) -> &[u8; B] {
     row[column..].first_chunk().expect("rows are longer than blocks by the circle")
 }
 
-/// The largest contrast that some arc of nine pixels keeps throughout, in one direction: the pixel
-/// is a corner for every threshold below it.
+/// The largest contrast that all nine pixels of some arc reach in the same direction: the pixel is a
+/// corner for every threshold below this value.
 #[inline(always)]
 fn contrast(centre: u8, ring: [u8; 16]) -> u8 {
     // The arcs that begin at 2j and at 2j + 1 share the eight pixels from 2j + 1 on.
@@ -143,7 +145,7 @@ fn contrast(centre: u8, ring: [u8; 16]) -> u8 {
     brightest.saturating_sub(centre).max(centre.saturating_sub(darkest))
 }
 
-/// The extremes of runs that are made of two, `STEP` places apart.
+/// Joins run `j` of the circle with run `j + STEP`, for each `j`: least and greatest value of both.
 #[inline(always)]
 fn joined<const STEP: usize>(least: [u8; 8], greatest: [u8; 8]) -> ([u8; 8], [u8; 8]) {
     let (mut lesser, mut greater) = (least, greatest);

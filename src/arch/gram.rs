@@ -1,15 +1,15 @@
-//! Sums over rows of descriptors: of their elements, and of products of two.
+//! Sums over descriptors: of each element, and of the product of each pair of elements.
 
-/// The elements of a row.
+/// The number of elements in a row.
 pub(crate) const GRAM_SIDE: usize = 32;
-/// The most rows at a time: the sums of their products fit 31 bits.
+/// Most rows of one call: the sums of their products fit in 31 bits.
 pub(crate) const GRAM_ROWS: usize = 32_768;
 
-/// One number for each element, and one for each two.
+/// One sum for each element, and one for each pair of elements.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct GramSums {
     pub of_elements: [u32; GRAM_SIDE],
-    /// Those of elements `i` and `j` for `j >= i`; what stands elsewhere has no meaning.
+    /// `[i][j]` is the sum for elements `i` and `j`, where `j >= i`. Entries with `j < i` are unspecified.
     pub of_products: [[u32; GRAM_SIDE]; GRAM_SIDE],
 }
 
@@ -18,7 +18,7 @@ impl GramSums {
         Self { of_elements: [0; GRAM_SIDE], of_products: [[0; GRAM_SIDE]; GRAM_SIDE] };
 }
 
-/// Adds up to [`GRAM_ROWS`] rows to sums of none.
+/// Sums over at most [`GRAM_ROWS`] rows. `sums` must be [`GramSums::ZERO`].
 #[inline(always)]
 pub(super) fn gram(rows: &[[u8; GRAM_SIDE]], sums: &mut GramSums) {
     for row in rows {
@@ -32,7 +32,8 @@ pub(super) fn gram(rows: &[[u8; GRAM_SIDE]], sums: &mut GramSums) {
     }
 }
 
-/// [`gram`] two rows at a time, by multiplications of 16 pairs that add neighbours up.
+/// [`gram`] on two rows at a time, by `_mm256_madd_epi16`: it multiplies 16 pairs of 16-bit numbers and
+/// adds neighbouring products.
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx2 {
     #![allow(unsafe_code)]
@@ -45,16 +46,16 @@ pub(super) mod avx2 {
 
     use super::{GRAM_SIDE, GramSums};
 
-    /// The 32-bit numbers of a register.
+    /// 32-bit numbers in a register.
     const LANES: usize = 8;
-    /// The registers of a row of sums.
+    /// Registers for a row of sums.
     const BLOCKS: usize = GRAM_SIDE / LANES;
-    /// The rows of sums that are kept in registers at a time.
+    /// Rows of sums that are kept in registers at a time.
     const TILE: usize = 2;
-    /// The pairs of rows that are worked on together: what the nearest cache holds.
+    /// Pairs of rows that are processed together: they fit in the L1 cache.
     const PAIRS: usize = 64;
 
-    /// The elements of two rows, those of one place in the halves of a number.
+    /// Two rows: the 16-bit halves of number `i` are element `i` of one row and of the other.
     type Pair = [[u32; LANES]; BLOCKS];
 
     #[target_feature(enable = "avx2")]
@@ -87,7 +88,8 @@ pub(super) mod avx2 {
         }
     }
 
-    /// Adds the products of elements from `first` on, with those of block `FROM` and after it.
+    /// Adds the products of the [`TILE`] elements from `first` on with the elements of blocks `FROM` and
+    /// later.
     #[inline]
     #[target_feature(enable = "avx2")]
     fn add_tile<const FROM: usize>(pairs: &[Pair], first: usize, sums: &mut GramSums) {
@@ -110,12 +112,12 @@ pub(super) mod avx2 {
         }
     }
 
-    /// The elements of a block of two rows, in turns, as 16 bits each.
+    /// Interleaves one block of two rows and widens the elements to 16 bits.
     #[inline]
     #[target_feature(enable = "avx2")]
     fn interleaved(one: &[u8; GRAM_SIDE], other: &[u8; GRAM_SIDE], block: usize) -> __m256i {
         let [one, other] = [one, other].map(|row| &row.as_chunks::<16>().0[block / 2]);
-        // SAFETY: the pointers are those of arrays of just the size that is read.
+        // SAFETY: the pointers come from arrays of exactly the size that is read.
         let (one, other) = unsafe {
             (_mm_loadu_si128(one.as_ptr().cast()), _mm_loadu_si128(other.as_ptr().cast()))
         };
@@ -129,14 +131,14 @@ pub(super) mod avx2 {
     #[inline]
     #[target_feature(enable = "avx2")]
     fn load(numbers: &[u32; LANES]) -> __m256i {
-        // SAFETY: the pointer is that of an array of just the size that is read.
+        // SAFETY: the pointer comes from an array of exactly the size that is read.
         unsafe { _mm256_loadu_si256(numbers.as_ptr().cast()) }
     }
 
     #[inline]
     #[target_feature(enable = "avx2")]
     fn store(numbers: &mut [u32; LANES], values: __m256i) {
-        // SAFETY: the pointer is that of an array of just the size that is written.
+        // SAFETY: the pointer comes from an array of exactly the size that is written.
         unsafe { _mm256_storeu_si256(numbers.as_mut_ptr().cast(), values) };
     }
 }

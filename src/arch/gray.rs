@@ -1,7 +1,7 @@
 //! Colour to grey.
 
-/// Turns pixels of three or four bytes into grey values; `weights` are those of the first three, in 15
-/// bits.
+/// Turns pixels of three or four bytes into grey values. `weights` are the weights of the first three
+/// bytes, in units of 2^-15.
 ///
 /// # Source
 /// `cv::cvtColor`, `COLOR_BGR2GRAY`, 8 bit.

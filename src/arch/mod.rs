@@ -1,13 +1,12 @@
-//! The kernels that gain from wide registers, behind one table chosen once for the machine.
+//! The kernels that gain from wide registers, behind one table of functions for each instruction set.
 //!
-//! Each kernel is written in safe scalar Rust that compilers turn into wide instructions; the variants
-//! compile that same source for wider instruction sets, but for two that have a twin in intrinsics. All
-//! of them give the same bits: no kernel reassociates floats, and a fused multiply-add is one only where
-//! the kernel says so.
+//! Each kernel is safe scalar Rust that the compiler vectorises. The variants compile the same source for
+//! wider instruction sets; only two kernels have a second version, in intrinsics. All variants give the
+//! same bits: no kernel reassociates floats, and multiply-adds are fused only where the source says so.
 //!
-//! Only loops and functions that are always inlined are compiled for a wider set. A closure is not:
-//! with one codegen unit for the crate, or link-time optimisation, compilers leave it out of line, where
-//! it has the baseline's instructions.
+//! Kernels consist of loops and `#[inline(always)]` functions, because only these are compiled for the
+//! wider set. Closures are not: with one codegen unit for the crate, or link-time optimisation, the
+//! compiler leaves them out of line and compiles them for the baseline.
 
 mod blur;
 mod brief;
@@ -35,8 +34,8 @@ trait Row<T> {
     fn block<const B: usize>(&self, start: usize) -> [T; B];
 }
 
-/// Fills a row with blocks of `B`, each made from where it begins; the last overlaps the one before it.
-/// A row that is shorter than one block is filled one by one.
+/// Fills a row in blocks of `B` elements. The last block may overlap the one before it. A row shorter
+/// than one block is filled element by element.
 #[inline(always)]
 fn fill<const B: usize, T: Copy>(out: &mut [T], row: &impl Row<T>) {
     let len = out.len();
@@ -56,7 +55,7 @@ fn fill<const B: usize, T: Copy>(out: &mut [T], row: &impl Row<T>) {
 
 /// One function for each kernel.
 #[derive(Clone, Copy)]
-#[allow(clippy::type_complexity)] // The types are said once, here.
+#[allow(clippy::type_complexity)] // Each type is written only once, here.
 pub(crate) struct Kernels {
     pub simd: Simd,
     /// [`gray::gray`].
@@ -89,7 +88,7 @@ pub(crate) struct Kernels {
 }
 
 impl Kernels {
-    /// Plain Rust: the oracle of the others.
+    /// Plain Rust for the baseline: the reference for the other variants.
     pub const SCALAR: Self = Self {
         simd: Simd::Scalar,
         gray: gray::gray,
@@ -107,7 +106,7 @@ impl Kernels {
         project_f64: project::project::<f64, 1>,
     };
 
-    /// Those in use.
+    /// The kernels of the instruction set in use.
     pub fn current() -> Self {
         Self::of(Simd::current())
     }
@@ -153,7 +152,7 @@ mod tests {
         (0..len).map(next).collect()
     }
 
-    /// Compares what each variant gives with what the scalar kernels give.
+    /// Compares the result of each variant with that of the scalar kernels.
     fn check<T: PartialEq + std::fmt::Debug>(what: &str, run: impl Fn(&Kernels) -> T) {
         let want = run(&Kernels::SCALAR);
         for kernels in Kernels::available() {
@@ -161,7 +160,7 @@ mod tests {
         }
     }
 
-    /// Widths around those of blocks, each at unaligned starts.
+    /// Pairs of width and start: widths around the block lengths, each at three alignments.
     fn places() -> impl Iterator<Item = (usize, usize)> {
         // Miri is slow.
         let all = if cfg!(miri) { 15..19 } else { 1..40 };

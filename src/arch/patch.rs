@@ -1,20 +1,22 @@
 //! Sums over the pixels around a corner: Harris gradients, and the moments of a round patch.
 
-/// The side of the block that Harris sums read, and how many pixels of each row are touched.
+/// Side of the block of pixels that a Harris sum depends on. [`HARRIS_RUN`] pixels of each row are read:
+/// one more.
 pub(crate) const HARRIS_SIDE: usize = 9;
 pub(crate) const HARRIS_RUN: usize = 10;
 
-/// The columns of a patch, from 15 left of its middle on; the last one is never in it.
+/// Pixels read from each row of a patch, from 15 left of its centre on. The last one is never part of
+/// the patch.
 pub(crate) const PATCH_RUN: usize = 32;
 
-/// Which pixels of a row belong to the patch: 255 or 0.
+/// Mask of one row: 255 for pixels of the patch, else 0.
 pub(crate) type PatchRow = [u8; PATCH_RUN];
 
-/// The sums of `Ix^2`, `Iy^2` and `Ix Iy` over 7 x 7 pixels; `pixels` begins at the corner of the block
-/// of [`HARRIS_SIDE`] around them.
+/// The sums of `Ix^2`, `Iy^2` and `Ix Iy` over 7 x 7 pixels. `pixels` begins at the top left corner of
+/// the block of side [`HARRIS_SIDE`] around them.
 #[inline(always)]
 pub(super) fn harris(pixels: &[u8], stride: usize) -> [i32; 3] {
-    // Of each row, for eight columns: the central difference and the 1 2 1 sum. At most 1020.
+    // For each row, at eight columns: the central difference, and the sum with weights 1 2 1 (at most 1020).
     let mut difference = [[0_i16; 8]; HARRIS_SIDE];
     let mut smooth = [[0_i16; 8]; HARRIS_SIDE];
     for r in 0..HARRIS_SIDE {
@@ -26,7 +28,7 @@ pub(super) fn harris(pixels: &[u8], stride: usize) -> [i32; 3] {
             smooth[r][c] = a + 2 * b + d;
         }
     }
-    // The eighth column is not in it.
+    // Only seven columns count: masks out the eighth.
     let inside = [-1, -1, -1, -1, -1, -1, -1, 0_i16];
     let mut sums = [[0_i32; 8]; 3];
     for r in 0..7 {
@@ -49,11 +51,11 @@ pub(super) fn harris(pixels: &[u8], stride: usize) -> [i32; 3] {
     totals
 }
 
-/// The moments `m10` and `m01` of a patch whose rows are `rows`; `pixels` begins 15 columns left of its
-/// middle, in its first row.
+/// The moments `m10` and `m01` of a patch; `rows` are the masks of its rows. `pixels` begins in the
+/// first row of the patch, 15 columns left of its centre.
 #[inline(always)]
 pub(super) fn moments(pixels: &[u8], stride: usize, rows: &[PatchRow]) -> (i32, i32) {
-    /// So many sums of products of at most 255 x 15 fit 16 bits.
+    /// Rows that are summed in 16 bits: eight products of at most 255 x 15 fit in an `i16`.
     const ROWS: usize = 8;
     let half = (rows.len() / 2) as i16;
     let (mut m10, mut m01) = (0, 0);

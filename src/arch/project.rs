@@ -8,17 +8,17 @@ use super::Kernels;
 const WIDE: usize = 16;
 const HALF: usize = 8;
 const NARROW: usize = 4;
-/// The elements of a row that are looked up at once.
+/// Elements of a row that are loaded with one bounds check.
 const STEP: usize = 8;
 
 /// The type of the scores' sums: `f32` or `f64`.
 pub(crate) trait Float:
     Copy + Default + Send + Sync + Add<Output = Self> + Mul<Output = Self> + 'static
 {
-    /// The nearest to a number.
+    /// The value of this type nearest to `number`.
     fn nearest(number: f64) -> Self;
 
-    /// The kernel for such scores.
+    /// The projection kernel for this type.
     fn project(kernels: &Kernels) -> Project<Self>;
 }
 
@@ -55,10 +55,10 @@ pub(crate) struct Loadings<F> {
     narrow: Vec<Chunk<F, NARROW>>,
 }
 
-/// `L` components, those that are missing filled up with zeros.
+/// `L` components; unused lanes hold zeros.
 #[derive(Clone, Debug)]
 struct Chunk<F, const L: usize> {
-    /// First value of each sum.
+    /// Initial value of each sum.
     start: [F; L],
     /// One array for each dimension.
     factors: Vec<[F; L]>,
@@ -79,7 +79,7 @@ impl<F: Float, const L: usize> Chunk<F, L> {
 }
 
 impl<F: Float> Loadings<F> {
-    /// Takes, for each component, what its sum begins with and its factors.
+    /// Takes the initial value of the sum and the factors of each component.
     pub fn new(dimensions: usize, components: &[(f64, impl AsRef<[f64]>)]) -> Self {
         let (wide, rest) = components.split_at(wide_len(components.len()));
         let (half, narrow) =
@@ -94,13 +94,14 @@ impl<F: Float> Loadings<F> {
     }
 }
 
-/// How many of the components wide chunks hold: all, if less than a narrow one would be missing.
+/// The number of components in wide chunks: all of them, if fewer than [`NARROW`] lanes of the last chunk
+/// stay unused.
 fn wide_len(n_components: usize) -> usize {
     let rest = n_components % WIDE;
     if rest > HALF + NARROW { n_components } else { n_components - rest }
 }
 
-/// Writes the scores of rows, both one row after the other; `R` rows are worked on together.
+/// Writes the scores of rows, `R` rows at a time. `rows` and `scores` are row-major.
 ///
 /// Each score is summed in the order of the elements, without a fused multiply-add.
 #[inline(always)]
@@ -138,7 +139,7 @@ fn block<F: Float, const R: usize>(values: &[F], loadings: &Loadings<F>, scores:
     }
 }
 
-/// The scores of the components from `from` on.
+/// Writes the scores of one chunk, whose first component is number `from`.
 #[inline(always)]
 fn part<F: Float, const R: usize, const L: usize>(
     values: &[F],
@@ -171,7 +172,7 @@ fn part<F: Float, const R: usize, const L: usize>(
     let lanes = L.min(k - from);
     for r in 0..R {
         let scores = &mut scores[r * k + from..][..lanes];
-        // Of a length that is known: no call for each row.
+        // A copy of constant length is inlined; `copy_from_slice` would be a call for each row.
         if let Some(scores) = scores.first_chunk_mut::<L>() {
             *scores = sums[r];
         } else {
@@ -180,7 +181,7 @@ fn part<F: Float, const R: usize, const L: usize>(
     }
 }
 
-/// By value: sums that are written through references are not kept in wide registers.
+/// Takes the sums by value, because the compiler does not keep sums behind a reference in wide registers.
 #[inline(always)]
 fn add<F: Float, const L: usize>(sums: [F; L], value: F, factors: &[F; L]) -> [F; L] {
     let mut added = sums;

@@ -1,41 +1,43 @@
 //! The two passes of the exact bilinear resize.
 //!
 //! # Source
-//! `INTER_LINEAR_EXACT` in OpenCV's `resize.cpp`: integer weights of 256ths, rounded once.
+//! `INTER_LINEAR_EXACT` in OpenCV's `resize.cpp`: integer weights in 256ths, one rounding at the end.
 
 use std::ops::Range;
 
-/// The outputs that are computed together.
+/// Outputs that are computed together.
 const GROUP: usize = 8;
-/// The outputs that read from one run of [`RUN`] pixels.
+/// Outputs in one 128-bit lane of a register; they read from one run of [`RUN`] adjacent pixels.
 const LANE: usize = 4;
 const RUN: usize = 16;
 
-/// Where each output of a range reads: the left of two neighbours and the weight of the other.
+/// For each output of a range, the two source pixels between which it lies, and their weights.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Taps {
     source: usize,
     target: usize,
     range: Range<usize>,
-    /// Left neighbour, and the weight of the right one: 0 to 256.
+    /// Index of the left neighbour, and weight of the right one in 256ths: 0 to 256.
     pairs: Vec<(u32, u16)>,
-    /// The same for byte shuffles; empty where outputs lie too far apart for them.
+    /// The same as operands of byte shuffles. Empty if the source is shorter than a run, or if the outputs of some
+    /// lane span more than a run.
     groups: Vec<Group>,
 }
 
 #[derive(Clone, Debug)]
 struct Group {
-    /// For each output two 16-bit numbers: where in the run of its lane its neighbours are.
+    /// Byte shuffle. For each output it makes two 16-bit numbers: the neighbours, by their positions in the run of
+    /// its lane.
     shuffle: [u8; 4 * GROUP],
-    /// The weights of both.
+    /// The weights of both neighbours of each output.
     weights: [i16; 2 * GROUP],
-    /// Where the runs of both lanes begin.
+    /// Index of the first pixel of each lane's run.
     starts: [u32; GROUP / LANE],
 }
 
 impl Taps {
-    /// Fills the table for a range of `target` pixels over which `source` are stretched, unless it holds
-    /// just that.
+    /// Fills the table for the outputs in `range` when `source` pixels are resized to `target` pixels. Does nothing
+    /// if the table already holds these.
     ///
     /// # Source
     /// `INTER_LINEAR_EXACT` in OpenCV's `resize.cpp`; its soft doubles are IEEE doubles.
@@ -65,24 +67,24 @@ impl Taps {
         }
     }
 
-    /// The outputs.
+    /// The range of outputs.
     pub fn range(&self) -> Range<usize> {
         self.range.clone()
     }
 
-    /// For each output its left neighbour, and the weight of the right one: 0 to 256.
+    /// For each output, the index of its left neighbour and the weight of the right one in 256ths: 0 to 256.
     pub fn pairs(&self) -> &[(u32, u16)] {
         &self.pairs
     }
 
-    /// The length of the rows that the passes work on: whole groups.
+    /// The length of the rows that the passes work on: the number of outputs, rounded up to whole groups.
     pub fn padded_len(&self) -> usize {
         self.pairs.len().next_multiple_of(GROUP)
     }
 }
 
 impl Group {
-    /// The group of up to eight outputs; none if four of them span more than a run.
+    /// Makes the group of up to eight outputs. `None` if the outputs of a lane span more than a run.
     fn new(pairs: &[(u32, u16)], source: usize) -> Option<Self> {
         let mut group =
             Self { shuffle: [0x80; 4 * GROUP], weights: [0; 2 * GROUP], starts: [0; GROUP / LANE] };
@@ -105,7 +107,7 @@ impl Group {
     }
 }
 
-/// Resizes one row along x: pixel values times 256.
+/// Resizes one row along x. The results are pixel values times 256.
 #[inline(always)]
 pub(super) fn row(source: &[u8], taps: &Taps, out: &mut [u16]) {
     let last = source.len() - 1;
@@ -116,7 +118,7 @@ pub(super) fn row(source: &[u8], taps: &Taps, out: &mut [u16]) {
     }
 }
 
-/// Mixes two rows: `weight` 256ths of the lower one.
+/// Mixes two results of [`row`]. `weight` is that of the lower one, in 256ths.
 #[inline(always)]
 pub(super) fn mix(upper: &[u16], lower: &[u16], weight: u16, out: &mut [u8]) {
     let weight = u32::from(weight);
@@ -146,7 +148,7 @@ pub(super) fn row_avx2(source: &[u8], taps: &Taps, out: &mut [u16]) {
     for (group, out) in taps.groups.iter().zip(out.as_chunks_mut::<GROUP>().0) {
         let [low, high] = group.starts;
         let (low, high) = (run(source, low), run(source, high));
-        // SAFETY: the pointers are those of arrays of just the size that is read or written.
+        // SAFETY: the pointers come from arrays of exactly the size that is read or written.
         unsafe {
             let pixels = _mm256_loadu2_m128i(high.as_ptr().cast(), low.as_ptr().cast());
             let shuffle = _mm256_loadu_si256(group.shuffle.as_ptr().cast());

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 
 /// An instruction set that the kernels of the extractor and the PCA are compiled for.
 ///
-/// All of them give the same bits: the choice is one of speed, for tests and benchmarks.
+/// All of them give the same bits. The choice affects only the speed; it is there for tests and benchmarks.
 ///
 /// # Examples
 /// ```
@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Simd {
-    /// Nothing beyond what every machine of the architecture has (SSE2 on x86-64, NEON on aarch64).
+    /// The baseline that every machine of the architecture has (SSE2 on x86-64, NEON on aarch64).
     Scalar,
     /// AVX2, FMA, BMI1, BMI2 and LZCNT (x86-64-v3).
     Avx2,
@@ -30,7 +30,7 @@ pub enum Simd {
     Avx512,
 }
 
-/// The choice of the process: 0 for none, else one more than the place in [`Simd::ALL`].
+/// The choice for the process: 0 if there is none, else 1 + the index in [`Simd::ALL`].
 static CHOSEN: AtomicU8 = AtomicU8::new(0);
 
 impl Simd {
@@ -42,7 +42,7 @@ impl Simd {
         Self::ALL.into_iter().filter(|simd| simd.is_available()).collect()
     }
 
-    /// The best that this machine can run.
+    /// The best set that this machine can run.
     #[must_use]
     pub fn best() -> Self {
         let best = Self::ALL.into_iter().rev().find(|simd| simd.is_available());
@@ -58,10 +58,10 @@ impl Simd {
         }
     }
 
-    /// Chooses for the whole process: extractors that are built and models that are used from now on.
+    /// Sets the instruction set of the whole process, for extractors built and models used from now on.
     ///
     /// # Errors
-    /// [`Error::InvalidParam`] for one that this machine cannot run.
+    /// [`Error::InvalidParam`] for a set that this machine cannot run.
     pub fn set(simd: Self) -> Result<()> {
         if !simd.is_available() {
             let names: Vec<String> = Self::available().iter().map(Self::to_string).collect();
@@ -117,7 +117,7 @@ impl fmt::Display for Simd {
 impl FromStr for Simd {
     type Err = Error;
 
-    /// Takes a name, or `auto` for the best that this machine can run.
+    /// Parses a name, or `auto` for the best set that this machine can run.
     fn from_str(s: &str) -> Result<Self> {
         if s == "auto" {
             return Ok(Self::best());

@@ -6,7 +6,7 @@ use super::{
     fast, gram, gray, patch, project, resize,
 };
 
-/// Compiles the kernels with features enabled, and makes their table.
+/// Compiles the kernels with target features enabled, and makes the table of them.
 macro_rules! kernels {
     (
         $simd:ident, $module:ident, $features:literal,
@@ -15,7 +15,7 @@ macro_rules! kernels {
         pub(super) mod $module {
             use super::*;
 
-            /// To be used only where [`Simd::available`] has it.
+            /// Only for machines whose [`Simd::available`] contains this set.
             pub const KERNELS: Kernels = Kernels {
                 simd: Simd::$simd,
                 $(
@@ -24,7 +24,7 @@ macro_rules! kernels {
                         fn $name($($arg: $type),*) $(-> $out)? {
                             $kernel($($arg),*)
                         }
-                        // SAFETY: the features are there, or the table would not be used.
+                        // SAFETY: the table is used only on CPUs that have these features.
                         |$($arg),*| unsafe { $name($($arg),*) }
                     },
                 )*
@@ -55,7 +55,7 @@ macro_rules! kernels {
     };
 }
 
-// FMA is there for speed: without it the scalar `mul_add` is a library call for each product.
+// FMA is enabled for speed: without it, each `mul_add` is a library call.
 kernels!(Avx2, avx2, "avx2,fma,bmi1,bmi2,lzcnt,popcnt", 32, 16, 4, 2);
 kernels!(
     Avx512,

@@ -44,7 +44,7 @@ pub struct DecodedImage {
 /// Why decoding failed, before the image's name is known.
 type DecodeError = (DecodeCause, BoxError);
 
-/// Decodes images on one thread, keeping its buffers from one to the next.
+/// Decodes images on one thread, and reuses its buffers from one image to the next.
 ///
 /// # Examples
 /// ```
@@ -72,7 +72,7 @@ impl Decoder {
         Self { params, jpeg: jpeg::JpegDecoder::default() }
     }
 
-    /// The parameters that it was made with.
+    /// The parameters of this decoder.
     pub fn params(&self) -> &DecodeParams {
         &self.params
     }
@@ -87,7 +87,8 @@ impl Decoder {
         pixels.try_into()
     }
 
-    /// Decodes one image into a buffer, which JPEGs that need no turn reuse; on error its content is unspecified.
+    /// Decodes one image into a buffer. JPEGs that need not be turned upright reuse its memory. On error, the content
+    /// of the buffer is unspecified.
     ///
     /// # Errors
     /// As [`Decoder::decode`].
@@ -101,7 +102,7 @@ impl Decoder {
             .map_err(|(cause, source)| Error::decode(object.uri.as_str(), cause, source))
     }
 
-    /// Decodes one image and describes it; `spec` says to what pixels.
+    /// Decodes one image to the pixels that `spec` asks for, and describes it.
     ///
     /// # Errors
     /// As [`Decoder::decode`].
@@ -111,7 +112,7 @@ impl Decoder {
         Ok(DecodedImage { meta, pixels })
     }
 
-    /// The same into a buffer.
+    /// [`Self::decode_object`] into a buffer.
     pub(crate) fn decode_meta(
         &mut self,
         object: &ImageObject,
@@ -166,8 +167,8 @@ fn meta_of(object: &ImageObject, pixels: &Pixels) -> ImageMeta {
     meta
 }
 
-/// Refuses an image beyond the limits, before anything is allocated for it: `bytes` are what its decoding is known
-/// to take. Returns how many are left.
+/// Refuses an image that exceeds the limits, before anything is allocated for it. `bytes` is the memory that decoding
+/// is known to need. Returns the bytes left of `max_alloc`.
 fn check_limits(
     params: &DecodeParams,
     width: usize,
@@ -188,8 +189,8 @@ fn check_limits(
     }
 }
 
-/// Refuses a size that takes more than decoding may: the rows of the new height as four floats a pixel, and the
-/// new pixels, beside the old ones.
+/// Refuses a size whose resize takes more memory than decoding may: the old pixels, an intermediate image of the old
+/// width and the new height with four floats a pixel, and the new pixels.
 fn check_resize(
     params: &DecodeParams,
     pixels: &Pixels,
@@ -203,7 +204,7 @@ fn check_resize(
     check_memory(usize::try_from(bytes).unwrap_or(usize::MAX))
 }
 
-/// Looks whether so many bytes can be had: a failed allocation would end the process.
+/// Checks that `bytes` can be allocated, because a failed allocation later would end the process.
 fn check_memory(bytes: usize) -> Result<(), DecodeError> {
     Vec::<u8>::new().try_reserve_exact(bytes).map_err(|e| no_memory(bytes, &e))
 }

@@ -1,4 +1,4 @@
-//! JPEGs without the feature `jpeg`: an error that says so.
+//! Without the feature `jpeg`, each JPEG is an error that names the feature.
 
 use super::{DecodeError, DecodeParams};
 use crate::error::DecodeCause;
@@ -10,7 +10,7 @@ pub(super) fn is_vectorized() -> bool {
     false
 }
 
-/// Takes the decoder's place.
+/// Stands in for the decoder.
 #[derive(Debug, Default)]
 pub(super) struct JpegDecoder {}
 

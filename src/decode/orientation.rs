@@ -2,7 +2,7 @@
 
 use image::metadata::Orientation;
 
-/// Reads it from the EXIF segment of a JPEG; upright if there is none.
+/// Reads the orientation from the EXIF segment of a JPEG; upright if there is none.
 pub(super) fn of_jpeg(bytes: &[u8]) -> Orientation {
     exif_segment(bytes).and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms)
 }

@@ -1,4 +1,4 @@
-//! How images become grey pixels.
+//! The parameters of decoding.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,13 +15,13 @@ pub const DEFAULT_MAX_ALLOC: u64 = 512 << 20;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GrayMode {
-    /// The image is decoded in colour and converted as `cv::cvtColor` does: what `detectAndCompute`
-    /// gives on the result of `cv::imread(path)`.
+    /// The image is decoded in colour and converted as by `cv::cvtColor`. Features then equal those of
+    /// `detectAndCompute` on the result of `cv::imread(path)`.
     #[default]
     #[serde(rename = "bgr")]
     Bgr2Gray,
-    /// A JPEG gives its luma plane, as `cv::imread(path, IMREAD_GRAYSCALE)` does: faster, and
-    /// different by some grey levels where a colour is clipped. Other formats are converted as in
+    /// The luma plane of a JPEG is used, as by `cv::imread(path, IMREAD_GRAYSCALE)`. This is faster, and
+    /// differs by some grey levels where a colour is clipped. Other formats are converted as in
     /// [`GrayMode::Bgr2Gray`].
     Luma,
 }
@@ -41,7 +41,7 @@ pub enum ExifOrientation {
 
 choice!(ExifOrientation, "exif_orientation", Apply = "apply", Ignore = "ignore");
 
-/// The parameters of decoding, the limits that no image may exceed among them.
+/// The parameters of decoding, including the limits that no image may exceed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[must_use]
@@ -64,7 +64,7 @@ impl Default for DecodeParams {
 }
 
 impl DecodeParams {
-    /// Sets what grey is (default [`GrayMode::Bgr2Gray`]).
+    /// Sets how colours become grey (default [`GrayMode::Bgr2Gray`]).
     pub fn with_gray_mode(mut self, gray_mode: GrayMode) -> Self {
         self.gray_mode = gray_mode;
         self
@@ -82,9 +82,9 @@ impl DecodeParams {
         self
     }
 
-    /// Sets the most bytes that decoding one image may take beside its file (default [`DEFAULT_MAX_ALLOC`]): the
-    /// decoder's pixels or coefficients, and the grey pixels. Turning it upright takes the grey pixels once more, and
-    /// ORB's levels take 1.3 times the grey pixels beside them.
+    /// Sets the most bytes that decoding one image may take besides its file (default [`DEFAULT_MAX_ALLOC`]): the
+    /// decoder's pixels or coefficients, and the grey pixels. Not counted: turning the image upright takes the grey
+    /// pixels a second time, and ORB's levels take another 1.3 times the grey pixels.
     pub fn with_max_alloc(mut self, max_alloc: u64) -> Self {
         self.max_alloc = max_alloc;
         self
@@ -114,10 +114,10 @@ impl DecodeParams {
         self.max_alloc
     }
 
-    /// Checks them, before there is an image.
+    /// Checks the parameters, without an image.
     ///
     /// # Errors
-    /// [`Error::InvalidParam`] for limits of 0, which no image keeps.
+    /// [`Error::InvalidParam`] for a limit of 0, which every image would exceed.
     pub fn check(&self) -> Result<()> {
         for (name, value) in [("max_side", u64::from(self.max_side)), ("max_alloc", self.max_alloc)]
         {

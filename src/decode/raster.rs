@@ -10,7 +10,7 @@ use super::{DecodeError, DecodeParams, check_limits, check_memory};
 use crate::error::DecodeCause;
 use crate::pixels::{PixelFormat, Pixels};
 
-/// Decodes `bytes` and returns the orientation that its metadata name.
+/// Decodes `bytes` and returns the orientation in the image's metadata.
 pub(super) fn decode(
     bytes: &[u8],
     params: &DecodeParams,
@@ -23,18 +23,18 @@ pub(super) fn decode(
     if reader.format().is_none() {
         return Err((DecodeCause::NotAnImage, "the bytes are of no known image format".into()));
     }
-    // The canvas and the frame of WebP, which its decoder allocates outside of the limits that it is given.
+    // Bytes a pixel. WebP's decoder allocates a canvas and a frame without counting them against its limits.
     let beside = if reader.format() == Some(ImageFormat::WebP) { 2 * 4 } else { 0 };
     let mut decoder = reader.into_decoder().map_err(failure)?;
     let (width, height) = decoder.dimensions();
-    // The decoder's pixels and those that are made of them.
+    // The memory needed: the decoder's pixels, and ours, which are made from them.
     let area = u64::from(width) * u64::from(height);
     let beside = beside + format.channels() as u64;
     let bytes = decoder.total_bytes().saturating_add(area.saturating_mul(beside));
     let left = check_limits(params, width as usize, height as usize, bytes)?;
     check_memory(usize::try_from(bytes).unwrap_or(usize::MAX))?;
     let mut limits = Limits::no_limits();
-    // For what decoders allocate beside the pixels.
+    // Limits the decoder's allocations besides the pixels.
     limits.max_alloc = Some(left);
     decoder.set_limits(limits).map_err(failure)?;
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);

@@ -8,7 +8,7 @@ use crate::pixels::{PixelSpec, PixelView};
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Extracted {
-    /// The keypoints, one for each vector; none if the extractor has none.
+    /// The keypoints, one for each vector; empty if the extractor finds no keypoints.
     pub keypoints: Vec<KeyPoint>,
     /// The vectors.
     pub vectors: Vectors,
@@ -42,9 +42,9 @@ impl From<Features> for Extracted {
     }
 }
 
-/// Makes vectors of images: says what pixels it wants and what vectors it gives.
+/// Makes vectors from images. Declares the pixels that it wants and the vectors that it gives.
 ///
-/// Stages, PCA and sinks take any of these. A caller's own needs four methods:
+/// Stages, PCA and sinks take any extractor. A custom one needs four methods:
 ///
 /// ```
 /// use orb_features::prelude::*;
@@ -86,15 +86,15 @@ pub trait FeatureExtractor: Send + Sync {
     /// The working memory of one thread.
     type Scratch: Default + Send;
 
-    /// The name of its [description](Self::describe) among the notes of a result, for ORB's alone: others are not
-    /// compared when rows are added.
+    /// The key of its [description](Self::describe) in the notes of a result. Overridden only for ORB: notes under
+    /// other keys are not compared when rows are added.
     #[doc(hidden)]
     fn name(&self) -> &'static str {
         "extractor"
     }
 
-    /// Its name and parameters as JSON: goes into the footer of the result, and is compared before a model
-    /// is used or rows are added.
+    /// Its name and parameters as JSON. This text is written to the footer of the result, and compared before
+    /// a model is used or rows are added.
     fn describe(&self) -> String;
 
     /// The pixels that it wants.
@@ -106,10 +106,10 @@ pub trait FeatureExtractor: Send + Sync {
     /// Makes the vectors of one image, of [these pixels](Self::pixels).
     ///
     /// # Errors
-    /// Why there are none for this image; no vector at all is no error.
+    /// Any error that keeps this image from being described. An image without vectors is no error.
     fn extract(&self, image: PixelView<'_>, scratch: &mut Self::Scratch) -> Result<Extracted>;
 
-    /// The number of images that it likes to get at a time; one unless it says otherwise.
+    /// The number of images that the extractor prefers to get at a time (default 1).
     fn batch_len(&self) -> usize {
         1
     }

@@ -1,4 +1,4 @@
-//! OpenCV's interface of extractors with keypoints.
+//! OpenCV's interface for extractors with keypoints.
 
 use super::{DESCRIPTOR_LEN, Extracted, FeatureExtractor, Features, KeyPoint, VectorFormat};
 use crate::error::Result;
@@ -9,17 +9,17 @@ use crate::pixels::{GrayView, PixelFormat, PixelSpec, PixelView};
 /// [`Orb`](crate::orb::Orb) is ours; with the crate's feature `opencv`, `OpenCvOrb` is OpenCV's. They
 /// give the same features.
 ///
-/// The methods ending in `_with` work in a scratch space that keeps its buffers from one image to
-/// the next: use one for each thread in a loop. The others make one for the call.
+/// The methods ending in `_with` take a scratch space, which keeps its buffers from one image to the
+/// next: in a loop, use one scratch space per thread. The other methods make a new one for each call.
 pub trait Feature2D: FeatureExtractor {
-    /// Finds keypoints. A mask is of the image's size; no keypoint is found where it is 0.
+    /// Finds keypoints. A mask must have the image's size; no keypoint is found where the mask is 0.
     ///
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape) for a mask of another size,
     /// [`Error::EmptyLevel`](crate::Error::EmptyLevel) for an image too small for the pyramid,
     /// [`Error::HugeLevel`](crate::Error::HugeLevel) for one too large,
-    /// [`Error::TooManyKeypoints`](crate::Error::TooManyKeypoints) for one with more keypoints than allowed. An extractor that is not ours has errors
-    /// of its own.
+    /// [`Error::TooManyKeypoints`](crate::Error::TooManyKeypoints) for one with more keypoints than allowed. Custom
+    /// extractors may return other errors.
     fn detect_with(
         &self,
         image: GrayView<'_>,
@@ -29,15 +29,16 @@ pub trait Feature2D: FeatureExtractor {
 
     /// Describes given keypoints; those too close to the image's edge are left out.
     ///
-    /// Position, angle and octave are the caller's; the octave says in which level to sample, and
-    /// may exceed the parameters' number of levels. The order is the caller's, or, if the octaves
-    /// do not ascend, that of the octaves and the caller's within each: OpenCV's rules.
+    /// Position, angle and octave are used as given. The octave is the level to sample, and may exceed
+    /// the parameters' number of levels. The order is the caller's; if the octaves do not ascend, the
+    /// keypoints are sorted by octave, and keep the caller's order within each. These are OpenCV's rules.
     ///
     /// # Errors
-    /// [`Error::KeyPoint`](crate::Error::KeyPoint) for an octave below 0 or above 1024, or for a keypoint that is
-    /// not left out and whose angle is not finite, or, without an edge threshold, whose position is not finite
-    /// or farther outside the image than OpenCV's frame allows; [`Error::EmptyLevel`](crate::Error::EmptyLevel)
-    /// or [`Error::HugeLevel`](crate::Error::HugeLevel) for an octave that the image is too small or large for.
+    /// [`Error::KeyPoint`](crate::Error::KeyPoint) for an octave below 0 or above 1024; for an angle that is not
+    /// finite; without an edge threshold, also for a position that is not finite, or farther outside the image than
+    /// OpenCV's frame allows. Keypoints that are left out are checked only for their octave.
+    /// [`Error::EmptyLevel`](crate::Error::EmptyLevel) or [`Error::HugeLevel`](crate::Error::HugeLevel) for an octave
+    /// for which the image is too small or too large.
     fn compute_with(
         &self,
         image: GrayView<'_>,
@@ -45,7 +46,7 @@ pub trait Feature2D: FeatureExtractor {
         scratch: &mut Self::Scratch,
     ) -> Result<Features>;
 
-    /// Finds keypoints and describes them: [`detect_with`](Self::detect_with) and more.
+    /// Finds keypoints as [`detect_with`](Self::detect_with) does, and describes them.
     ///
     /// # Errors
     /// As [`detect_with`](Self::detect_with).
@@ -85,7 +86,7 @@ pub trait Feature2D: FeatureExtractor {
     }
 }
 
-/// The name under which results note their ORB.
+/// The key of ORB's description in the notes of a result.
 pub(crate) const NAME: &str = "orb";
 
 /// The pixels that a [`Feature2D`] wants.

@@ -6,20 +6,20 @@ use super::{Extracted, KeyPoint, VectorFormat, Vectors};
 use crate::error::{Error, Result};
 use crate::pixels::ImageMeta;
 
-/// The features of one image; none is an ordinary result.
+/// The features of one image. An image without features is an ordinary result.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct ImageFeatures {
     /// The image.
     pub meta: Arc<ImageMeta>,
-    /// Its keypoints; none if the extractor has none.
+    /// Its keypoints; empty if the extractor finds no keypoints.
     pub keypoints: Vec<KeyPoint>,
     /// One vector for each keypoint, or as many as the extractor gives.
     pub vectors: Vectors,
 }
 
 impl ImageFeatures {
-    /// Joins an image and what was extracted from it.
+    /// Joins an image and its features.
     #[must_use]
     pub fn new(meta: Arc<ImageMeta>, extracted: impl Into<Extracted>) -> Self {
         let Extracted { keypoints, vectors } = extracted.into();
@@ -32,13 +32,13 @@ impl ImageFeatures {
         self.vectors.rows()
     }
 
-    /// Whether there is none.
+    /// Whether there are no vectors.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Keeps the vectors, and their keypoints, of these places.
+    /// Keeps the vectors, and their keypoints, at the positions for which `keep` returns true.
     pub fn retain(&mut self, mut keep: impl FnMut(usize) -> bool) {
         let kept: Vec<usize> = (0..self.len()).filter(|&i| keep(i)).collect();
         if !self.keypoints.is_empty() {
@@ -56,7 +56,7 @@ impl ImageFeatures {
         self.vectors.format()
     }
 
-    /// Refuses features that are not of the format, or not one vector for each keypoint.
+    /// Refuses vectors of another format, a number of keypoints that does not fit, and elements that are not finite.
     pub(crate) fn check(&self, format: VectorFormat) -> Result<()> {
         let (keypoints, vectors, given) = (self.keypoints.len(), self.len(), self.format());
         let what = if given != format {

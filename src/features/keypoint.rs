@@ -39,7 +39,7 @@ impl Features {
         self.keypoints.len()
     }
 
-    /// Whether there is none: an ordinary result, for a flat or a small image.
+    /// Whether there are no keypoints: an ordinary result for a flat or small image.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.keypoints.is_empty()

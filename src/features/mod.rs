@@ -1,7 +1,7 @@
 //! Extractors: pixels in, vectors out, with or without keypoints.
 //!
-//! [`FeatureExtractor`] is all that the stages ask of an extractor. One that finds keypoints, as
-//! [`Orb`](crate::orb::Orb) does, has OpenCV's three methods, too: [`Feature2D`].
+//! The stages need only [`FeatureExtractor`]. Extractors that find keypoints, such as
+//! [`Orb`](crate::orb::Orb), also have OpenCV's three methods: [`Feature2D`].
 
 mod extractor;
 pub(crate) mod feature2d;

@@ -1,4 +1,4 @@
-//! Rows of numbers of one kind and length.
+//! Vectors of one element type and length.
 
 use std::fmt;
 use std::ops::Range;
@@ -33,7 +33,8 @@ impl Element {
 
 choice!(Element, "element", U8 = "u8", F32 = "f32");
 
-/// The type and length of vectors, and whether each belongs to a keypoint. The columns of a result follow from it.
+/// The type and length of vectors, and whether each belongs to a keypoint. The columns of a result follow from the
+/// format.
 ///
 /// # Examples
 /// ```
@@ -76,7 +77,7 @@ impl VectorFormat {
 
     /// The number of elements of a vector.
     #[must_use]
-    #[allow(clippy::len_without_is_empty)] // Of a vector, and never 0.
+    #[allow(clippy::len_without_is_empty)] // The length of a vector; never 0 in a valid format.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -87,10 +88,10 @@ impl VectorFormat {
         self.keypoints
     }
 
-    /// Checks it, before there is an image.
+    /// Checks the format, without an image.
     ///
     /// # Errors
-    /// [`Error::InvalidParam`] for vectors of no element or of more than 2^20.
+    /// [`Error::InvalidParam`] for vectors of 0 or of more than 2^20 elements.
     pub fn check(&self) -> Result<()> {
         if (1..=1 << 20).contains(&self.len) {
             return Ok(());
@@ -112,7 +113,7 @@ enum Elements {
     F32(Vec<f32>),
 }
 
-/// Vectors of one format, one behind the other.
+/// Vectors of one format, stored one after the other.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Vectors {
     elements: Elements,
@@ -131,7 +132,7 @@ pub enum VectorsView<'a> {
 }
 
 impl Vectors {
-    /// No vector of a format.
+    /// An empty list of vectors of a format.
     #[must_use]
     pub fn empty(format: VectorFormat) -> Self {
         let elements = match format.element {
@@ -141,25 +142,25 @@ impl Vectors {
         Self { elements, len: format.len, keypoints: format.keypoints }
     }
 
-    /// Takes vectors of `len` bytes, one behind the other.
+    /// Takes vectors of `len` bytes, one after the other.
     ///
     /// # Errors
-    /// [`Error::Shape`] unless these are whole vectors.
+    /// [`Error::Shape`] if `len` is 0, or `elements` is not a whole number of vectors.
     pub fn from_u8(elements: Vec<u8>, len: usize) -> Result<Self> {
         whole(elements.len(), len)?;
         Ok(Self { elements: Elements::U8(elements), len, keypoints: false })
     }
 
-    /// Takes vectors of `len` floats, one behind the other.
+    /// Takes vectors of `len` floats, one after the other.
     ///
     /// # Errors
-    /// [`Error::Shape`] unless these are whole vectors.
+    /// [`Error::Shape`] if `len` is 0, or `elements` is not a whole number of vectors.
     pub fn from_f32(elements: Vec<f32>, len: usize) -> Result<Self> {
         whole(elements.len(), len)?;
         Ok(Self { elements: Elements::F32(elements), len, keypoints: false })
     }
 
-    /// Says that each belongs to a keypoint.
+    /// Marks each vector as belonging to a keypoint.
     #[must_use]
     pub fn with_keypoints(mut self) -> Self {
         self.keypoints = true;
@@ -185,16 +186,16 @@ impl Vectors {
         elements / self.len.max(1)
     }
 
-    /// Borrows all of them.
+    /// Borrows all vectors.
     #[must_use]
     pub fn view(&self) -> VectorsView<'_> {
         self.slice(0..self.rows())
     }
 
-    /// Borrows some of them.
+    /// Borrows the vectors `rows`.
     ///
     /// # Panics
-    /// If there are not so many.
+    /// If `rows` is out of range.
     #[must_use]
     pub fn slice(&self, rows: Range<usize>) -> VectorsView<'_> {
         const WHOLE: &str = "whole vectors";
@@ -210,7 +211,7 @@ impl Vectors {
         }
     }
 
-    /// The bytes, one vector behind the other, if they are bytes.
+    /// The elements, one vector after the other; `None` unless they are bytes.
     #[must_use]
     pub fn as_u8(&self) -> Option<&[u8]> {
         match &self.elements {
@@ -219,7 +220,7 @@ impl Vectors {
         }
     }
 
-    /// The floats, one vector behind the other, if they are floats.
+    /// The elements, one vector after the other; `None` unless they are floats.
     #[must_use]
     pub fn as_f32(&self) -> Option<&[f32]> {
         match &self.elements {
@@ -228,7 +229,7 @@ impl Vectors {
         }
     }
 
-    /// Adds some of another's, which are of the same format.
+    /// Appends the vectors `rows` of `other`, which has the same format.
     pub(crate) fn append(&mut self, other: &Self, rows: Range<usize>) {
         debug_assert_eq!(self.len, other.len);
         let range = rows.start * self.len..rows.end * self.len;
@@ -239,7 +240,7 @@ impl Vectors {
         }
     }
 
-    /// Makes room for so many more.
+    /// Reserves capacity for `rows` more vectors.
     pub(crate) fn reserve(&mut self, rows: usize) {
         match &mut self.elements {
             Elements::U8(all) => all.reserve(rows * self.len),

@@ -33,11 +33,11 @@ fn patch_rows(patch_size: u32) -> Vec<usize> {
 pub(super) struct Patch {
     /// Half the width of each row, by distance from the middle one.
     half_widths: Vec<usize>,
-    /// The pixels of each row, top down; none of a patch that is too wide for the kernel.
+    /// The mask of each row, top down: 255 inside the patch, 0 outside. Empty if the patch is too wide for the kernel.
     rows: Vec<PatchRow>,
 }
 
-/// The widest patch that the kernel takes: half its width.
+/// Half the width of the widest patch that the kernel takes.
 const WIDEST: usize = PATCH_RUN / 2 - 1;
 const MOST_ROWS: usize = 2 * WIDEST + 1;
 

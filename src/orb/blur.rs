@@ -5,17 +5,17 @@ use std::ops::Range;
 use super::pyramid::{Framed, Plane, reflect};
 use crate::arch::{GAUSS_LEN, Kernels};
 
-/// How far a smoothed pixel reads.
+/// The radius of the smoothing kernel, in pixels.
 pub(super) const REACH: usize = GAUSS_LEN / 2;
 
 /// The smoothing of a level, row by row: a ring buffer of sums along x, and the columns to smooth.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RowSums {
     rows: [Vec<f32>; GAUSS_LEN],
-    /// The row that is written next: the oldest.
+    /// Index of the oldest row, which the next row replaces.
     next: usize,
     padded: Vec<u8>,
-    /// Keypoints, by row and column.
+    /// Keypoints, sorted by row, then by column.
     centres: Vec<(isize, isize)>,
     cover: Cover,
 }
@@ -23,7 +23,7 @@ pub(super) struct RowSums {
 /// The columns around the keypoints that are near a row.
 #[derive(Clone, Debug, Default)]
 struct Cover {
-    /// Which of the keypoints are near.
+    /// The keypoints near the row, as a range of the sorted ones.
     near: Range<usize>,
     /// Their columns, from left to right.
     columns: Vec<isize>,
@@ -37,8 +37,8 @@ impl Cover {
         self.runs.clear();
     }
 
-    /// Moves on to row `y`: covers the columns up to `reach` from those of the keypoints, sorted by row,
-    /// that are up to `rows` rows away.
+    /// Moves on to row `y`: covers the columns within `reach` of each keypoint that is at most `rows` rows away.
+    /// The keypoints are sorted by row.
     fn move_to(
         &mut self,
         y: isize,
@@ -80,11 +80,11 @@ impl Cover {
     }
 }
 
-/// Smooths the pixels of `level` up to `reach` from the centres, along either axis, into the same place
-/// of `target`.
+/// Smooths the pixels of `level` within `reach` of a centre, along both axes, and writes them to the same place in
+/// `target`.
 ///
-/// Pixels beyond the level are its mirror image. `fused` is how many of the level's columns the
-/// two passes compute with fused multiply-adds.
+/// The level is mirrored at its edges. `fused` has the number of leading columns that each of the two passes, along
+/// x and along y, computes with fused multiply-adds.
 pub(super) fn blur(
     kernels: &Kernels,
     level: Framed<'_>,
@@ -114,7 +114,7 @@ impl RowSums {
         self.cover.clear();
         self.centres.clear();
         self.centres.extend(centres);
-        // Detected keypoints are in order; a caller's need not be, and may repeat.
+        // Detected keypoints are sorted and distinct; a caller's may be unsorted or repeated.
         self.centres.sort_unstable_by_key(|&(x, y)| (y, x));
         self.centres.dedup();
         for row in &mut self.rows {
@@ -145,9 +145,9 @@ impl RowSums {
 
     /// Sums the rows along y into the row in their middle.
     ///
-    /// The cover is that of the newest row: it has the columns of all keypoints up to `reach` rows from the one in the
-    /// middle, and of those up to six rows below. The sums of the latter may be stale; no descriptor reads those
-    /// pixels. A cover for the exact rows takes longer than it saves.
+    /// Uses the cover of the newest row. This cover has the columns of all keypoints up to `reach` rows from the middle
+    /// row, and also those of keypoints up to six rows further below. The sums in these extra columns may be stale, but
+    /// no descriptor reads those pixels. Computing the exact cover takes longer than it saves.
     fn smooth_row(&self, kernels: &Kernels, fused: usize, target: &mut [u8]) {
         let mut window: [&[f32]; GAUSS_LEN] = [&[]; GAUSS_LEN];
         let (newer, older) = self.rows.split_at(self.next);
@@ -169,7 +169,7 @@ mod tests {
     use crate::pixels::GrayView;
 
     proptest! {
-        /// Around each centre, smoothing the surroundings of the centres gives what smoothing all gives.
+        /// Around each centre, smoothing only the surroundings of the centres equals smoothing the whole level.
         #[test]
         fn what_is_covered_is_smoothed_as_the_whole(
             (width, height) in (1_usize..60, 1_usize..40),

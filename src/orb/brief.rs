@@ -21,14 +21,14 @@ const BITS: usize = 8;
 /// The pairs of a descriptor.
 const PAIRS: usize = BITS * DESCRIPTOR_LEN;
 
-/// Where the samples of a keypoint lie in the buffer: reused from keypoint to keypoint.
+/// Indices of a keypoint's samples in the level's buffer; reused from keypoint to keypoint.
 pub(super) type Places = Vec<u32>;
 
 impl Pattern {
     pub fn new(points: &[(i32, i32)], wta_k: u32, trig: Trig) -> Self {
         let radius = |&(x, y): &(i32, i32)| f64::from(x).hypot(f64::from(y));
-        // Half a pixel for the rounding to whole pixels, and a little for that of the turn in float32, which is
-        // below 0.006 for the largest patch.
+        // 0.5 for the rounding to whole pixels, and 0.01 for the float32 rounding of the rotation, which is below
+        // 0.006 for the largest patch.
         let reach = points.iter().map(|p| (radius(p) + 0.51) as usize).max().unwrap_or(0);
         let mut points = points.to_vec();
         if wta_k == 2 {
@@ -44,7 +44,7 @@ impl Pattern {
         }
     }
 
-    /// No sample is farther than this from its keypoint, along either axis.
+    /// Upper bound of the distance from a keypoint to its samples, along either axis, in pixels.
     pub fn reach(&self) -> usize {
         self.reach
     }
@@ -59,7 +59,7 @@ impl Pattern {
         places: &mut Places,
     ) -> Descriptor {
         let (pixels, stride) = (smoothed.pixels(), smoothed.stride() as i32);
-        // A level's places are below 2^31.
+        // Indices into a level's buffer are below 2^31: see `MAX_LEVEL_PIXELS`.
         let centre = smoothed.index(x, y) as i32;
         places.resize(self.x.len(), 0);
         let turn = self.trig.sin_cos(angle);
@@ -78,7 +78,7 @@ impl Pattern {
     }
 }
 
-/// One bit for each pair, the first in the lowest: whether the one is darker than the other.
+/// One bit for each pair, lowest bit first: 1 if the pair's first sample is darker than its second.
 fn darker(places: &[u32], value: impl Fn(u32) -> u8) -> Descriptor {
     let mut descriptor = [0; DESCRIPTOR_LEN];
     let (one, other) = places.split_at(PAIRS);
@@ -93,7 +93,7 @@ fn darker(places: &[u32], value: impl Fn(u32) -> u8) -> Descriptor {
     descriptor
 }
 
-/// Two bits for each tuple: which of its values wins.
+/// Two bits for each tuple: the index of its brightest sample.
 fn fields<const N: usize>(
     places: &[u32],
     value: impl Fn(u32) -> u8,
@@ -125,7 +125,7 @@ mod tests {
         assert_eq!(bits.iter().map(|b| b.count_ones()).sum::<u32>(), 3);
     }
 
-    /// Angles in degrees at which the two kinds of sine put a sample of the pattern elsewhere.
+    /// The angles, in degrees, at which the two kinds of sine give a different place to at least one sample.
     fn telling_angles(points: &[(i32, i32)], angles: impl Iterator<Item = f32>) -> Vec<f32> {
         let [rounded, glibc] =
             [Trig::Rounded, Trig::Glibc].map(|trig| Pattern::new(points, 2, trig));

@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::arch::{Kernels, RADIUS, RingRows};
 use crate::pixels::GrayView;
 
-/// How far from a corner pixels are read: around its neighbours.
+/// How far from a corner pixels are read: by the circles around its neighbours.
 pub(super) const REACH: usize = RADIUS + 1;
 
 /// A corner of one level.
@@ -26,12 +26,12 @@ pub(super) struct ScoreRows {
     peaks: Vec<u8>,
 }
 
-/// The best scores so far, and the bound below which no further one can be among them.
+/// A histogram of the best scores so far, and the lowest score that can still be among the `wanted` best.
 struct Best {
     wanted: usize,
-    /// How many corners have each score, from the bound on.
+    /// Number of corners with each score; valid from `bound` on.
     counts: [u32; 256],
-    /// How many there are in all of these.
+    /// Number of corners with a score of `bound` or more.
     found: usize,
     bound: u8,
 }
@@ -46,7 +46,7 @@ impl Best {
         self.found += 1;
     }
 
-    /// Raises the bound to the last of the scores wanted, once there are as many.
+    /// Raises the bound to the `wanted`-th best score, once that many corners are found.
     fn raise(&mut self) {
         loop {
             let above = self.found - self.counts[usize::from(self.bound)] as usize;
@@ -62,7 +62,7 @@ impl Best {
 /// The corners to find on a level.
 pub(super) struct Search {
     pub threshold: u8,
-    /// How many are wanted; those that tie with the last of them are found as well.
+    /// The `wanted` best corners are found, and all that tie with the last of these. Worse ones may be found, too.
     pub wanted: usize,
     pub columns: Range<usize>,
     pub rows: Range<usize>,
@@ -70,9 +70,9 @@ pub(super) struct Search {
 
 /// Appends corners in raster order.
 ///
-/// A corner is one only if its score is strictly greater than those of all eight neighbours, whether
-/// or not these lie in the window: so scores are computed one pixel beyond it. The threshold rises to
-/// the last of the best scores so far. Scores above it stay the same, and a score below it hides none above it.
+/// A corner's score is strictly greater than those of all eight neighbours. Neighbours outside the window count, so
+/// scores are computed one pixel beyond it. The threshold rises to the `wanted`-th best score so far. Scores at or
+/// above it do not change, and a lower score cannot suppress them.
 pub(super) fn detect(
     kernels: &Kernels,
     image: GrayView<'_>,
@@ -120,13 +120,13 @@ pub(super) fn detect(
 /// The rows that the circles around the pixels of a row touch, moving down a row at a time.
 struct Ring<'a> {
     image: GrayView<'a>,
-    /// The columns that they touch.
+    /// The columns that the circles touch.
     span: Range<usize>,
     rows: RingRows<'a>,
 }
 
 impl<'a> Ring<'a> {
-    /// Around the row before `y`.
+    /// The rows for circles around row `y - 1`, so that the first `move_to` goes to row `y`.
     fn above(image: GrayView<'a>, y: usize, span: Range<usize>) -> Self {
         let mut ring = Self { image, span, rows: [&[]; 2 * RADIUS + 1] };
         for i in 0..ring.rows.len() {
@@ -153,12 +153,12 @@ impl ScoreRows {
             row.clear();
             row.resize(columns + 2, 0);
         }
-        // Whole chunks: `for_each_set` goes through them chunk by chunk.
+        // Padded to whole chunks, which `for_each_set` reads one by one.
         self.peaks.clear();
         self.peaks.resize(columns.next_multiple_of(CHUNK), 0);
     }
 
-    /// Calls with column and score of each local maximum of row `y`, whose neighbours have been scored.
+    /// Calls `found` with column and score of each local maximum of row `y`. Rows `y - 1` to `y + 1` must be scored.
     fn for_each_peak(
         &mut self,
         kernels: &Kernels,
@@ -175,9 +175,9 @@ impl ScoreRows {
 const WORD: usize = size_of::<u64>();
 const CHUNK: usize = 8 * WORD;
 
-/// Calls with the index of each byte that is 1; the others are 0.
+/// Calls `found` with the index of each byte that is 1; all others must be 0.
 fn for_each_set(peaks: &[u8], mut found: impl FnMut(usize)) {
-    /// Moves the lowest bits of eight bytes into the highest byte, in their order.
+    /// A factor that gathers the lowest bits of eight bytes in the highest byte, in their order.
     const GATHER: u64 = 0x0102_0408_1020_4080;
     for (chunk, peaks) in peaks.as_chunks::<CHUNK>().0.iter().enumerate() {
         if peaks.iter().fold(0, |any, peak| any | peak) == 0 {
@@ -219,7 +219,7 @@ mod tests {
         (-1, 3),
     ];
 
-    /// The definition, word by word: every arc of nine, no rejection, the whole image.
+    /// FAST straight from its definition: every arc of nine, no early rejection, the whole image.
     #[allow(clippy::needless_range_loop)] // The formula's indices.
     fn naive(image: GrayView<'_>, threshold: u8) -> Vec<Corner> {
         let (w, h) = (image.width(), image.height());

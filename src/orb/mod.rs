@@ -4,10 +4,9 @@
 //! of `cv::ORB`, and of [`Feature2D`]. The files follow the steps of the algorithm: `params`, `pyramid`, `fast`,
 //! `harris`, `select`, `angle`, `blur`, `brief` with its `pattern` and `trig`.
 //!
-//! Work that cannot matter is left out: levels too small for a keypoint are not made, FAST runs
-//! on the pixels that can hold one, nothing is framed unless something reads beyond the level, only
-//! the part of a level that something reads is resized, and only the surroundings of keypoints are
-//! smoothed.
+//! Work that cannot change the result is skipped. Levels too small for a keypoint are not made. FAST runs only on
+//! pixels that can hold a keypoint. A level has a frame only if a step reads beyond its edges. Only the parts of a
+//! level that are read are resized, and only the surroundings of keypoints are smoothed.
 //!
 //! # Source
 //! E. Rublee, V. Rabaud, K. Konolige, G. Bradski: "ORB: an efficient alternative to SIFT or SURF",
@@ -79,8 +78,7 @@ struct Tables {
     kernels: Kernels,
 }
 
-/// The working memory of one thread: after the first image of a size, no more is allocated but
-/// for the result.
+/// The working memory of one thread. After the first image of a size, only the result is allocated.
 #[derive(Clone, Debug, Default)]
 pub struct OrbScratch {
     image: Pyramid,
@@ -91,7 +89,7 @@ pub struct OrbScratch {
     description: Description,
 }
 
-/// A mask as the compatible OpenCV takes it, and its levels.
+/// A mask, made binary if the OpenCV build to match does so, and its levels.
 #[derive(Clone, Debug, Default)]
 struct Mask {
     whole: Plane,
@@ -129,7 +127,7 @@ impl Orb {
     }
 
     fn geometry(&self, image: GrayView<'_>, level: usize) -> Result<Geometry> {
-        // Keypoints that callers give may be of a level beyond those.
+        // A caller's keypoints may be on a level beyond `n_levels`.
         let scale = self.tables.scales.get(level).copied();
         Geometry::new(scale.unwrap_or_else(|| scale_of(self.params(), level)), image, level)
     }
@@ -142,7 +140,7 @@ impl Orb {
         self.params().first_level() as usize
     }
 
-    /// The frame around each level for keypoints that may be anywhere on it: OpenCV's.
+    /// The width of the frame around each level for keypoints anywhere on it: the same as in OpenCV.
     fn frame(&self) -> usize {
         let half = f64::from(self.params().patch_size() / 2);
         let patch = (half * std::f64::consts::SQRT_2).ceil() as usize;
@@ -221,7 +219,7 @@ impl Orb {
         Ok(features)
     }
 
-    /// A level of the image's pyramid: the image itself where that needs no frame.
+    /// A level of the image's pyramid; the image itself, not a copy, for `first_level` without a frame.
     fn level<'a>(
         &self,
         image: GrayView<'a>,
@@ -251,7 +249,7 @@ impl Orb {
         let edge = self.edge();
         let search = fast::Search {
             threshold: self.params().fast_threshold(),
-            // The mask comes before the cull: any corner may have to stand in for a better one.
+            // The mask is applied before the cull and may remove the best corners, so all of them are needed.
             wanted: if is_masked { usize::MAX } else { self.corners_wanted(level) },
             columns: edge..pixels.width - edge,
             rows: edge..pixels.height - edge,
@@ -298,7 +296,7 @@ impl Orb {
         }
     }
 
-    /// How many corners of a level are kept by their scores: twice the quota if Harris is to choose.
+    /// The number of corners of a level to keep by FAST score: twice the quota if Harris then ranks them.
     fn corners_wanted(&self, octave: usize) -> usize {
         let quota = self.tables.quotas[octave];
         if self.params().score_type() == ScoreType::Harris { 2 * quota } else { quota }
@@ -322,7 +320,7 @@ impl Orb {
         }
     }
 
-    /// Appends the descriptors of keypoints of one level; their samples lie within its frame.
+    /// Appends the descriptors of keypoints of one level. Their samples must lie on the level or its frame.
     fn describe(
         &self,
         level: Framed<'_>,
@@ -337,7 +335,7 @@ impl Orb {
         if keypoints.is_empty() {
             return;
         }
-        // OpenCV smooths the level but not its frame, from which samples can come all the same.
+        // OpenCV smooths the level but not its frame, and samples may lie on the frame.
         scratch.smoothed.reshape(level.width, level.height, frame);
         if frame > 0 {
             scratch.smoothed.copy_frame(level);
@@ -359,7 +357,7 @@ impl Orb {
         }));
     }
 
-    /// The given keypoints that can be described, by octave, in OpenCV's order.
+    /// The given keypoints that can be described, sorted by octave as in OpenCV.
     fn check_keypoints(
         &self,
         image: GrayView<'_>,
@@ -372,7 +370,7 @@ impl Orb {
             return Err(Error::KeyPoint { index, reason: "its octave is above 1024" });
         }
         let edge = self.edge() as f32;
-        // OpenCV has no memory beyond the frame to sample from.
+        // OpenCV would read out of bounds for samples beyond the frame.
         let beyond = (self.frame() - self.tables.pattern.reach()) as isize;
         let mut accepted = Vec::with_capacity(keypoints.len());
         for (index, keypoint) in keypoints.iter().enumerate() {
@@ -418,7 +416,7 @@ fn check_mask(mask: Option<GrayView<'_>>, image: GrayView<'_>) -> Result<()> {
     }
 }
 
-/// The methods of `cv::ORB`; those of [`Feature2D`], which says more of each.
+/// The methods of `cv::ORB`. [`Feature2D`] describes each in more detail.
 impl Orb {
     /// Finds keypoints, where the mask is not 0.
     ///
@@ -493,7 +491,7 @@ impl Feature2D for Orb {
             return Ok(Features::default());
         }
         let keypoints_kept = self.check_keypoints(image, keypoints)?;
-        // OpenCV makes every level up to the highest octave given, kept or not.
+        // OpenCV makes every level up to the highest octave given, also if that keypoint is left out.
         let highest = keypoints.iter().map(|k| k.octave).max().unwrap_or(0) as usize;
         let needed = keypoints_kept.last().map_or(0, |k| k.octave as usize + 1);
         for level in 0..=highest {
@@ -545,8 +543,8 @@ mod tests {
         let inverse: Vec<u8> = noise.iter().map(|v| !v).collect();
         let other = GrayView::new(&inverse, width, height).unwrap();
         let (mut used, mut found) = (OrbScratch::default(), 0);
-        // Levels with a frame (3), with all their pixels in use (21 for the larger patch), and with more and
-        // more that nothing reads.
+        // With the larger patch: 3 needs a frame, 21 reads all pixels of a level, and 31 and 45 leave growing unread
+        // margins.
         for edge in [45, 3, 21, 31] {
             for (patch, first_level) in [(31, 0), (31, 2), (5, 0)] {
                 let params = OrbParams::default().with_n_features(9000).with_fast_threshold(1);
@@ -556,12 +554,12 @@ mod tests {
                 orb.detect_and_compute_with(other, None, &mut used).unwrap();
                 let got = orb.detect_and_compute_with(image, None, &mut used).unwrap();
                 assert!(got == want, "{edge} {patch} {first_level}");
-                // The same with masks, and after others.
+                // The same with masks, after an image with another mask.
                 let want = orb.detect_and_compute(image, Some(other)).unwrap();
                 orb.detect_and_compute_with(other, Some(image), &mut used).unwrap();
                 let masked = orb.detect_and_compute_with(image, Some(other), &mut used).unwrap();
                 assert!(masked == want, "masked {edge} {patch} {first_level}");
-                // Whole levels after parts of them.
+                // `compute` reads whole levels, of which only parts were made before.
                 let want = orb.compute(image, &got.keypoints).unwrap();
                 let again = orb.compute_with(image, &got.keypoints, &mut used).unwrap();
                 assert!(again == want, "compute {edge} {patch} {first_level}");
@@ -595,7 +593,7 @@ mod tests {
             assert!(error.to_string().contains(&says), "{error}");
         }
         assert_eq!(scratch.description.smoothed.view().width(), 0, "nothing was described");
-        // All levels together count.
+        // The limit counts the keypoints of all levels together.
         let deep = OrbParams::default().with_max_keypoints(found as u32).build().unwrap();
         assert!(deep.detect(image, None).is_err());
         assert!(OrbParams::default().with_max_keypoints(0).build().is_err());
@@ -612,7 +610,7 @@ mod tests {
             assert!(matches!(error, Error::KeyPoint { index: 1, .. }), "{error}");
         }
         assert_eq!(orb.compute(image, &[at(0.0, 3.4)]).unwrap().len(), 1);
-        // On a level of the image's size it is within what is framed.
+        // On a level of the image's size, such a keypoint lies within the frame.
         let orb = params.build().unwrap();
         assert_eq!(orb.compute(image, &[at(-0.5, -0.5)]).unwrap().len(), 1);
     }

@@ -12,10 +12,11 @@ use crate::features::{
 };
 use crate::pixels::{GrayView, PixelSpec, PixelView};
 
-/// OpenCV's ORB, of the library that this crate is linked with.
+/// OpenCV's ORB, from the library that this crate is linked with.
 ///
-/// [`OrbParams::compat`] has no effect on it: it computes as its own build does, and its parameters name that
-/// one ([`opencv_build`]). Results come in our order (octave, y, x). It runs on the calling thread only: parallelism is the caller's.
+/// The given [`OrbParams::compat`] has no effect: results are those of the linked build, and `compat` is set to that
+/// build ([`opencv_build`]). Detected keypoints come in our order (octave, y, x). All work runs on the calling
+/// thread; parallelism is left to the caller.
 #[derive(Clone, Debug)]
 pub struct OpenCvOrb {
     /// Refuses the keypoints for which OpenCV would read out of bounds.
@@ -40,10 +41,10 @@ pub fn opencv_version() -> String {
     opencv::core::get_version_string().unwrap_or_default()
 }
 
-/// The build that the OpenCV library in use is, taken for a distribution's: wheels have no library to link.
+/// The build of the linked OpenCV library. It is assumed to be a distribution's: wheels have no library to link.
 ///
-/// Distributions' builds of 4.13 and later have no name of their own; they count as the wheels of 4.13, whose
-/// sine may differ.
+/// Distributions' builds of 4.13 and later have no name of their own. They count as the wheels of 4.13, although
+/// their sine may differ.
 #[must_use]
 pub fn opencv_build() -> OpenCvBuild {
     let version = opencv_version();
@@ -79,7 +80,7 @@ impl OpenCvOrb {
         let made = match scratch.made_for.take() {
             Some(made) if made.0 == *self.params() => made,
             _ => {
-                // Images are spread over threads by the caller; OpenCV's own would only compete.
+                // The caller spreads images over threads; OpenCV's own threads would only compete with these.
                 opencv::core::set_num_threads(1).map_err(failed)?;
                 (self.params().clone(), create(self.params()).map_err(failed)?)
             }
@@ -241,7 +242,7 @@ impl Feature2D for OpenCvOrb {
             orb.detect_and_compute(&image, &mask, &mut keypoints, &mut descriptors, false)
         };
         detect().map_err(failed)?;
-        // It has described them already: OpenCV does both at once.
+        // OpenCV detects and describes in one call, so the limit can only be checked afterwards.
         self.params().check_keypoints_found(keypoints.len())?;
         Ok(in_our_order(&features(&keypoints, &descriptors).map_err(failed)?))
     }

@@ -37,7 +37,7 @@ pub const MAX_PATCH_SIZE: u32 = 1 << 15;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ScoreType {
-    /// The Harris response over a 7 x 7 block, of twice the quota that FAST ranks highest.
+    /// The Harris response over a 7 x 7 block. FAST first selects twice the quota by its own score.
     #[default]
     Harris,
     /// The FAST score: cheaper, a little less stable.
@@ -46,7 +46,7 @@ pub enum ScoreType {
 
 choice!(ScoreType, "score_type", Harris = "harris", Fast = "fast");
 
-/// The OpenCV build whose results to equal: who packaged it, and its version.
+/// The OpenCV build to match, bit for bit: its packager and version.
 ///
 /// Builds differ in three places: how the smoothing before the descriptors rounds (with fused
 /// multiply-adds or without), which changes a few descriptor bits per million pixels; whether a mask
@@ -132,17 +132,18 @@ choice!(
 /// | `wta_k` | 2 | 2, 3, 4 | points compared for each element of the descriptor |
 /// | `score_type` | Harris | Harris, FAST | |
 /// | `patch_size` | 31 | 2 to 32768 px | 31 has OpenCV's learned pattern, others a random one |
-/// | `fast_threshold` | 20 | 0 to 255 | grey levels; beyond, OpenCV uses two thresholds at once |
-/// | `compat` | `pypi-4.13` | [`OpenCvBuild`] | the OpenCV build to equal, bit for bit |
+/// | `fast_threshold` | 20 | 0 to 255 | grey levels; above 255, OpenCV uses two thresholds at once |
+/// | `compat` | `pypi-4.13` | [`OpenCvBuild`] | the OpenCV build to match, bit for bit |
 ///
-/// Every parameter is supported; what OpenCV's newest builds refuse is refused, for every build.
+/// Every parameter is supported. Values that OpenCV's newest builds refuse are refused, whatever `compat` is.
 ///
-/// `n_features` is a quota, not a promise: each level has its share (30 gives 7 5 5 4 3 3 2 1),
-/// corners that tie with the last one are all kept, and a level whose side is at most
-/// `2 * edge_threshold` has none: a 100 x 100 image has three live levels, 17 keypoints at most
-/// but for ties. Ties have no limit in OpenCV: a pattern that repeats, in a large image, gives millions of
-/// keypoints whatever the quota. Here such an image is an [`Error::TooManyKeypoints`], if `max_keypoints`
-/// is exceeded, before they are described. The limit changes no keypoint of the images that keep to it.
+/// `n_features` is a quota, not a promise. Each level has its share (30 gives 7 5 5 4 3 3 2 1). All corners that tie
+/// with a level's last one are kept. A level with a side of at most `2 * edge_threshold` has no keypoints: a 100 x 100
+/// image has three levels with keypoints, so 17 keypoints at most, plus ties.
+///
+/// OpenCV does not limit ties: a repeating pattern in a large image gives millions of keypoints, whatever the quota.
+/// Here an image with more than `max_keypoints` gives an [`Error::TooManyKeypoints`]; [`Orb`] raises it before it
+/// describes them. The limit changes no keypoint of an image within it.
 ///
 /// # Examples
 /// ```
@@ -250,7 +251,7 @@ impl OrbParams {
         Ok(Orb::new(self))
     }
 
-    /// Refuses more keypoints than an image may have.
+    /// Refuses more than `max_keypoints` keypoints.
     pub(super) fn check_keypoints_found(&self, found: usize) -> Result<()> {
         let limit = self.max_keypoints;
         if found as u64 <= u64::from(limit) {

@@ -62,7 +62,7 @@ const BIT_PATTERN_31: [[i8; 4]; 256] = [
     [-10, 4, -10, 9], [7, 3, 12, 4], [9, -7, 10, -2], [7, 0, 12, -2], [-1, -6, 0, -11],
 ];
 
-/// The number of points that the random patterns and the tuples are drawn from.
+/// The number of points of a pattern, learned or random; tuples are drawn from these points.
 const POINTS: usize = 512;
 
 /// The points to sample, relative to the keypoint and before rotation, in the order in which the

@@ -19,8 +19,8 @@ pub(super) struct Geometry {
 }
 
 impl Geometry {
-    /// The size of a level of that scale for an image; a level without a pixel or with more than
-    /// [`MAX_LEVEL_PIXELS`] is an error.
+    /// The geometry of a level with the given scale. A level without pixels or with more than [`MAX_LEVEL_PIXELS`] is
+    /// an error.
     pub fn new(scale: f32, image: GrayView<'_>, level: usize) -> Result<Self> {
         let inverse_scale = 1.0 / scale;
         let side = |n: usize| (n as f32 * inverse_scale).round_ties_even() as usize;
@@ -52,11 +52,11 @@ fn check_pixels(width: usize, height: usize, image: GrayView<'_>, level: usize) 
 /// Pixels of the input image per pixel of a level.
 pub(super) fn scale_of(params: &OrbParams, level: usize) -> f32 {
     let exponent = level as f64 - f64::from(params.first_level());
-    // OpenCV takes the factor as a float and keeps it as a double.
+    // OpenCV takes the scale factor as a float and keeps it as a double.
     f64::from(params.scale_factor()).powf(exponent) as f32
 }
 
-/// Resizes one level; keeps its tables and rows from one image to the next.
+/// Resizes one level; its tables and row buffers are kept from one image to the next.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Resizer {
     columns: Taps,
@@ -67,7 +67,7 @@ pub(super) struct Resizer {
 }
 
 impl Resizer {
-    /// Resizes `source` into `target`, but for `unread` pixels at each of its edges.
+    /// Resizes `source` into `target`. A margin of `unread` pixels inside each edge of `target` may be left unwritten.
     pub fn resize(
         &mut self,
         kernels: &Kernels,
@@ -117,13 +117,12 @@ impl Resizer {
 pub(super) struct Border {
     /// Width of the frame of mirrored pixels outside each edge.
     pub frame: usize,
-    /// Width of the margin inside each edge; its pixels are never written, nor read, not even by the next level:
-    /// its own margin covers them.
+    /// Width of the margin inside each edge; its pixels are never read, so they may be left unwritten. The next level
+    /// does not read them either: only its own unread margin would need them.
     pub unread: usize,
 }
 
-/// The level in work and the one before it; the tables that made each level are kept for the next
-/// image.
+/// The current level and the one before it, and the resizer of each level, which is kept for the next image.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pyramid {
     planes: [Plane; 2],
@@ -131,9 +130,9 @@ pub(super) struct Pyramid {
 }
 
 impl Pyramid {
-    /// Makes a level and its border: `first_level` is the image, the ones below it and the next are
-    /// resized from the image, and each later one from the level before, which must have been made
-    /// last.
+    /// Makes a level and its border. Level `first_level` is a copy of the image. The levels below it and the one after
+    /// it are resized from the image. Each later level is resized from the level before, which must be the last one
+    /// made.
     pub fn make(
         &mut self,
         kernels: &Kernels,
@@ -168,7 +167,7 @@ pub(super) struct Plane {
 }
 
 impl Plane {
-    /// Gives it a size; the pixels are what they were.
+    /// Sets the size and the frame. The buffer is not cleared: its pixels are left over from earlier use.
     pub fn reshape(&mut self, width: usize, height: usize, frame: usize) {
         (self.width, self.height, self.frame) = (width, height, frame);
         let len = (width + 2 * frame) * (height + 2 * frame);
@@ -212,7 +211,7 @@ impl Plane {
         }
     }
 
-    /// Itself, frame and all.
+    /// The plane with its frame.
     pub fn framed(&self) -> Framed<'_> {
         Framed {
             pixels: &self.pixels,
@@ -223,7 +222,7 @@ impl Plane {
         }
     }
 
-    /// Itself without the frame.
+    /// The plane without its frame.
     pub fn view(&self) -> GrayView<'_> {
         self.framed().unframed()
     }
@@ -236,7 +235,7 @@ impl Plane {
         }
     }
 
-    /// Copies the frame of a plane of the same shape; the pixels within stay what they were.
+    /// Copies the frame of a plane of the same shape, and nothing within the frame.
     pub fn copy_frame(&mut self, other: Framed<'_>) {
         let (frame, stride) = (self.frame, self.stride());
         debug_assert_eq!(
@@ -256,7 +255,7 @@ impl Plane {
         }
     }
 
-    /// Replaces each pixel, frame aside.
+    /// Replaces each pixel except for those of the frame.
     pub fn map(&mut self, replace: impl Fn(u8) -> u8) {
         for y in 0..self.height {
             for pixel in self.row_mut(y) {
@@ -266,7 +265,7 @@ impl Plane {
     }
 }
 
-/// The index that `i` has after mirroring at the ends of 0..n, as often as it takes.
+/// The index in 0..n that `i` has after mirroring at the ends, repeatedly if needed (`BORDER_REFLECT_101`).
 pub(super) fn reflect(i: isize, n: usize) -> usize {
     if (0..n as isize).contains(&i) {
         return i as usize;
@@ -298,12 +297,12 @@ impl<'a> From<GrayView<'a>> for Framed<'a> {
 }
 
 impl<'a> Framed<'a> {
-    /// Whether the place of each pixel is below 2^31: that of a window of a large image need not be.
+    /// Whether all pixels have indices below 2^31, which may be false for a window of a large image.
     pub fn is_compact(&self) -> bool {
         self.stride.checked_mul(self.height).is_some_and(|n| i32::try_from(n).is_ok())
     }
 
-    /// Where the pixel (x, y) lies in [`Framed::pixels`].
+    /// The index of the pixel (x, y) in [`Framed::pixels`].
     #[inline]
     pub fn index(&self, x: isize, y: isize) -> usize {
         (self.origin as isize + y * self.stride as isize + x) as usize
@@ -327,8 +326,8 @@ impl<'a> Framed<'a> {
             .expect("a framed level's buffer is long enough for its size")
     }
 
-    /// Does something with the pixels from (x, y) on, of which at most `RUN` of each of `rows` rows
-    /// are read: at the buffer's ends, where less may be left, with a copy.
+    /// Calls `work` with the pixels from (x, y) on and their stride. `work` may read `RUN` pixels of each of `rows`
+    /// rows. Where these would go beyond the buffer's ends, `work` gets a copy that is padded with zeros.
     #[inline]
     pub fn with_block<const ROWS: usize, const RUN: usize, T>(
         &self,
@@ -381,7 +380,7 @@ mod tests {
                     at += step;
                 }
             }
-            // The same to both sides of the first pixel.
+            // Mirroring is symmetric about pixel 0, so only the distance |i| is walked.
             prop_assert_eq!(reflect(i, n), at as usize);
         }
 

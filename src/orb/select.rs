@@ -26,8 +26,8 @@ pub(super) fn quotas(params: &OrbParams) -> Vec<usize> {
 
 /// Keeps the `n` best items and all that tie with the last of them, in their order.
 ///
-/// The set is that of `cv::KeyPointsFilter::retainBest`; the order there is an accident of
-/// `nth_element`, ours stays the raster order.
+/// The set equals that of `cv::KeyPointsFilter::retainBest`. Its order there depends on the implementation of
+/// `nth_element`; here the raster order is kept.
 pub(super) fn retain_best<T>(
     items: &mut Vec<T>,
     n: usize,
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// `cv::KeyPointsFilter::retainBest`: whatever is not below the n-th best, in the order that it was in.
+        /// As `cv::KeyPointsFilter::retainBest`: keeps all items not below the n-th best, in their order.
         #[test]
         fn the_best_and_their_ties_are_kept(
             responses in prop::collection::vec(0_u8..12, 0..60),
@@ -70,7 +70,7 @@ mod tests {
             prop_assert!(kept.into_iter().eq(want));
         }
 
-        /// Quotas fall, and sum up to what is asked for, but for what rounding gives away.
+        /// Quotas descend, except perhaps the last. Their sum is at least `n`; rounding adds at most 1 per level.
         #[test]
         fn quotas_share_out_the_features(n in 0_u32..100_000, levels in 1_u32..20, scale in 1.05_f32..3.0) {
             let params = OrbParams::default();

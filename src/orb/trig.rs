@@ -1,8 +1,7 @@
 //! The sine and cosine that turn the sampling pattern of a keypoint.
 //!
-//! A float32 sine can be off by one unit in the last place, and then a sample moves to the next
-//! pixel for one angle in some 400,000. So each build's own function is computed here, with the same
-//! bits on every platform.
+//! A float32 sine can be off by one unit in the last place. For about one angle in 400,000 this moves a sample to the
+//! next pixel. So each build's own function is computed here, with the same bits on every platform.
 
 /// The sine and cosine that a build of OpenCV calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,15 +29,15 @@ impl Trig {
 
 /// Sine and cosine of an angle in radians, computed in float64.
 ///
-/// `libm` is Rust code, so its bits do not depend on the system. In float64 it differs from glibc
-/// in the last place at times, in float32 for no angle in [0, 360) degrees: all of them were compared.
+/// `libm` is Rust code, so its bits do not depend on the system. Its float64 results sometimes differ from glibc's in
+/// the last place. After rounding to float32 they are equal for all angles in [0, 360) degrees: all were compared.
 fn rounded(angle: f32) -> (f32, f32) {
     let (sin, cos) = libm::sincos(f64::from(angle));
     (sin as f32, cos as f32)
 }
 
-/// Sine and cosine of a finite angle in radians, with the bits of glibc 2.28 and later: they are
-/// not always the correctly rounded ones, and one bit can move a sample to another pixel.
+/// Sine and cosine of a finite angle in radians, with the bits of glibc 2.28 and later. These are not always correctly
+/// rounded, and a difference of one bit can move a sample to another pixel.
 ///
 /// # Source
 /// `sinf` and `cosf` of Arm's optimized-routines (MIT), which glibc uses.
@@ -86,7 +85,7 @@ fn polynomials(x: f64, quadrant: i32, s: [f64; 3], c: [f64; 4]) -> (f32, f32) {
     (sin as f32, cos as f32)
 }
 
-/// Takes whole quarter turns off `x`; returns the rest and how many they were.
+/// Subtracts whole quarter turns from `x`; returns the remainder and the number of quarter turns.
 fn reduce(x: f64) -> (f64, i32) {
     /// 2 / pi, times 2^24.
     const QUARTERS: f64 = 10_680_707.430_881_744;
@@ -94,7 +93,7 @@ fn reduce(x: f64) -> (f64, i32) {
     (x - f64::from(quadrant) * std::f64::consts::FRAC_PI_2, quadrant)
 }
 
-/// The same for 120 and above, by long multiplication with the bits of 4 / pi.
+/// As [`reduce`], for magnitudes of 120 and above, by long multiplication with the bits of 4 / pi.
 fn reduce_large(bits: u32) -> (f64, i32) {
     const FOUR_OVER_PI: [u32; 24] = [
         0xa2,
@@ -150,14 +149,14 @@ mod tests {
         bits.fold(0xcbf2_9ce4_8422_2325, |h, v| (h ^ u64::from(v)).wrapping_mul(0x0100_0000_01b3))
     }
 
-    /// Whatever the platform: this is the test for those without glibc.
+    /// Runs on every platform; the tests below need glibc.
     #[test]
     fn the_bits_are_the_same_on_every_platform() {
         assert_eq!(checksum(Trig::Rounded, angles(1009)), 0xe6d3_8cf9_099f_6d79);
         assert_eq!(checksum(Trig::Glibc, angles(1009)), 0x7b66_2270_fb43_76d4);
     }
 
-    /// The standard library's functions are glibc's, which is what the builds call.
+    /// On this target the standard library's functions are glibc's, the same that OpenCV's builds call.
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     mod against_glibc {
         use super::*;
@@ -177,7 +176,7 @@ mod tests {
 
         #[test]
         fn rounded_float64_functions_have_glibcs_bits() {
-            // 2^24 neighbours where angles are dense, and a sample of all.
+            // Every 577th angle, and every third one between 359 and 360 degrees.
             let dense = (359.0_f32.to_bits()..360.0_f32.to_bits()).step_by(3);
             let compared = compare_rounded(angles(577).chain(dense.map(f32::from_bits)));
             assert!(compared > 1_900_000, "{compared}");
@@ -205,7 +204,7 @@ mod tests {
                 check(f32::from_bits(bits));
                 check(-f32::from_bits(bits));
             }
-            // The angles that occur: all of them have degrees in [0, 360].
+            // More densely from 2^-7 to 2 pi radians, as keypoints' angles lie in [0, 360] degrees.
             for bits in (0x3c00_0000_u32..0x40c9_0fdb).step_by(61) {
                 check(f32::from_bits(bits));
             }

@@ -7,7 +7,7 @@ use super::pool::{Tasks, is_worker};
 use super::{Outcome, Parallelism, lock};
 
 impl Parallelism {
-    /// Does some work on each item, on the threads, while the caller goes on; here if there are none.
+    /// Works on each item on the threads while the caller goes on. Without threads, does all work before it returns.
     pub(crate) fn each<T: Send + 'static, R: Send + 'static>(
         &self,
         items: Vec<T>,
@@ -37,7 +37,7 @@ pub(crate) struct UnderWay<R> {
 }
 
 impl<R> UnderWay<R> {
-    /// Waits for all results, in the order of the items; a panic goes on here.
+    /// Waits for all results and returns them in the order of the items. Resumes a panic of the work.
     pub fn wait(self) -> Vec<R> {
         self.shared
             .wait()
@@ -58,14 +58,14 @@ struct Each<T, R> {
 }
 
 struct EachBook<T, R> {
-    /// Items that nobody works on yet, with their places.
+    /// Items whose work has not begun, with their indices.
     due: Vec<(usize, T)>,
     results: Vec<Option<Outcome<R>>>,
     running: usize,
 }
 
 impl<T: Send, R: Send> Each<T, R> {
-    /// Works on an item, the last first; false if none is left.
+    /// Works on the last of the items that are due; false if none is left.
     fn run_one(&self) -> bool {
         let mut book = lock(&self.book);
         let Some((place, item)) = book.due.pop() else { return false };
@@ -90,7 +90,7 @@ impl<T: Send, R: Send> Tasks for Each<T, R> {
 
 impl<T: Send, R: Send> Awaited<R> for Each<T, R> {
     fn wait(self: Arc<Self>) -> Vec<Outcome<R>> {
-        // One of the threads must not wait for work that has no thread.
+        // A pool thread must not wait for work that no other thread may be free to begin, so it does that work itself.
         if is_worker() {
             while self.run_one() {}
         }

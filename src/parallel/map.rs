@@ -2,17 +2,19 @@
 //!
 //! # Protocol of the map
 //!
-//! A task of a map is one item: the task takes it from the source, makes a place for its result, and works on it. One
-//! task at a time is the *taker*, and it hands the taking on to the next task before it works. If the window is
-//! full it does not: the map is *parked*, and the consumer starts the next taker when it has made room. So items are
-//! taken one by one and in order, no thread waits for room, and the tasks of other stages get threads in between.
+//! A task handles one item: the task takes the item from the source, makes a place for the result, and works on the
+//! item. One task at a time is the *taker*. Before the taker works on its item, it makes the next taker due. If the
+//! window is full, it does not: the map is *parked*, and the consumer makes the next taker due once it has made room.
+//! So items are taken one by one and in order, no thread waits for room, and tasks of other stages get threads in
+//! between.
 //!
-//! Whether a taker is due stands in the map's [`Book`]; the threads' queue holds the map itself. Whoever consumes a map on one of these threads (because it is the source of another map, or used within its
-//! work) runs the due task of the map itself if the next item is not taken. So it waits for tasks alone that run already: however maps are
-//! nested, one of them gets on. A map that is dropped leaves no due task, and waits for those that run.
+//! The map's [`Book`] records whether a taker is due; the threads' queue holds the map itself. A map may be consumed on
+//! one of these threads, as the source of another map or within another map's work. Such a consumer runs the due task
+//! itself if the next item has not been taken. So it waits only for tasks that already run: however maps are nested,
+//! one of them makes progress. A dropped map leaves no due task, and waits for its running tasks.
 //!
-//! Everything that tasks and consumer tell each other is in the book, under one lock. Nobody holds two locks but the
-//! taker, which has the source's around the book's.
+//! All state that tasks and consumer share is in the book, under one lock. While tasks run, only the taker holds two of
+//! a map's locks: the source's, and within that the book's.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -26,11 +28,11 @@ use crate::give_up::GiveUp;
 /// The iterator of [`StageExt::par_map`](crate::StageExt::par_map).
 ///
 /// Results come in the order of the items. The work begins at the first `next`. Items are taken from the source one
-/// at a time, when there is room for their results, so that no queue of items builds up; the threads stop when the
-/// iterator is dropped, which waits for the work that is under way, but not for an `S3Source` that waits for its
-/// server. A panic in the work or the source goes on in the consumer.
+/// at a time, when there is room for their results, so no queue of items builds up. Dropping the iterator stops the
+/// work: the drop waits for work under way, but not for an `S3Source` that waits for its server. A panic in the work
+/// or the source is resumed in the consumer.
 ///
-/// Maps share the threads of one [`Parallelism`], also those in the source or the work of another.
+/// All maps with the same [`Parallelism`] share its threads, including a map in the source or the work of another.
 #[must_use = "iterator adaptors are lazy and do nothing unless consumed"]
 pub struct ParMap<T, R> {
     state: State<T, R>,
@@ -53,7 +55,7 @@ struct Shared<T, R> {
     source: Mutex<Source<T>>,
     /// Kept here, not in the tasks' closures, so that `stop` can drop it.
     start: Mutex<Option<Start<T, R>>>,
-    /// Working memories that no task uses now.
+    /// Work functions, with their scratch memory, that no task uses now.
     idle: Mutex<Vec<Work<T, R>>>,
     book: Mutex<Book<R>>,
     /// Signals the consumer: the next result is there, the source has ended, a task is due or has ended.
@@ -63,25 +65,25 @@ struct Shared<T, R> {
 }
 
 struct Source<T> {
-    /// Gone once it has ended.
+    /// `None` once the source has ended.
     items: Option<Items<T>>,
     /// How many items were taken.
     taken: usize,
 }
 
 struct Book<R> {
-    /// Results from number `emitted` on, in order; `None` is still in work.
+    /// Results from number `emitted` on, in order; `None` while the item is in work.
     results: VecDeque<Option<Outcome<R>>>,
     emitted: usize,
     /// How many items there are, once the source has ended.
     total: Option<usize>,
     stop: bool,
     consumer: Consumer,
-    /// Whether the window was full when the taking was to be handed on.
+    /// Whether the window was full, so that the last taker made no next taker due.
     parked: bool,
-    /// Whether a taker is due: it has not begun.
+    /// Whether there is a due taker: a task that has not begun.
     is_due: bool,
-    /// Tasks that run.
+    /// Number of tasks that run.
     running: usize,
 }
 
@@ -91,7 +93,7 @@ enum Consumer {
     Busy,
     /// It wants to be woken for the next result.
     Waits,
-    /// The same on one of the threads: it runs due tasks itself.
+    /// It waits on one of the pool's threads, and runs due tasks itself.
     Helps,
 }
 
@@ -101,8 +103,8 @@ impl<R> Book<R> {
     }
 }
 
-/// How long the consumer lets results gather before it asks to be woken for the next: being woken for
-/// each, on a machine whose cores are all at work, takes as long as a tenth of the work for a small image.
+/// How long the consumer lets results gather before it asks to be woken for the next one. With all cores busy, a
+/// wake-up for each result takes as long as a tenth of the work for a small image.
 const GATHER: Duration = Duration::from_millis(1);
 
 impl<T: Send + 'static, R: Send + 'static> ParMap<T, R> {
@@ -151,7 +153,7 @@ impl<T: Send + 'static, R: Send + 'static> ParMap<T, R> {
     }
 }
 
-/// Signs a task off, however it ends.
+/// Counts a task as ended on drop, also after a panic.
 struct Leave<'a, T, R>(&'a Shared<T, R>);
 
 impl<T, R> Drop for Leave<'_, T, R> {
@@ -186,13 +188,13 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
         }
     }
 
-    /// Makes a working memory, if the map is still there.
+    /// Makes a work function with its scratch memory; `None` if the map has been stopped.
     fn new_work(&self) -> Option<Work<T, R>> {
         let start = lock(&self.start).clone()?;
         Some(start())
     }
 
-    /// Takes an item, hands the taking on, and works on the item.
+    /// Takes an item, makes the next taker due, and works on the item.
     fn task(self: &Arc<Self>) {
         let Some((number, item)) = self.take() else { return };
         let outcome = item.and_then(|item| {
@@ -217,7 +219,7 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
         }
     }
 
-    /// Takes the next item and its number; the next taker is under way then, unless there is no room.
+    /// Takes the next item and its number, and makes the next taker due unless the window is full.
     #[allow(clippy::type_complexity)]
     fn take(self: &Arc<Self>) -> Option<(usize, Outcome<T>)> {
         let mut source = lock(&self.source);
@@ -256,7 +258,7 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
         Some((number, item))
     }
 
-    /// Waits for the next result; none is left once the source has ended.
+    /// Waits for the next result; `None` after the last one.
     fn next(self: &Arc<Self>) -> Option<Outcome<R>> {
         let pending = |book: &mut Book<R>| !book.has_next() && book.total != Some(book.emitted);
         let mut book = if is_worker() { self.help(pending) } else { self.wait(pending) };
@@ -270,7 +272,7 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
         Some(outcome)
     }
 
-    /// Waits while something is pending.
+    /// Waits while `pending` is true.
     fn wait(&self, mut pending: impl FnMut(&mut Book<R>) -> bool) -> MutexGuard<'_, Book<R>> {
         let gathered = self.progress.wait_timeout_while(lock(&self.book), GATHER, &mut pending);
         let (mut book, _) = gathered.unwrap_or_else(PoisonError::into_inner);
@@ -282,8 +284,9 @@ impl<T: Send + 'static, R: Send + 'static> Shared<T, R> {
         book
     }
 
-    /// The same on one of the threads, which runs a due task itself if the next item is not taken yet. If it is, its
-    /// task runs: to take another item might wait for a source that the next result does not need.
+    /// As `wait`, on one of the pool's threads: runs the due task itself if the next item has not been taken. If that
+    /// item has been taken, its task already runs. Then no other item is taken here: this could wait for the source,
+    /// which the next result does not need.
     fn help(
         self: &Arc<Self>,
         mut pending: impl FnMut(&mut Book<R>) -> bool,
@@ -346,14 +349,14 @@ impl<T: Send + 'static, R: Send + 'static> Iterator for ParMap<T, R> {
 impl<T: Send + 'static, R: Send + 'static> std::iter::FusedIterator for ParMap<T, R> {}
 
 impl<T, R> ParMap<T, R> {
-    /// Ends the work, waits until no task touches source or work any more, and drops both.
+    /// Ends the work, waits until no task uses the source or the work any more, and drops both.
     fn stop(&mut self) {
         if let State::Threads { shared } = std::mem::replace(&mut self.state, State::Done) {
             {
                 let mut book = lock(&shared.book);
                 (book.stop, book.is_due) = (true, false);
             }
-            // A source that waits for a server would keep us.
+            // Otherwise a source that waits for a server would delay the end.
             shared.give_up.tell();
             let running = |book: &mut Book<R>| book.running > 0;
             let mut book = shared
@@ -392,8 +395,7 @@ mod tests {
         Parallelism::new(n).unwrap()
     }
 
-    /// All threads wait for work that they share out among themselves.
-    /// Maps that were begun by a thread outside, and are then the sources of others.
+    /// Maps that were begun by a thread outside the pool serve as sources of other maps.
     #[test]
     fn a_map_that_was_begun_outside_may_be_a_source() {
         for n in [2, 3] {
@@ -412,7 +414,7 @@ mod tests {
         }
     }
 
-    /// A taker that is due, but has no thread, keeps nobody who drops its map.
+    /// Dropping a map does not wait for a due taker that no thread has begun.
     #[cfg(feature = "parquet")]
     #[test]
     fn a_drop_does_not_wait_for_the_work_of_other_maps() {

@@ -21,8 +21,8 @@ pub const DEFAULT_WINDOW_PER_THREAD: usize = 32;
 
 /// The threads of a job, which all of its stages share, and how far they may run ahead of the consumer.
 ///
-/// Clones share the threads, which start when a stage needs them and end with the last clone. Results depend on
-/// neither number.
+/// Clones share the threads, which start when a stage needs them and end with the last clone. Results depend neither
+/// on the number of threads nor on the window.
 ///
 /// # Examples
 /// ```
@@ -50,10 +50,10 @@ impl Default for Parallelism {
 }
 
 impl Parallelism {
-    /// Takes `threads` threads; with one, the work is done on the consumer's.
+    /// Uses `threads` threads. With one, the consumer's own thread does the work.
     ///
     /// # Errors
-    /// [`Error::InvalidParam`] for none.
+    /// [`Error::InvalidParam`] for 0 threads.
     pub fn new(threads: usize) -> ResultOf<Self> {
         if threads == 0 {
             return Err(Error::param("threads", 0, "at least 1"));
@@ -66,14 +66,13 @@ impl Parallelism {
         Self { threads, window, pool: Arc::default() }
     }
 
-    /// No threads but the consumer's.
+    /// No threads of its own: the consumer's thread does the work.
     pub(crate) fn none() -> Self {
         Self::of(1)
     }
 
-    /// Sets how many items may be in work or waiting for the consumer (default
-    /// [`DEFAULT_WINDOW_PER_THREAD`] for each thread): what bounds the memory. It is never less than one for each
-    /// thread.
+    /// Sets how many items may be in work or waiting for the consumer (default [`DEFAULT_WINDOW_PER_THREAD`] for each
+    /// thread). The window bounds the memory. It is raised to one item for each thread if it is less.
     pub fn with_window(mut self, window: usize) -> Self {
         self.window = window.max(self.threads);
         self
@@ -91,12 +90,12 @@ impl Parallelism {
         self.window
     }
 
-    /// The threads; none where the work is to be done on the caller's.
+    /// The pool; `None` if the caller's thread does the work.
     fn pool(&self) -> Option<&Pool> {
         if self.threads == 1 {
             return None;
         }
-        // A machine that refuses threads still gets the work done.
+        // If the system refuses to start any thread, the caller's thread does the work.
         Some(self.pool.get_or_init(|| Pool::start(self.threads))).filter(|pool| pool.threads > 0)
     }
 }
@@ -105,6 +104,6 @@ impl Parallelism {
 type Outcome<R> = Result<R, Box<dyn Any + Send>>;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while it holds a lock but the source, whose panic is carried on.
+    // Only a source may panic while a lock is held, and its panic is passed on: a poisoned lock can be used.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

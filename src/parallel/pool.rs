@@ -7,9 +7,9 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use super::lock;
 
-/// Something that has tasks that are due.
+/// A provider of tasks for the pool.
 pub(super) trait Tasks: Send + Sync {
-    /// Runs one that is due; false if there is none (any more).
+    /// Runs one due task; false if no task is due (any more).
     fn run_due(self: Arc<Self>) -> bool;
 }
 
@@ -46,7 +46,7 @@ thread_local! {
 }
 
 impl Pool {
-    /// Starts so many threads, or as many as the system gives.
+    /// Starts `threads` threads, or as many as the system allows.
     pub fn start(threads: usize) -> Self {
         let queue = Arc::<Queue>::default();
         let begin = |i: &usize| {
@@ -77,14 +77,14 @@ impl Drop for Pool {
 }
 
 impl Queue {
-    /// The life of a thread.
+    /// The loop of a pool's thread: runs tasks until the queue is closed and empty.
     fn work(&self) {
         IS_WORKER.set(true);
         let mut entries = lock(&self.entries);
         loop {
             if let Some(tasks) = entries.tasks.pop_front() {
                 drop(entries);
-                // Tasks keep their panics for whoever waits; what else panics must not cost a thread.
+                // Tasks catch panics of their work for the waiting caller. Any other panic must not end this thread.
                 let _ = catch_unwind(AssertUnwindSafe(|| tasks.run_due()));
                 entries = lock(&self.entries);
             } else if entries.is_closed {

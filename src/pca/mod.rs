@@ -1,8 +1,8 @@
 //! Principal components of descriptors: moments, solvers, model.
 //!
-//! A fit needs no more of the rows than their [`Moments`]: count, sum and Gram matrix, exact integers
-//! for descriptors, so that a model's bits do not depend on threads, batches or the order of the
-//! rows. [`Moments::fit`] solves them for a [`PcaModel`], which projects rows.
+//! A fit needs only the [`Moments`] of the rows: count, sum and Gram matrix. For descriptors these are exact integers,
+//! so a model's bits do not depend on threads, batches or the order of the rows. [`Moments::fit`] returns a
+//! [`PcaModel`], which projects rows.
 //!
 //! Conventions are scikit-learn's: variances over n - 1, ratios of the total variance, components
 //! as rows, each with its largest loading positive.
@@ -22,5 +22,5 @@ pub use params::{
     Solver,
 };
 
-/// The rows that a thread takes at a time, where there are many.
+/// The number of rows that a thread takes at a time, if many rows are shared out to threads.
 const TASK_ROWS: usize = 16_384;

@@ -12,10 +12,10 @@ use crate::arch::{Float, Kernels, Loadings};
 use crate::error::{Error, Result};
 use crate::features::{Element, VectorFormat, VectorsView};
 
-/// The rows that are made floats at a time: what the nearest cache holds.
+/// The number of rows converted to floats at a time: few enough for the L1 cache.
 const BLOCK_ROWS: usize = 64;
 
-/// A number that scores can be: `f32` or `f64`.
+/// A number type for scores: `f32` or `f64`.
 #[allow(private_bounds)] // Sealed: there is a kernel for each.
 pub trait Score: Float {}
 
@@ -24,9 +24,9 @@ impl Score for f64 {}
 
 /// A fitted PCA: projects rows onto its components.
 ///
-/// Saved and loaded as JSON, without loss of a bit. One that a pipeline has fitted holds the [`Origin`] of
-/// its descriptors; one that is fitted from [`Moments`](super::Moments) holds it if it is
-/// [given](Self::with_origin), and goes with any descriptors if not.
+/// Saved and loaded as JSON, without loss of a bit. A model that a pipeline has fitted holds the [`Origin`] of its
+/// descriptors. A model fitted from [`Moments`](super::Moments) holds an origin only if it is
+/// [given](Self::with_origin). Without an origin it accepts any descriptors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "File", into = "File")]
 pub struct PcaModel {
@@ -58,19 +58,19 @@ impl PcaModel {
         self.components.ncols()
     }
 
-    /// The type of the elements of the rows that it was fitted to.
+    /// The type of the elements of the rows of the fit.
     #[must_use]
     pub fn element(&self) -> Element {
         self.element
     }
 
-    /// The number of rows that it was fitted to.
+    /// The number of rows of the fit.
     #[must_use]
     pub fn n_rows(&self) -> u64 {
         self.n_rows
     }
 
-    /// How many of the components have any variance; those after it are arbitrary directions.
+    /// The number of components with variance above rounding noise; those after these are arbitrary directions.
     #[must_use]
     pub fn rank(&self) -> usize {
         self.rank
@@ -88,7 +88,7 @@ impl PcaModel {
         self.iterations
     }
 
-    /// The treatment of the mean by the projection.
+    /// Whether the projection subtracts the mean.
     #[must_use]
     pub fn centering(&self) -> Centering {
         self.centering
@@ -114,8 +114,8 @@ impl PcaModel {
         self
     }
 
-    /// Refuses descriptors that are made otherwise than those of the fit. A model without an origin
-    /// goes with any.
+    /// Refuses descriptors whose origin differs from that of the fit. A model without an origin accepts any
+    /// descriptors.
     ///
     /// # Errors
     /// [`Error::Model`], naming each parameter that differs, and its two values.
@@ -152,7 +152,7 @@ impl PcaModel {
         &self.explained_variance
     }
 
-    /// The same as parts of the total variance: k elements.
+    /// The explained variances as fractions of the total variance: k elements.
     #[must_use]
     pub fn explained_variance_ratio(&self) -> &Array1<f64> {
         &self.explained_variance_ratio
@@ -170,10 +170,10 @@ impl PcaModel {
         self.total_variance
     }
 
-    /// Refuses vectors of another format than those of the fit.
+    /// Refuses vectors whose format differs from that of the fit.
     ///
     /// # Errors
-    /// [`Error::Model`], naming both.
+    /// [`Error::Model`], naming both lengths or both element types.
     pub fn check_format(&self, format: VectorFormat) -> Result<()> {
         self.check(format.len())?;
         if format.element() == self.element {
@@ -183,7 +183,7 @@ impl PcaModel {
         Err(Error::Model { uri: "given".into(), reason: reason.into() })
     }
 
-    /// Refuses rows of another length than those of the fit.
+    /// Refuses rows whose length differs from that of the fit.
     fn check(&self, dimensions: usize) -> Result<()> {
         let d = self.dimensions();
         if dimensions == d {
@@ -211,7 +211,7 @@ impl PcaModel {
         Ok(scores)
     }
 
-    /// The same of vectors of the format of the fit.
+    /// Projects vectors of the format of the fit to scores of shape (n, k).
     ///
     /// # Errors
     /// [`Error::Model`] for vectors of another format.
@@ -228,15 +228,14 @@ impl PcaModel {
         }
     }
 
-    /// [`project`](Self::project) into an array of shape (n, k) that is there already: for many rows the
-    /// memory of a new one takes as long as the projection.
+    /// [`project`](Self::project) into an existing array of shape (n, k). For many rows, allocating a new array takes
+    /// as long as the projection.
     ///
-    /// Scores of 32 bits are summed up in 32 bits, in half the time: they are off by up to some millionths
-    /// of what the row adds up to.
+    /// Scores of 32 bits are summed in 32 bits, in half the time: their rounding error is up to some millionths of the
+    /// magnitudes that are summed.
     ///
     /// # Errors
-    /// [`Error::Model`] for rows of another length, [`Error::Shape`] for scores of another shape or not
-    /// in one piece.
+    /// [`Error::Model`] for rows of another length, [`Error::Shape`] for scores of another shape or not contiguous.
     pub fn project_into<T, S>(
         &self,
         rows: ArrayView2<'_, T>,
@@ -287,7 +286,8 @@ impl PcaModel {
         Ok(())
     }
 
-    /// Writes it to a file, whole or not at all; into what is no file, such as a pipe, as it is.
+    /// Writes the model to a file, whole or not at all. A target that is not a regular file, such as a pipe, is
+    /// written directly.
     ///
     /// # Errors
     /// [`Error::Write`], naming the file.
@@ -296,19 +296,19 @@ impl PcaModel {
         let write = || -> std::io::Result<()> {
             let mut json = serde_json::to_vec_pretty(self)?;
             json.push(b'\n');
-            // The kernel first: it may refuse a link that was planted here.
+            // The kernel resolves the path first, as it may refuse a link that was planted here.
             match std::fs::metadata(path) {
                 Ok(found) if !found.is_file() => return std::fs::write(path, json),
                 Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
                 _ => {}
             }
-            // The file itself and not a link to it is what gets replaced.
+            // Replaces the file that a link points to, not the link.
             let target = path.canonicalize().or_else(|_| std::path::absolute(path))?;
             let mut builder = tempfile::Builder::new();
             #[cfg(unix)]
             {
                 use std::os::unix::fs::PermissionsExt as _;
-                // As of any new file, less what the process masks.
+                // The mode of any new file; the umask still applies.
                 builder.permissions(std::fs::Permissions::from_mode(0o666));
             }
             let mut file = builder.prefix(".").tempfile_in(target.parent().unwrap_or(&target))?;
@@ -320,7 +320,7 @@ impl PcaModel {
         write().map_err(|e| Error::write(path, e))
     }
 
-    /// Reads one that [`PcaModel::save`] wrote.
+    /// Reads a model that [`PcaModel::save`] wrote.
     ///
     /// # Errors
     /// [`Error::Read`] if there is no file to read, [`Error::Model`] if it holds no model.
@@ -355,7 +355,7 @@ struct File {
     origin: Option<Origin>,
 }
 
-/// The elements of models that do not say theirs.
+/// The element type of a model file that does not name one.
 fn bytes() -> Element {
     Element::U8
 }
@@ -426,7 +426,7 @@ impl TryFrom<File> for PcaModel {
     }
 }
 
-/// The most by which numbers of a model may be off from what follows from its other numbers.
+/// The tolerance of the consistency checks between a model's numbers.
 const TOLERANCE: f64 = 1e-6;
 
 impl PcaModel {
@@ -444,7 +444,7 @@ impl PcaModel {
                 return Err(format!("its {name} is not finite"));
             }
         }
-        // Such a mean cannot give infinite scores of 32 bits, either.
+        // A mean in this range also keeps 32-bit scores finite.
         let is_byte = |mean: &f64| (0.0..=255.0).contains(mean);
         if self.element == Element::U8 && !self.mean.iter().all(is_byte) {
             return Err("its mean is not that of bytes, 0 to 255".to_owned());

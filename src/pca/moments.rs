@@ -11,9 +11,9 @@ use crate::features::{Element, VectorFormat, VectorsView};
 
 /// Count, sum and Gram matrix of rows of bytes or of 32-bit floats.
 ///
-/// Of bytes they are exact integers: any split of the rows, in any order, merges to the same moments. Of floats they
-/// are sums of float64 in the order of the rows, however many rows are pushed at a time;
-/// merging adds sums, so the same parts in the same order give the same bits.
+/// For bytes these are exact integers: any split of the rows, in any order, merges to the same moments. For floats
+/// these are float64 sums in the order of the rows, however many rows are pushed at a time. Merging adds the sums, so
+/// the same parts merged in the same order give the same bits.
 ///
 /// # Examples
 /// ```
@@ -39,25 +39,26 @@ pub struct Moments {
     sums: ElementSums,
 }
 
-/// Sums of shape (dimensions), and of products of shape (dimensions, dimensions).
+/// Sums, of shape (dimensions), and sums of products, of shape (dimensions, dimensions): for floats only the upper
+/// triangle.
 #[derive(Clone, Debug, PartialEq)]
 enum ElementSums {
     U8 { sum: Vec<u64>, gram: Array2<u64> },
     F32 { sum: Vec<f64>, gram: Array2<f64> },
 }
 
-/// Rows whose products of bytes sum up exactly in float32: 256 * 255^2 < 2^24.
+/// The number of rows whose products of bytes sum exactly in float32: 256 * 255^2 < 2^24.
 const EXACT_ROWS: usize = 256;
 
-/// Begins [`Moments::to_bytes`].
+/// The first bytes of [`Moments::to_bytes`].
 const MAGIC: &[u8; 8] = b"orbmom01";
-/// Most rows: their sums fit into 64 bits, and products of these into 128.
+/// The maximum number of rows: all sums fit in 64 bits, and products of two sums in 128 bits.
 const MAX_COUNT: u64 = 1 << 48;
 /// Bytes before the sums: magic, element, 7 zeros, dimensions, count.
 const HEAD_LEN: usize = 32;
 
 impl Moments {
-    /// The moments of no rows, of vectors with `dimensions` bytes.
+    /// Empty moments, for rows of `dimensions` bytes.
     #[must_use]
     pub fn new(dimensions: usize) -> Self {
         let gram = Array2::zeros((dimensions, dimensions));
@@ -65,7 +66,7 @@ impl Moments {
         Self { count: 0, dimensions, sums }
     }
 
-    /// The moments of no rows, of vectors with `dimensions` floats.
+    /// Empty moments, for rows of `dimensions` floats.
     #[must_use]
     pub fn new_f32(dimensions: usize) -> Self {
         let gram = Array2::zeros((dimensions, dimensions));
@@ -73,7 +74,7 @@ impl Moments {
         Self { count: 0, dimensions, sums }
     }
 
-    /// The moments of no rows, of vectors of a format.
+    /// Empty moments, for vectors of a format.
     #[must_use]
     pub fn of_format(format: VectorFormat) -> Self {
         match format.element() {
@@ -202,8 +203,8 @@ impl Moments {
     /// Finds the principal components.
     ///
     /// # Errors
-    /// [`Error::InvalidParam`] for more components than dimensions, [`Error::Fit`] for fewer rows
-    /// than components or than two.
+    /// [`Error::InvalidParam`] for more components than dimensions, [`Error::Fit`] for fewer rows than components, for
+    /// fewer than two rows, or for variances beyond the range of float64.
     pub fn fit(&self, params: &PcaParams) -> Result<PcaModel> {
         params.check(self.dimensions)?;
         if self.count < params.needed() {
@@ -216,11 +217,11 @@ impl Moments {
         Ok(solve::fit(self, &covariance, params))
     }
 
-    /// Writes them down, to be merged elsewhere.
+    /// Serializes the moments, for example to merge them in another process.
     ///
-    /// All numbers are little-endian: the eight characters `orbmom01`; the size of an element in bytes (1 for `u8`,
-    /// 4 for `f32`) and seven zeros; dimensions d and count as u64; d sums; d (d + 1) / 2 sums of products, the upper
-    /// triangle row by row. Sums are u64 for bytes and f64 for floats.
+    /// The format, with little-endian numbers: the eight characters `orbmom01`; the size of an element in bytes (1 for
+    /// `u8`, 4 for `f32`) and seven zero bytes; dimensions d and count as u64; d sums; d (d + 1) / 2 sums of products,
+    /// the upper triangle row by row. Sums are u64 for bytes and f64 for floats.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let d = self.dimensions;
@@ -307,8 +308,8 @@ impl Moments {
         }
     }
 
-    /// The covariance matrix over n - 1. The sums of bytes are exact, rounded only where they are divided. Those of
-    /// floats lose as many digits as the mean is larger than the deviation, squared.
+    /// The covariance matrix over n - 1. The sums of bytes are exact; rounding happens only in the final conversion and
+    /// division. For floats the relative error of a variance grows with the square of mean / standard deviation.
     pub(super) fn covariance(&self) -> DMatrix<f64> {
         let (n, wide) = (self.count as f64, i128::from(self.count));
         match &self.sums {
@@ -323,7 +324,7 @@ impl Moments {
                 DMatrix::from_fn(self.dimensions, self.dimensions, |i, j| {
                     let (i, j) = (i.min(j), i.max(j));
                     let difference = gram[(i, j)] - sum[i] * (sum[j] / n);
-                    // The sums are rounded n times: a difference within that is none.
+                    // Each sum is rounded n times. A difference no larger than this noise counts as 0.
                     let size = gram[(i, i)].sqrt() * gram[(j, j)].sqrt();
                     let noise = n * f64::EPSILON * size;
                     if difference.abs() <= noise { 0.0 } else { difference / (n - 1.0) }

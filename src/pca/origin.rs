@@ -8,9 +8,9 @@ use crate::features::FeatureExtractor;
 
 /// The extractor and the decoder that make descriptors, with their parameters.
 ///
-/// A model holds those that it was fitted on, and a result those that it was made with. Scores of
-/// descriptors of other parameters are numbers without a meaning, so
-/// [`Pipeline::with_model`](crate::pipeline::Pipeline::with_model) and the Parquet sink's append compare them.
+/// A model records the origin of the descriptors of its fit, and a result the origin of its own descriptors. Scores of
+/// descriptors made with other parameters have no meaning, so
+/// [`Pipeline::with_model`](crate::pipeline::Pipeline::with_model) and the Parquet sink's append compare the origins.
 ///
 /// # Examples
 /// ```
@@ -29,15 +29,15 @@ pub struct Origin {
     decode: Value,
 }
 
-/// A parameter that two jobs have different values of.
+/// A parameter whose values in two jobs differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Difference {
     /// The parameter's name.
     pub name: String,
-    /// The value of the first, as text; `none` if it has no such parameter.
+    /// The first job's value, as text; `none` if that job has no such parameter.
     pub first: String,
-    /// The value of the second.
+    /// The second job's value, likewise.
     pub second: String,
 }
 
@@ -57,14 +57,14 @@ impl Origin {
         Self::of_notes(&extractor.describe(), &describe_decode(decode))
     }
 
-    /// Reads the notes `orb` and `decode` of a result. One that is not JSON counts as a text.
+    /// Reads the notes `orb` and `decode` of a result. A note that is not JSON is kept as plain text.
     pub(crate) fn of_notes(orb: &str, decode: &str) -> Self {
         let read = |note: &str| serde_json::from_str(note).unwrap_or_else(|_| note.into());
         Self { orb: read(orb), decode: read(decode) }
     }
 
-    /// The parameters that differ, by name: the extractor's, the OpenCV build to equal, what grey is, EXIF
-    /// orientation, the JPEG decoder. Limits do not count.
+    /// The parameters that differ, with their names: those of the extractor, including the OpenCV build to match, the
+    /// grey mode, the EXIF orientation and the JPEG decoder. Limits are not compared.
     #[must_use]
     pub fn differences(&self, other: &Self) -> Vec<Difference> {
         let mut found = Vec::new();

@@ -20,11 +20,11 @@ pub const DEFAULT_SEED: u64 = 0;
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum PowerIterations {
-    /// As many as the components need to settle, 1000 at most: on moments they cost no pass over
-    /// the data.
+    /// Until the components have converged, 1000 at most. They cost no pass over the data, as they
+    /// run on the covariance matrix.
     #[default]
     Auto,
-    /// Just so many.
+    /// Exactly this number.
     Fixed(usize),
 }
 
@@ -39,7 +39,7 @@ pub enum Solver {
     /// N. Halko, P. G. Martinsson, J. A. Tropp: "Finding structure with randomness", SIAM Review 53
     /// (2011), algorithms 4.4 and 5.3.
     Randomized {
-        /// How many more vectors than components span the range.
+        /// Number of random vectors in addition to the number of components.
         oversamples: usize,
         /// How often the covariance is applied.
         power_iterations: PowerIterations,
@@ -51,7 +51,7 @@ pub enum Solver {
     /// scikit-learn's rule: `Randomized` for wide data of which few components are wanted, else
     /// `Covariance`.
     Auto {
-        /// The seed, should it be `Randomized`.
+        /// The seed, if the rule chooses `Randomized`.
         seed: u64,
     },
 }
@@ -73,7 +73,7 @@ impl Solver {
         }
     }
 
-    /// Its name: `randomized`, `covariance` or `auto`.
+    /// The solver's name: `randomized`, `covariance` or `auto`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -83,7 +83,7 @@ impl Solver {
         }
     }
 
-    /// The solver that `Auto` stands for.
+    /// Replaces `Auto` by the solver that its rule chooses; others stay as they are.
     pub(super) fn resolve(self, rows: u64, dimensions: usize, n_components: usize) -> Self {
         let (n, d, k) = (rows as f64, dimensions as f64, n_components as f64);
         let tall = d <= 1000.0 && n >= 10.0 * d;
@@ -106,7 +106,7 @@ impl fmt::Display for Solver {
 impl FromStr for Solver {
     type Err = Error;
 
-    /// Takes a name; everything else has its default.
+    /// Parses a solver's name; its parameters get their defaults.
     fn from_str(name: &str) -> Result<Self> {
         let all = [Self::default(), Self::Covariance, Self::Auto { seed: DEFAULT_SEED }];
         all.into_iter()
@@ -115,16 +115,16 @@ impl FromStr for Solver {
     }
 }
 
-/// Whether the mean is taken off before rows are projected.
+/// Whether the mean is subtracted before rows are projected.
 ///
 /// The components are those of the centred data either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Centering {
-    /// The mean is taken off: scikit-learn's `transform`.
+    /// The mean is subtracted, as in scikit-learn's `transform`.
     #[default]
     Mean,
-    /// It is not: the `transform` of Spark's `PCAModel`.
+    /// The mean is not subtracted, as in the `transform` of Spark's `PCAModel`.
     None,
 }
 
@@ -147,7 +147,7 @@ impl Default for PcaParams {
 }
 
 impl PcaParams {
-    /// Asks for so many components.
+    /// The default parameters, with this number of components.
     pub fn new(n_components: usize) -> Self {
         Self { n_components, solver: Solver::default(), centering: Centering::default() }
     }
@@ -158,7 +158,7 @@ impl PcaParams {
         self
     }
 
-    /// Sets what the model's projection does with the mean (default [`Centering::Mean`]).
+    /// Sets whether the model's projection subtracts the mean (default [`Centering::Mean`]).
     pub fn with_centering(mut self, centering: Centering) -> Self {
         self.centering = centering;
         self
@@ -176,7 +176,7 @@ impl PcaParams {
         self.solver
     }
 
-    /// The treatment of the mean by the model's projection.
+    /// Whether the model's projection subtracts the mean.
     #[must_use]
     pub fn centering(&self) -> Centering {
         self.centering
@@ -193,12 +193,12 @@ impl PcaParams {
         Err(Error::param("n_components", self.n_components, format!("1 to {dimensions}")))
     }
 
-    /// The rows that a fit needs at least.
+    /// The smallest number of rows that can be fitted.
     pub(super) fn needed(&self) -> u64 {
         self.n_components.max(2) as u64
     }
 
-    /// The error of a fit to fewer rows.
+    /// The error for a fit to fewer rows than [`needed`](Self::needed).
     pub(crate) fn too_few_rows(&self, rows: u64) -> Error {
         let (k, needed) = (self.n_components, self.needed());
         let why = format!("{rows} rows for {k} components, at least {needed} are needed");

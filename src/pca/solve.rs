@@ -12,8 +12,8 @@ use crate::features::Element;
 /// The most power iterations that [`PowerIterations::Auto`] takes.
 const MAX_ITERATIONS: usize = 1000;
 
-/// When [`PowerIterations::Auto`] stops: the residual of every component, relative to the largest
-/// eigenvalue.
+/// [`PowerIterations::Auto`] stops once the residual of every component, relative to the largest
+/// eigenvalue, is at most this.
 const TOLERANCE: f64 = 1e-12;
 
 /// The leading eigenvalues, descending, and their vectors as columns.
@@ -22,7 +22,7 @@ struct Eigen {
     vectors: DMatrix<f64>,
 }
 
-/// Solves checked parameters.
+/// Fits a model; the parameters have been checked.
 pub(super) fn fit(moments: &Moments, covariance: &DMatrix<f64>, params: &PcaParams) -> PcaModel {
     let k = params.n_components();
     let (rows, dimensions) = (moments.count(), moments.dimensions());
@@ -36,7 +36,7 @@ pub(super) fn fit(moments: &Moments, covariance: &DMatrix<f64>, params: &PcaPara
     let variance: Array1<f64> = eigen.values.iter().take(k).map(|v| v.max(0.0)).collect();
     let total = match moments.element() {
         Element::U8 => covariance.trace(),
-        // Where the sums have lost digits, the trace may be less than its parts.
+        // Rounding errors in the sums can make the trace less than the sum of the variances.
         Element::F32 => covariance.trace().max(variance.sum()),
     };
     let mut components = Array2::from_shape_fn((k, dimensions), |(i, j)| eigen.vectors[(j, i)]);
@@ -58,14 +58,14 @@ pub(super) fn fit(moments: &Moments, covariance: &DMatrix<f64>, params: &PcaPara
     }
 }
 
-/// The number of variances that are more than the noise of the largest.
+/// The number of variances above the rounding noise of the largest.
 pub(super) fn rank(variance: &Array1<f64>, dimensions: usize) -> usize {
     let largest = variance.iter().copied().fold(0.0, f64::max);
     let noise = largest * dimensions as f64 * f64::EPSILON;
     variance.iter().filter(|&&v| v > noise).count()
 }
 
-/// The first of the loadings that are largest by magnitude.
+/// The loading of the largest magnitude; the first on a tie.
 pub(super) fn largest_loading(component: ArrayView1<'_, f64>) -> f64 {
     component
         .iter()
@@ -93,8 +93,8 @@ fn exact(matrix: &DMatrix<f64>) -> Eigen {
     }
 }
 
-/// Finds the `k` leading eigenvectors in the range of the matrix's powers, and how many power
-/// iterations that took.
+/// Finds the `k` leading eigenvectors in the range of the matrix's powers. Also returns the number
+/// of power iterations.
 fn randomized(
     matrix: &DMatrix<f64>,
     k: usize,
@@ -103,8 +103,8 @@ fn randomized(
     seed: u64,
 ) -> (Eigen, usize) {
     let dimensions = matrix.nrows();
-    // Where that is most of the dimensions already, all of them cost hardly more than waiting for
-    // the last ones to settle.
+    // If more than half of the dimensions are wanted, all are taken: that costs hardly more than
+    // iterating until the last ones converge.
     let wanted = k.saturating_add(oversamples);
     let width = if wanted > dimensions / 2 { dimensions } else { wanted };
     let mut random = ChaCha8Rng::seed_from_u64(seed);
@@ -112,7 +112,7 @@ fn randomized(
     let mut image = multiply(matrix, &start);
     let mut iterations = 0;
     loop {
-        // The images of an orthonormal basis: `basis` spans the range found so far.
+        // `basis` is an orthonormal basis of the range found so far.
         let basis = image.qr().q();
         image = multiply(matrix, &basis);
         let last = match power_iterations {
@@ -139,11 +139,11 @@ fn randomized(
     }
 }
 
-/// A matrix product whose sums run in index order on every machine: library products may fuse or
-/// reorder them by what the CPU offers, and a model's bits would depend on it.
+/// A matrix product whose sums run in index order on every machine. Library products may fuse or
+/// reorder operations according to the CPU, so the bits of a model would depend on the CPU.
 fn multiply(a: &DMatrix<f64>, b: &DMatrix<f64>) -> DMatrix<f64> {
     let mut product = DMatrix::zeros(a.nrows(), b.ncols());
-    // Columns as slices: nalgebra's views of them are not vectorized.
+    // Columns as slices: loops over nalgebra's column views are not vectorized.
     let columns = product.as_mut_slice().chunks_exact_mut(a.nrows());
     for (out, b) in columns.zip(b.as_slice().chunks_exact(b.nrows())) {
         for (a, &factor) in a.as_slice().chunks_exact(a.nrows()).zip(b) {

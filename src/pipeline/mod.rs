@@ -19,7 +19,7 @@ use crate::stage::{
 
 pub use report::{ModelSummary, RunReport};
 
-/// The scores that a job makes of the vectors.
+/// How a job gets the scores of the vectors.
 #[derive(Clone, Debug)]
 enum Scores {
     None,
@@ -104,8 +104,8 @@ where
         self
     }
 
-    /// Projects the vectors onto a model that is fitted already: one pass, no spool. If the model knows
-    /// its [`Origin`], that must be this job's, unless it is [forced](Self::with_force).
+    /// Projects the vectors onto a model that is already fitted: one pass, no spool. If the model has an
+    /// [`Origin`], it must match this job's, unless [`with_force`](Self::with_force) is set.
     pub fn with_model(mut self, model: PcaModel) -> Self {
         self.scores = Scores::Model(Box::new(model));
         self
@@ -129,19 +129,19 @@ where
         self
     }
 
-    /// [`ErrorPolicy::with_max_failures`].
+    /// See [`ErrorPolicy::with_max_failures`].
     pub fn with_max_failures(mut self, most: MaxFailures) -> Self {
         self.policy = self.policy.with_max_failures(most);
         self
     }
 
-    /// [`ErrorPolicy::with_allow_empty`].
+    /// See [`ErrorPolicy::with_allow_empty`].
     pub fn with_allow_empty(mut self, allow: bool) -> Self {
         self.policy = self.policy.with_allow_empty(allow);
         self
     }
 
-    /// Sets whether a model may be one that was fitted on other parameters or by another decoder (default: no).
+    /// Sets whether a model is accepted that was fitted with other parameters or another decoder (default: no).
     pub fn with_force(mut self, force: bool) -> Self {
         self.force = force;
         self
@@ -160,7 +160,7 @@ where
     }
 
     /// Ends the job with [`Error::Interrupted`] at the next image or batch after the flag is set; nothing is
-    /// written. What waits for a server then is woken by `S3::interrupt`.
+    /// written. The flag does not wake a thread that waits for a server; `S3::interrupt` does.
     pub fn with_stop(mut self, stop: Arc<AtomicBool>) -> Self {
         self.stop = Some(stop);
         self
@@ -169,10 +169,10 @@ where
     /// Runs the job.
     ///
     /// # Errors
-    /// [`Error::Model`] for a model that was fitted on other features, naming the parameter; whatever makes the
-    /// job impossible, naming the object or file and the stage; with
-    /// [`OnError::Fail`] the first image, in order, that fails, else [`Error::AllFailed`],
-    /// [`Error::NoAccess`] or [`Error::TooManyFailures`]. The sink is not committed then.
+    /// [`Error::Model`] for a model that was fitted on other features, naming the parameter. Any error that
+    /// makes the job impossible, naming the object or file and the stage. With [`OnError::Fail`], the error
+    /// of the first image, in order, that fails; otherwise [`Error::AllFailed`], [`Error::NoAccess`] or
+    /// [`Error::TooManyFailures`]. The sink is not committed then.
     pub fn run(self) -> Result<RunReport> {
         let start = Instant::now();
         let Self { source, extractor, mut sink, decode, scores, spool, policy, .. } = self;
@@ -222,7 +222,7 @@ where
         let (report, model) = match scores {
             Scores::None => (batches.write_to(Watched { sink, watch })?, None),
             Scores::Model(model) => {
-                // The threads are at the images; this takes a thousandth of their time.
+                // The threads are busy with the images, and projecting takes a thousandth of their time.
                 let batches = batches.project(&model).with_parallelism(Parallelism::none());
                 let batches = batches.with_tally(&tally);
                 (batches.write_to(Watched { sink, watch })?, Some(*model))
@@ -249,7 +249,7 @@ fn annotate_model(sink: &mut impl RowSink, model: &PcaModel) -> Result<()> {
     Ok(())
 }
 
-/// Adds to a failed fit why there are so few rows.
+/// Adds the reason for the lack of rows to the error of a fit.
 fn explain(error: Error, tally: &Tally) -> Error {
     let Error::Fit(reason) = error else { return error };
     let Progress { images, failed, .. } = tally.progress();
@@ -262,7 +262,7 @@ fn explain(error: Error, tally: &Tally) -> Error {
     )
 }
 
-/// Who watches a job, and may stop it.
+/// The tally, observer and stop flag of a job.
 #[derive(Clone)]
 struct Watch {
     tally: Tally,
@@ -279,7 +279,7 @@ impl Watch {
     }
 }
 
-/// A sink whose writes are counted, timed, shown and stopped.
+/// Wraps a sink: counts and times its writes, calls the observer, and checks the stop flag.
 struct Watched<K> {
     sink: K,
     watch: Watch,

@@ -32,7 +32,7 @@ pub struct RunReport {
     pub rows: u64,
     /// Bytes of encoded images read.
     pub bytes_in: u64,
-    /// Requests that had to be made again, by source and sink, over a network that failed.
+    /// Retried requests of the source and the sink.
     #[serde(default)]
     pub retries: u64,
     /// The sink's numbers.
@@ -41,7 +41,7 @@ pub struct RunReport {
     pub threads: usize,
     /// Where the time went.
     pub seconds: Seconds,
-    /// The PCA in short, if there was one.
+    /// Summary of the PCA, if there was one.
     pub model: Option<ModelSummary>,
     /// The PCA itself; not part of the report's JSON.
     #[serde(skip)]
@@ -77,21 +77,21 @@ impl RunReport {
     }
 }
 
-/// A PCA in short.
+/// Summary of a PCA.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ModelSummary {
     /// The number of components.
     pub n_components: usize,
-    /// How many of them have any variance.
+    /// The number of components that have any variance.
     pub rank: usize,
     /// The number of rows that the model was fitted to.
     pub n_rows: u64,
     /// The solver that was used.
     pub solver: Solver,
-    /// The part of the variance along each component.
+    /// The fraction of the total variance along each component.
     pub explained_variance_ratio: Vec<f64>,
-    /// Their sum.
+    /// The sum of `explained_variance_ratio`.
     pub explained_variance_ratio_sum: f64,
 }
 

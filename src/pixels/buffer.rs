@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum PixelFormat {
-    /// Grey, of colours by the decoder's [`GrayMode`](crate::decode::GrayMode).
+    /// Grey; the decoder's [`GrayMode`](crate::decode::GrayMode) says how colours are converted.
     #[default]
     Gray,
     /// Red, green, blue: the order of Pillow, TensorFlow and the `image` crate.
@@ -60,8 +60,8 @@ impl PixelSpec {
         Self { format, size: None }
     }
 
-    /// Asks for a width and height in pixels, whatever the image's: resized by a triangle filter as wide as the
-    /// reduction.
+    /// Asks for a fixed width and height in pixels. Images are resized with a triangle filter, which widens in
+    /// proportion when an image is reduced.
     pub fn with_size(mut self, width: u32, height: u32) -> Self {
         self.size = Some((width, height));
         self
@@ -73,7 +73,7 @@ impl PixelSpec {
         self.format
     }
 
-    /// Width and height in pixels; none is the image's own.
+    /// Width and height in pixels; `None` for the image's own size.
     #[must_use]
     pub fn size(&self) -> Option<(u32, u32)> {
         self.size
@@ -144,7 +144,7 @@ impl<'a> PixelView<'a> {
         self.bytes
     }
 
-    /// The same as a grey image.
+    /// Borrows the same pixels as a grey image.
     ///
     /// # Errors
     /// [`Error::Shape`] for colour.
@@ -213,7 +213,7 @@ impl Pixels {
         &self.bytes
     }
 
-    /// Becomes an image of zeros, whatever it was before, and gives the bytes to be written.
+    /// Replaces the image by zeros of a new shape, reusing the buffer, and returns the bytes to fill.
     #[cfg(feature = "jpeg")]
     pub(crate) fn refill(
         &mut self,
@@ -256,7 +256,7 @@ impl Pixels {
         Self { bytes, width, height, format, channels }
     }
 
-    /// Changes it by an operation of the `image` crate, which treats the channels alike.
+    /// Applies an operation of the `image` crate. The crate treats all channels alike, so BGR can pass as RGB.
     fn change(&mut self, change: impl FnOnce(DynamicImage) -> DynamicImage) {
         const WHOLE: &str = "the buffer has width * height pixels";
         let bytes = std::mem::take(&mut self.bytes);
@@ -274,7 +274,7 @@ impl Pixels {
         self.bytes = image.into_bytes();
     }
 
-    /// Turns or mirrors it.
+    /// Rotates or mirrors the image.
     pub(crate) fn turn(&mut self, orientation: Orientation) {
         self.change(|mut image| {
             image.apply_orientation(orientation);
@@ -282,7 +282,7 @@ impl Pixels {
         });
     }
 
-    /// Makes it that size, as [`PixelSpec::with_size`] says.
+    /// Resizes the image as [`PixelSpec::with_size`] says.
     pub(crate) fn resize(&mut self, (width, height): (u32, u32)) {
         if (self.width, self.height) != (width as usize, height as usize) {
             self.change(|image| image.resize_exact(width, height, FilterType::Triangle));
@@ -290,7 +290,7 @@ impl Pixels {
     }
 }
 
-/// Red, green and blue of pixels that begin with these, or with grey.
+/// Red, green and blue of each pixel. A pixel begins with these if `has_color`, otherwise with grey.
 fn rgb_of<'a, T: 'a>(
     pixels: impl ExactSizeIterator<Item = &'a [T]>,
     has_color: bool,

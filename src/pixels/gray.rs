@@ -139,7 +139,7 @@ impl<'a> GrayView<'a> {
         &self.pixels[y * self.stride..][..self.width]
     }
 
-    /// The buffer from the first row on, and the bytes from one row to the next.
+    /// The buffer, which begins with the first row, and the stride in bytes.
     pub(crate) fn as_strided(&self) -> (&'a [u8], usize) {
         (self.pixels, self.stride)
     }
@@ -241,7 +241,7 @@ impl GrayImage {
             )));
         }
         let packed = array.as_standard_layout();
-        // A standard layout is one slice.
+        // Always a slice, as a standard layout is contiguous.
         Self::from_color(packed.as_slice().unwrap_or(&[]), width, height, order)
     }
 
@@ -280,19 +280,19 @@ impl GrayImage {
         &self.pixels
     }
 
-    /// The row-major pixels, as the buffer that they are.
+    /// The row-major pixels, without a copy.
     #[must_use]
     pub fn into_raw(self) -> Vec<u8> {
         self.pixels
     }
 
-    /// The same, made from an image of so many channels.
+    /// Sets the number of channels of the image that it was made from.
     pub(super) fn with_channels(mut self, channels: u8) -> Self {
         self.channels = channels;
         self
     }
 
-    /// The grey version of a colour buffer that has `width * height` pixels.
+    /// Converts a colour buffer of `width * height` pixels; the caller has checked its length.
     fn of_color(
         pixels: &[u8],
         width: usize,

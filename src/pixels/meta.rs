@@ -14,9 +14,9 @@ pub struct ImageMeta {
     pub byte_len: u64,
     /// When the file or object was last modified.
     pub modified: Option<SystemTime>,
-    /// Width in pixels, upright.
+    /// Width of the upright image in pixels.
     pub width: u32,
-    /// Height in pixels, upright.
+    /// Height of the upright image in pixels.
     pub height: u32,
     /// Channels of the encoded image: 1 grey, 2 grey and alpha, 3 colour, 4 colour and alpha or CMYK.
     pub channels: u8,

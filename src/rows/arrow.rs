@@ -38,8 +38,7 @@ impl ScoreWidth {
     }
 }
 
-/// The columns of a result: they follow from the format of the vectors, and the number of components if there are
-/// any.
+/// The columns of a result, for a format of the vectors and the number of PCA components, if any.
 ///
 /// | column | type | of |
 /// |---|---|---|
@@ -102,7 +101,7 @@ enum Values {
 struct Column {
     name: &'static str,
     values: Values,
-    /// `Some(true)` for vectors with keypoints alone, `Some(false)` for those without, `None` for both.
+    /// `Some(true)`: only for vectors with keypoints. `Some(false)`: only for vectors without. `None`: always.
     keypoints: Option<bool>,
 }
 
@@ -110,7 +109,7 @@ const fn column_of(name: &'static str, values: Values, keypoints: Option<bool>) 
     Column { name, values, keypoints }
 }
 
-/// All columns but the scores.
+/// All columns except the scores.
 const COLUMNS: [Column; 15] = [
     column_of("path", Values::Path, None),
     column_of("label", Values::Label, None),
@@ -129,13 +128,13 @@ const COLUMNS: [Column; 15] = [
     column_of("vector", Values::Vector, Some(false)),
 ];
 
-/// The columns of a format, but for the scores.
+/// The columns of a format, except the scores.
 fn columns(format: VectorFormat) -> impl Iterator<Item = Column> {
     COLUMNS.into_iter().filter(move |c| c.keypoints.is_none_or(|k| k == format.has_keypoints()))
 }
 
-/// Whether the values of a column are worth a dictionary. Vectors, scores and what belongs to one keypoint hardly
-/// repeat: theirs would be built only to be given up.
+/// Whether a column is written with a dictionary. Vectors, scores and the float values of keypoints hardly
+/// repeat, so the writer would build a dictionary and then discard it.
 #[cfg(feature = "parquet")]
 pub(crate) fn is_dictionary(name: &str) -> bool {
     let column = COLUMNS.iter().find(|column| column.name == name);
@@ -161,7 +160,7 @@ impl RowBatch {
         RecordBatch::try_new(schema, arrays)
     }
 
-    /// The images of a range of rows, each with the number of its rows in it.
+    /// The images of a range of rows, each with the part of its rows within the range.
     fn images_of(&self, range: Range<usize>) -> impl Iterator<Item = (&ImageRows, Range<usize>)> {
         let first = self.images().partition_point(|image| image.rows.end <= range.start);
         self.images()[first..]
@@ -171,7 +170,7 @@ impl RowBatch {
     }
 }
 
-/// Converts some rows of one column, which has that place in [`schema`].
+/// Converts a range of rows of one column; `place` is its index in [`schema`].
 pub(crate) fn column(
     batch: &RowBatch,
     range: Range<usize>,
@@ -206,7 +205,7 @@ pub(crate) fn column(
     })
 }
 
-/// A text for each row of some images.
+/// A column of texts: the text of each image, repeated for each of its rows.
 fn texts<'a>(
     images: impl Iterator<Item = (&'a ImageRows, Range<usize>)>,
     text: impl Fn(&'a ImageRows) -> Option<&'a str>,

@@ -16,9 +16,10 @@ use crate::pixels::ImageMeta;
 pub struct ImageRows {
     /// The image.
     pub meta: Arc<ImageMeta>,
-    /// The place of its first row here among its vectors: above 0 if the batch before has some of them.
+    /// Index of its first row in this batch among all of the image's vectors; above 0 if the image began in an
+    /// earlier batch.
     pub first_index: u32,
-    /// Its rows in the batch; none for an image without features.
+    /// Its rows in the batch; empty for an image without features.
     pub rows: Range<usize>,
 }
 
@@ -32,7 +33,7 @@ pub struct Row<'a> {
     pub index: u32,
     /// Its keypoint, if the extractor has keypoints.
     pub keypoint: Option<&'a KeyPoint>,
-    /// Its place in the batch's columns.
+    /// The row's index in the batch's columns.
     pub place: usize,
 }
 
@@ -76,7 +77,7 @@ impl RowBatch {
         }
     }
 
-    /// Makes room for so many rows.
+    /// Reserves memory for more rows.
     pub(crate) fn reserve(&mut self, rows: usize) {
         self.vectors.reserve(rows);
         if self.format.has_keypoints() {
@@ -92,10 +93,10 @@ impl RowBatch {
         self.push_range(image, 0..image.len())
     }
 
-    /// Adds some of the rows of an image, which may go on in the next batch.
+    /// Adds a range of an image's rows; the rest may go to the next batch.
     ///
     /// # Errors
-    /// As [`push`](Self::push), and [`Error::Shape`] if there are not so many.
+    /// As [`push`](Self::push), and [`Error::Shape`] if the range is not within the image's rows.
     pub fn push_range(&mut self, image: &ImageFeatures, some: Range<usize>) -> Result<()> {
         image.check(self.format)?;
         if some.start > some.end || some.end > image.len() {
@@ -105,7 +106,7 @@ impl RowBatch {
         Ok(())
     }
 
-    /// Adds some rows of an image that is checked.
+    /// Adds a range of rows of an image that has been checked.
     pub(crate) fn push_some(&mut self, image: &ImageFeatures, some: Range<usize>) {
         let start = self.len();
         self.vectors.append(&image.vectors, some.clone());
@@ -114,7 +115,7 @@ impl RowBatch {
         }
         let (meta, first_index) = (Arc::clone(&image.meta), some.start as u32);
         self.images.push(ImageRows { meta, first_index, rows: start..self.len() });
-        // They are of the rows before.
+        // The scores do not cover the new rows.
         self.scores = None;
     }
 
@@ -123,7 +124,7 @@ impl RowBatch {
         self.failed.push(failed);
     }
 
-    /// Joins the columns that a spool has kept.
+    /// Builds a batch from columns that were read from a spool.
     pub(crate) fn from_columns(
         format: VectorFormat,
         images: Vec<ImageRows>,
@@ -151,7 +152,7 @@ impl RowBatch {
         self.format
     }
 
-    /// The images, in order, those without features among them.
+    /// The images, in order, including those without features.
     #[must_use]
     pub fn images(&self) -> &[ImageRows] {
         &self.images
@@ -175,22 +176,22 @@ impl RowBatch {
         self.scores.as_ref()
     }
 
-    /// The images that failed since the batch before, in order.
+    /// The images that failed since the previous batch, in order.
     #[must_use]
     pub fn failed(&self) -> &[FailedImage] {
         &self.failed
     }
 
-    /// Row by row.
+    /// Iterates over the rows.
     #[must_use]
     pub fn rows(&self) -> impl ExactSizeIterator<Item = Row<'_>> + std::fmt::Debug {
         Rows { batch: self, image: 0, place: 0 }
     }
 
-    /// The same with scores of shape (rows, components).
+    /// Sets the scores, of shape (rows, components).
     ///
     /// # Errors
-    /// [`Error::Shape`] unless there is one row of scores for each row, and a component.
+    /// [`Error::Shape`] unless there is one row of scores for each row, and at least one component.
     pub fn with_scores(mut self, scores: Array2<f64>) -> Result<Self> {
         let (rows, components) = scores.dim();
         if rows != self.len() || components == 0 {

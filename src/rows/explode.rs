@@ -7,7 +7,7 @@ use crate::features::{ImageFeatures, VectorFormat};
 /// The number of rows that stages gather into a batch.
 pub const DEFAULT_BATCH_ROWS: usize = 1024;
 
-/// Images that a batch lists at most, with and without rows or failed.
+/// Most images in a batch; those without rows and those that failed count too.
 const MAX_IMAGES: usize = 1024;
 
 /// An image after the policy on errors: its features, or a record of its failure.
@@ -16,7 +16,7 @@ const MAX_IMAGES: usize = 1024;
 pub enum ImageOutcome {
     /// Its features.
     Features(ImageFeatures),
-    /// It failed, which goes on record.
+    /// The record of its failure.
     Failed(FailedImage),
 }
 
@@ -28,21 +28,22 @@ impl From<ImageFeatures> for ImageOutcome {
 
 /// The iterator of [`StageExt::explode`](crate::StageExt::explode): batches of rows, one for each vector.
 ///
-/// An image may go on in the next batch. An image whose features are not of the stream's format, or not one vector
-/// for each keypoint, is an [`Error::Extract`]. An error comes in its place, after the rows before it.
+/// The rows of an image may continue in the next batch. An image whose features are not of the stream's format, or
+/// not one vector for each keypoint, is an [`Error::Extract`]. Errors keep their order: one comes after the rows
+/// before it.
 #[must_use = "iterator adaptors are lazy and do nothing unless consumed"]
 #[derive(Debug)]
 pub struct Explode<I> {
     images: I,
     size: usize,
     format: Option<VectorFormat>,
-    /// The batch that is gathered.
+    /// The batch in progress.
     batch: Option<RowBatch>,
-    /// The image whose rows are next, and how many of them are in batches.
+    /// The image whose rows are next, and how many of its rows are already in batches.
     current: Option<(ImageFeatures, usize)>,
     /// Images that failed before the format was known.
     failed: Vec<FailedImage>,
-    /// The error that follows the batch.
+    /// An error to be returned after the batch.
     error: Option<Error>,
     is_first: bool,
 }
@@ -61,34 +62,34 @@ impl<I> Explode<I> {
         }
     }
 
-    /// Sets the rows of a batch (default [`DEFAULT_BATCH_ROWS`]); the last may have less. None at all ends the
-    /// stream with an [`Error::InvalidParam`].
+    /// Sets the rows of a batch (default [`DEFAULT_BATCH_ROWS`]). A batch may have fewer. 0 ends the stream with an
+    /// [`Error::InvalidParam`].
     pub fn with_batch_rows(mut self, rows: usize) -> Self {
         self.size = rows;
         self
     }
 
-    /// Sets the format, which is otherwise that of the first image: a stream of which every image failed then has
-    /// a batch without a row, which shows a sink the columns. Without it such a stream ends as an [`Error::Shape`].
+    /// Sets the format of the vectors (default: that of the first image). If every image fails, the stream then still
+    /// yields a batch without rows, from which a sink learns the columns; otherwise it ends with an [`Error::Shape`].
     pub fn with_format(mut self, format: VectorFormat) -> Self {
         self.format = Some(format);
         self
     }
 
-    /// The batch that is gathered.
+    /// The batch in progress.
     fn open(&mut self, format: VectorFormat) -> &mut RowBatch {
         let size = self.size;
         let failed = &mut self.failed;
         self.batch.get_or_insert_with(|| {
             let mut batch = RowBatch::new(format);
-            // The caller's size may be one that is never reached.
+            // Capped: the caller's size may be far more rows than will come.
             batch.reserve(size.min(DEFAULT_BATCH_ROWS));
             failed.drain(..).for_each(|failed| batch.push_failed(failed));
             batch
         })
     }
 
-    /// Whether the batch has no room for another image, or row.
+    /// Whether the batch has reached its limit of rows or of images.
     fn is_full(&self) -> bool {
         self.batch.as_ref().is_some_and(|batch| {
             batch.len() >= self.size || batch.images().len() + batch.failed().len() >= MAX_IMAGES

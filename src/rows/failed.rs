@@ -19,7 +19,7 @@ pub struct FailedImage {
 }
 
 impl FailedImage {
-    /// Makes one that no [`Error`] stands for.
+    /// Makes a record of a failure for which there is no [`Error`].
     pub fn new(
         uri: Option<String>,
         stage: impl Into<String>,

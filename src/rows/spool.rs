@@ -40,7 +40,7 @@ impl Spool {
     }
 
     /// Sets the folder of the file (default: the system's for temporary files). The file has no
-    /// name and goes when the process does.
+    /// name and is freed when the process ends.
     pub fn with_folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.folder = folder.into();
         self
@@ -51,7 +51,7 @@ impl Spool {
     }
 }
 
-/// A spool that takes batches.
+/// The writing side of a spool.
 pub struct Spooling {
     spool: Spool,
     file: BufWriter<SpooledTempFile>,
@@ -65,7 +65,7 @@ impl std::fmt::Debug for Spooling {
 }
 
 impl Spooling {
-    /// Begins.
+    /// Makes an empty spool.
     #[must_use]
     pub fn new(spool: &Spool) -> Self {
         let file = spooled_tempfile_in(spool.memory, &spool.folder);
@@ -82,7 +82,7 @@ impl Spooling {
         write_batch(&mut self.file, batch).map_err(|e| self.spool.error(e))
     }
 
-    /// Ends, and gives the batches back, in their order.
+    /// Ends the writing, and returns the batches in their order.
     ///
     /// # Errors
     /// As [`push`](Self::push).
@@ -97,7 +97,7 @@ impl Spooling {
     }
 }
 
-/// The batches of a fit, for the second pass.
+/// The reading side of a spool: its batches, for the second pass.
 pub struct SpooledBatches {
     spool: Spool,
     file: BufReader<SpooledTempFile>,
@@ -123,16 +123,16 @@ impl Iterator for SpooledBatches {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        // An error may come instead of the last batches.
+        // An error ends the iteration early.
         (usize::from(self.left > 0), usize::try_from(self.left).ok())
     }
 }
 
 impl std::iter::FusedIterator for SpooledBatches {}
 
-/// Begins every batch.
+/// First byte of every batch.
 const BATCH: u8 = 0xb5;
-/// Stands for a text or a time that is missing.
+/// Length of a text that is absent.
 const ABSENT: u64 = u64::MAX;
 /// Bytes of a keypoint.
 const KEYPOINT_LEN: usize = 6 * 4;
@@ -219,7 +219,7 @@ fn some_text(file: &mut impl Read) -> io::Result<String> {
     text(file)?.ok_or_else(damaged)
 }
 
-/// Reads `len` bytes, and allocates as they come: a damaged length must not allocate at once.
+/// Reads `len` bytes. The buffer grows as they come, so that a damaged length does not allocate its size at once.
 fn bytes(file: &mut impl Read, len: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(len.min(1 << 20));
     file.take(len as u64).read_to_end(&mut bytes)?;

@@ -1,4 +1,4 @@
-//! Bodies that are not read to their end.
+//! Reads the beginning of a response body.
 
 use aws_sdk_s3::primitives::{ByteStream, ByteStreamError};
 use bytes::{Bytes, BytesMut};

@@ -21,14 +21,14 @@ use super::runtime;
 use crate::error::{Error, Result};
 use crate::give_up;
 
-/// Attempts at a server that has never answered: a wrong address shows soon.
+/// Most attempts while the server has never answered, so that a wrong address shows soon.
 const ATTEMPTS_UNREACHED: u32 = 3;
 
-/// How long a request may go on without success once the caller asks to stop: a server that is silent must not keep
-/// anybody.
+/// How long a request, with its retries, may go on after an interrupt, so that a silent server cannot hold up the
+/// caller.
 pub(crate) const HASTE: Duration = Duration::from_secs(2);
 
-/// How long a change of many requests may take when the caller asks to stop.
+/// How long a task that changes something on the server may go on after an interrupt.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// The slowest transfer that counts as progress, in bytes a second.
@@ -36,8 +36,8 @@ pub(super) const SLOWEST: u64 = 16 << 10;
 
 /// A connection to S3, cheap to clone: made by [`S3Params::connect`].
 ///
-/// It holds a runtime of its own, whose threads do the waiting. It can be used, and dropped, on any
-/// thread, those of another async runtime included; its calls block.
+/// A connection has its own async runtime, whose threads do the network I/O. Its calls block. It can be used
+/// and dropped on any thread, including those of another async runtime.
 #[derive(Clone)]
 pub struct S3 {
     inner: Arc<Inner>,
@@ -48,9 +48,9 @@ pub struct S3 {
 struct Inner {
     client: Client,
     wallet: Wallet,
-    /// The server, where it is not AWS's.
+    /// The endpoint, unless it is AWS's own.
     endpoint: Option<String>,
-    /// How objects are got, by bucket.
+    /// How to get objects, by bucket.
     routes: RwLock<HashMap<String, Arc<Route>>>,
     params: S3Params,
     retries: AtomicU64,
@@ -60,7 +60,7 @@ struct Inner {
     runtime: Background,
 }
 
-/// A runtime that can be dropped anywhere: tasks that are left are dropped, not waited for.
+/// A runtime that can be dropped on any thread: remaining tasks are dropped, not waited for.
 struct Background(Option<Runtime>);
 
 impl Drop for Background {
@@ -119,28 +119,28 @@ impl S3 {
         })
     }
 
-    /// How many requests had to be made again so far, by all who share the connection.
+    /// Number of retried requests so far, by all handles of the connection.
     #[must_use]
     pub fn retries(&self) -> u64 {
         self.inner.retries.load(Ordering::Relaxed)
     }
 
-    /// A handle that counts its retries by itself.
+    /// A handle with its own count of retries.
     pub(crate) fn counted(&self) -> Self {
         Self { inner: Arc::clone(&self.inner), retries: Arc::default() }
     }
 
-    /// How many requests of this handle had to be made again.
+    /// Number of retried requests of this handle and its clones.
     pub(crate) fn own_retries(&self) -> u64 {
         self.retries.load(Ordering::Relaxed)
     }
 
-    /// Whether conditions on writes may be relied upon.
+    /// Whether the server checks the conditions of writes.
     pub(crate) fn has_conditional_writes(&self) -> bool {
         self.inner.params.conditional_writes
     }
 
-    /// How long a sink's sign of life holds.
+    /// How long a sink's lease is valid without renewal.
     pub(crate) fn lease(&self) -> Duration {
         self.inner.params.lease
     }
@@ -150,18 +150,19 @@ impl S3 {
         *self.inner.interrupted.borrow()
     }
 
-    /// Has sources and sinks of this connection stop waiting: they fail with [`Error::Interrupted`].
+    /// Stops sources and sinks of this connection from waiting: they fail with [`Error::Interrupted`].
     ///
-    /// A commit that is past the point of return is finished nevertheless, unless the server is silent:
-    /// [`Error::InDoubt`] says so.
+    /// A commit that is past the point of no return is still finished. If the server is silent then, the commit
+    /// fails with [`Error::InDoubt`].
     pub fn interrupt(&self) {
         self.inner.interrupted.send_replace(true);
     }
 
-    /// Waits for something, on any thread, unless the connection is interrupted, or this thread's work given up.
+    /// Waits for a future, on any thread. Fails with [`Error::Interrupted`] once the connection is interrupted or the
+    /// work of this thread is given up.
     pub(crate) fn wait_for<T>(&self, what: impl Future<Output = T>) -> Result<T> {
-        // Unconstrained: in a task of another runtime, which cannot go on meanwhile, tokio would have us
-        // yield to it after some hundred results.
+        // Unconstrained, as this thread may run a task of another runtime. tokio's cooperative budget would make
+        // this future yield to that runtime after some hundred results, but that runtime is blocked here.
         pollster::block_on(tokio::task::unconstrained(async {
             let mut interrupted = self.inner.interrupted.subscribe();
             tokio::select! {
@@ -173,8 +174,8 @@ impl S3 {
         }))
     }
 
-    /// Waits for a task that changes something on the server, so that it can be undone afterwards: if
-    /// the connection is interrupted, the task has a moment to end.
+    /// Waits for a task that changes something on the server. After an interrupt the task may go on for
+    /// [`GRACE`], so that it ends in a state that can be undone.
     pub(crate) fn wait_for_change<T: Send + 'static>(&self, mut task: JoinHandle<T>) -> Result<T> {
         let outcome = self.wait_for(&mut task);
         let Ok(outcome) = outcome else {
@@ -234,7 +235,7 @@ impl S3 {
         &self.inner.wallet
     }
 
-    /// How the objects of a bucket are got, once it is known.
+    /// How to get the objects of a bucket, once this is known.
     pub(super) fn route(&self, bucket: &str) -> Option<Arc<Route>> {
         self.inner.routes.read().unwrap_or_else(PoisonError::into_inner).get(bucket).cloned()
     }
@@ -248,7 +249,7 @@ impl S3 {
         &self.inner.params
     }
 
-    /// Tries until it passes, or cannot pass, or has been tried often enough.
+    /// Repeats an attempt until it passes, fails for good, or the attempts are used up.
     pub(super) async fn retry<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T, Fault>
     where
         F: Future<Output = Result<T, Fault>>,
@@ -273,7 +274,7 @@ impl S3 {
         self.inner.reached.store(true, Ordering::Relaxed);
     }
 
-    /// Waits before the next attempt, or gives the fault back if there is none.
+    /// Waits before the next attempt, or returns the fault if there is to be none.
     pub(super) async fn pause(&self, mut fault: Fault, attempts: u32) -> Result<(), Fault> {
         let inner = &self.inner;
         if fault.kind != Kind::Network {
@@ -284,7 +285,7 @@ impl S3 {
         } else {
             inner.params.attempts.min(ATTEMPTS_UNREACHED)
         };
-        // Credentials that came to their end are replaced, if there can be others.
+        // Expired credentials are dropped here, and replaced at the next attempt.
         let is_mended = fault.kind == Kind::Expired && inner.wallet.discard();
         if !(fault.is_transient() || is_mended) || attempts >= most {
             fault.attempts = attempts;
@@ -297,12 +298,12 @@ impl S3 {
         self.retries.fetch_add(1, Ordering::Relaxed);
         let (first, longest) = inner.params.backoff;
         let wait = longest.min(first.saturating_mul(1 << (attempts - 1).min(20)));
-        // Drawn, so that those who were refused together do not come back together.
+        // Random, so that requests refused at the same time are not repeated at the same time.
         tokio::time::sleep(wait.mul_f64(0.5 + 0.5 * fastrand::f64())).await;
         Ok(())
     }
 
-    /// Has an attempt end when it goes without progress; `bytes` is what it has to move.
+    /// Limits the time of an attempt that transfers `bytes` bytes: the timeout plus the transfer at [`SLOWEST`].
     pub(super) async fn in_time<T>(
         &self,
         bytes: u64,
@@ -317,7 +318,7 @@ impl S3 {
 
 impl Background {
     fn handle(&self) -> &tokio::runtime::Handle {
-        // Gone only while it is dropped.
+        // `None` only during `drop`.
         self.0.as_ref().expect("the runtime lives as long as the connection").handle()
     }
 }
@@ -330,7 +331,7 @@ where
     outcome_of(pollster::block_on(tokio::task::unconstrained(runtime.handle().spawn(work))))
 }
 
-/// The result of a task; its panic goes on here.
+/// The result of a task; a panic of the task is resumed on this thread.
 pub(crate) fn outcome_of<T>(joined: Result<T, JoinError>) -> T {
     joined.unwrap_or_else(|error| match error.try_into_panic() {
         Ok(panic) => resume_unwind(panic),

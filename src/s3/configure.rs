@@ -21,28 +21,28 @@ use super::route::Wallet;
 use super::whole::WholeAnswers;
 use crate::error::{Error, Result};
 
-/// The region for servers that do not care.
+/// The region if none is set, for servers that ignore it.
 const DEFAULT_REGION: &str = "us-east-1";
 
 /// The client and how it was found.
 pub(super) struct Configured {
     pub client: Client,
     pub wallet: Wallet,
-    /// None is AWS's.
+    /// `None` for AWS's own.
     pub endpoint: Option<String>,
 }
 
 /// Finds region, credentials and endpoint.
 pub(super) async fn configure(params: &S3Params) -> Result<Configured> {
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
-        // Retries are ours: counted, resumed, and without the quota that all clients share.
+        // `S3::retry` does the retries: it counts them, can resume a body, and has no quota shared by clients.
         .retry_config(RetryConfig::disabled())
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-        // The time that an answer may take depends on what is sent: the client looks after it.
+        // Only a connect timeout: the limit of an attempt depends on its size, see `S3::in_time`.
         .timeout_config(TimeoutConfig::builder().connect_timeout(params.connect_timeout).build());
     if let Some(profile) = &params.profile {
         let credentials = credentials_of(profile, params).await;
-        // Who names a profile means it, also where the environment holds other credentials.
+        // A named profile takes precedence over credentials in the environment.
         loader = loader.profile_name(profile).credentials_provider(credentials);
     }
     if let Some(Endpoint(url)) = &params.endpoint_url {
@@ -78,10 +78,10 @@ pub(super) async fn configure(params: &S3Params) -> Result<Configured> {
         .interceptor(WholeAnswers)
         .force_path_style(path_style)
         .request_checksum_calculation(RequestChecksumCalculation::WhenSupported)
-        // Bodies are checked here, also when they came in several pieces.
+        // `get.rs` checks bodies itself, including those resumed over several answers.
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
     if !params.anonymous {
-        // One place for credentials, which knows when to replace them.
+        // The wallet caches and replaces credentials, so the SDK must not cache them too.
         builder =
             builder.credentials_provider(wallet.clone()).identity_cache(IdentityCache::no_cache());
     }
@@ -91,7 +91,7 @@ pub(super) async fn configure(params: &S3Params) -> Result<Configured> {
     Ok(Configured { client: Client::from_conf(builder.build()), wallet, endpoint })
 }
 
-/// The credentials of a profile, which may be a role to assume, in some region.
+/// The credentials of a profile. The profile may assume a role, which needs a region.
 async fn credentials_of(profile: &str, params: &S3Params) -> ProfileFileCredentialsProvider {
     let region = match &params.region {
         Some(region) => Some(Region::new(region.clone())),
@@ -104,10 +104,10 @@ async fn credentials_of(profile: &str, params: &S3Params) -> ProfileFileCredenti
         .build()
 }
 
-/// Looks whether there are credentials, before the first request.
+/// Checks that there are credentials, before the first request.
 async fn check_credentials(params: &S3Params, wallet: &Wallet) -> Result<()> {
     let of = params.profile.as_ref().map_or(String::new(), |p| format!(" of the profile {p}"));
-    // Services, and programs, that give credentials may be silent.
+    // A service or program that provides credentials may never answer.
     let given = tokio::time::timeout(params.timeout, wallet.provide_credentials()).await;
     let given = given.map_err(|_| {
         let limit = params.timeout;
@@ -125,7 +125,7 @@ async fn check_credentials(params: &S3Params, wallet: &Wallet) -> Result<()> {
     Ok(())
 }
 
-/// The endpoint for S3 that environment or profile name, found as the SDK finds it.
+/// The endpoint for S3 that the environment or profile sets, by the SDK's own rules.
 fn endpoint_of(config: &aws_config::SdkConfig) -> Option<String> {
     let key = ServiceConfigKey::builder()
         .service_id("S3")
@@ -145,7 +145,7 @@ mod tests {
 
     use super::*;
 
-    /// Where the request for `key` of the bucket `lab` goes.
+    /// The URL of a request for the key `k` of the bucket `lab`.
     async fn url(params: S3Params) -> String {
         let params = params.with_credentials("key", "secret", None).with_region("eu-west-3");
         let client = configure(&params).await.unwrap().client;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// The address of a server, shown without what may be secret in it.
+/// The address of a server; its `Debug` leaves out anything that may be secret.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct Endpoint(pub String);
@@ -15,7 +15,8 @@ impl std::fmt::Debug for Endpoint {
     }
 }
 
-/// Refuses what is no address of a server, or is more: nobody asks for credentials there, and errors name it.
+/// Refuses a URL that is not a plain server address. A user, password or query would not be used, and error
+/// messages, which name the endpoint, could reveal it.
 pub(super) fn check_endpoint(url: &str) -> Result<()> {
     let rest = ["http://", "https://"].iter().find_map(|scheme| url.strip_prefix(scheme));
     let is_address = |rest: &str| {
@@ -29,7 +30,7 @@ pub(super) fn check_endpoint(url: &str) -> Result<()> {
     Err(Error::param("endpoint_url", shown(url), allowed))
 }
 
-/// A URL as it may be shown: no more than its scheme where it holds more than an address.
+/// A URL as messages may show it: only its scheme if it may hold a user, password, query or fragment.
 pub(super) fn shown(url: &str) -> String {
     if !url.contains(['@', '?', '#']) {
         return url.to_owned();

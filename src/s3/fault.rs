@@ -1,4 +1,4 @@
-//! What can go wrong with a request, by what can be done about it.
+//! Failures of requests, grouped by the right reaction to them.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -8,7 +8,7 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use http_body_util::LengthLimitError;
 
-/// The kind of a failure: what the caller decides by.
+/// The kind of a failure, which decides how the caller reacts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Throttled, a server's error, a timeout, a broken body: another attempt may pass.
@@ -23,17 +23,17 @@ pub(crate) enum Kind {
     NoBucket,
     /// A condition on the object's state does not hold (412).
     Precondition,
-    /// The server does not know what was asked for (501).
+    /// The server does not support the request (501).
     Unsupported,
     /// Credentials, region or clock are wrong: no request will pass.
     Account,
-    /// The credentials have come to their end: no request will pass with them.
+    /// The credentials have expired: no request will pass with them.
     Expired,
-    /// The object, or the place, is closed to us.
+    /// Access to the object, key or bucket is denied.
     Denied,
-    /// The object is longer than the caller takes.
+    /// The object is longer than the caller's limit.
     TooLarge,
-    /// Everything else that trying again does not mend.
+    /// Any other failure that a retry does not mend.
     Refused,
 }
 
@@ -42,7 +42,7 @@ pub(crate) enum Kind {
 pub(crate) struct Fault {
     pub kind: Kind,
     message: String,
-    /// How often it was tried in all.
+    /// Number of attempts made.
     pub attempts: u32,
 }
 
@@ -55,12 +55,12 @@ impl Fault {
         matches!(self.kind, Kind::Transient | Kind::Network | Kind::Corrupt)
     }
 
-    /// Says more.
+    /// Appends to the message.
     pub fn add(&mut self, what: &str) {
         self.message.push_str(what);
     }
 
-    /// Reads a server's answer that is not a success.
+    /// Classifies a server's error answer.
     pub fn of_response(status: u16, code: &str, message: &str, region: Option<&str>) -> Self {
         let answer = match (code, message) {
             ("", "") => format!("HTTP {status}"),
@@ -82,7 +82,7 @@ impl Fault {
                 | "TooManyRequests",
             )
             | (429, _) => (Kind::Transient, "the server asks to slow down"),
-            // Conflicts are with another request that is under way.
+            // A conflict is with another request in progress, so a later attempt may pass.
             (
                 _,
                 "RequestTimeout"
@@ -122,7 +122,7 @@ impl Fault {
         Self::new(kind, format!("{what} ({answer})"))
     }
 
-    /// Reads an error of the transport, whose causes say more than itself.
+    /// The fault for a transport error; the message is that of its innermost cause, which says the most.
     pub fn of_transport(kind: Kind, error: &(dyn StdError + 'static)) -> Self {
         let what = innermost(error);
         match kind {
@@ -132,7 +132,7 @@ impl Fault {
     }
 }
 
-/// The most telling of an error's chain of causes, on one line: the last one, which is the system's.
+/// The last in an error's chain of causes, on one line: it is the system's own message.
 fn innermost(error: &(dyn StdError + 'static)) -> String {
     let mut last = error;
     while let Some(cause) = last.source() {
@@ -176,14 +176,14 @@ where
                     None => Self::new(Kind::Network, "the request could not be sent"),
                 }
             }
-            // An answer that breaks off or is not what S3 answers.
+            // The answer breaks off, or is not a valid answer of S3.
             SdkError::ResponseError(_) => Self::of_transport(Kind::Transient, &error),
             _ => Self::of_transport(Kind::Refused, &error),
         }
     }
 }
 
-/// Whether an error, or one of its causes, is of a kind.
+/// Whether an error, or one of its causes, is a `T`.
 fn is_of<T: StdError + 'static>(error: &(dyn StdError + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {

@@ -6,10 +6,10 @@ use std::str::FromStr;
 use super::endpoint::shown;
 use crate::error::Error;
 
-/// Longest key, in bytes: S3 has no longer ones.
+/// Longest key that S3 allows, in bytes.
 pub(crate) const MAX_KEY_BYTES: usize = 1024;
 
-/// Longest name of a bucket, in bytes: some are that old.
+/// Longest name of a bucket, in bytes. Only old buckets have such long names.
 const MAX_BUCKET_BYTES: usize = 255;
 
 /// A bucket and a key or prefix in it, written `s3://bucket/prefix` (or `s3a://`, as Spark does).
@@ -59,7 +59,7 @@ impl S3Location {
         Ok(Self { bucket, key })
     }
 
-    /// Whether a text means a place in S3 rather than a path.
+    /// Whether a text begins with `s3://` or `s3a://`, so that it is not a path.
     #[must_use]
     pub fn is_uri(text: &str) -> bool {
         strip_scheme(text).is_some()
@@ -71,7 +71,7 @@ impl S3Location {
         &self.bucket
     }
 
-    /// The key or prefix, with no slash before it.
+    /// The key or prefix, without the slash that ends the bucket.
     #[must_use]
     pub fn key(&self) -> &str {
         &self.key

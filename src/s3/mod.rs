@@ -5,8 +5,8 @@
 //!                └───▶ sink::ParquetSink     multipart uploads, conditional puts
 //! ```
 //!
-//! Async stays in here and behind those two: the runtime belongs to the connection, and everything
-//! public blocks.
+//! Async code stays in this module and inside those two types: the connection owns the runtime, and every
+//! public call blocks.
 
 mod body;
 mod client;

@@ -27,7 +27,7 @@ pub enum Addressing {
     /// In the path if an endpoint is set that is not Amazon's, otherwise in the host name.
     #[default]
     Auto,
-    /// `https://endpoint/bucket/key`, which other servers mostly want.
+    /// `https://endpoint/bucket/key`, as most servers other than Amazon's expect.
     Path,
     /// `https://bucket.endpoint/key`.
     Virtual,
@@ -37,11 +37,11 @@ choice!(Addressing, "addressing", Auto = "auto", Path = "path", Virtual = "virtu
 
 /// How to reach S3: endpoint, credentials, retries and timeouts.
 ///
-/// What is not set comes from the standard AWS chain: environment variables (`AWS_REGION`,
+/// Everything that is not set comes from the standard AWS chain: environment variables (`AWS_REGION`,
 /// `AWS_ACCESS_KEY_ID`, `AWS_PROFILE`, `AWS_ENDPOINT_URL_S3`, ..), the files in `~/.aws`, SSO, web
 /// identity, and the roles of ECS tasks and EC2 instances.
 ///
-/// Credentials that are set are not serialised: whoever reads it takes the chain's.
+/// Credentials that are set are not serialised: deserialised parameters take those of the chain.
 ///
 /// # Examples
 /// ```no_run
@@ -60,7 +60,7 @@ pub struct S3Params {
     pub(super) endpoint_url: Option<Endpoint>,
     pub(super) addressing: Addressing,
     pub(super) profile: Option<String>,
-    // Shown without its secrets.
+    // Their `Debug` leaves out the secrets.
     #[serde(skip)]
     pub(super) credentials: Option<Credentials>,
     pub(super) anonymous: bool,
@@ -118,7 +118,7 @@ impl S3Params {
         self
     }
 
-    /// Sets the credentials, instead of having the chain look for some.
+    /// Sets the credentials, which replace those of the chain.
     pub fn with_credentials(
         mut self,
         access_key_id: impl Into<String>,
@@ -143,17 +143,17 @@ impl S3Params {
 
     /// Sets how often a request is tried, at least once (default [`DEFAULT_ATTEMPTS`]).
     ///
-    /// Tried again is what may pass: throttling, errors of the server, connections and bodies that
-    /// break off or stall, and bodies that do not fit their checksum.
+    /// A request is retried after throttling, errors of the server, connections and bodies that break
+    /// off or stall, and bodies that do not fit their checksum.
     pub fn with_attempts(mut self, attempts: u32) -> Self {
         self.attempts = attempts;
         self
     }
 
-    /// Sets the longest wait before the second attempt and before any later one (default 100 ms and
+    /// Sets the longest wait before the second attempt, and the longest wait of all (default 100 ms and
     /// 5 s).
     ///
-    /// Waits double, and each is drawn between half of its length and the whole.
+    /// The limit doubles with each attempt. Each wait is random, between half of the limit and all of it.
     pub fn with_backoff(mut self, first: Duration, longest: Duration) -> Self {
         self.backoff = (first, longest.max(first));
         self
@@ -175,31 +175,31 @@ impl S3Params {
     /// Sets whether the server checks the conditions of writes, `If-Match` and `If-None-Match` (default
     /// true: sinks try it out and refuse a server that does not).
     ///
-    /// Where it does not, two sinks must not write to one place at a time.
+    /// If the server does not check them, two sinks must not write to one place at the same time.
     pub fn with_conditional_writes(mut self, conditional_writes: bool) -> Self {
         self.conditional_writes = conditional_writes;
         self
     }
 
-    /// Sets how long a sink that writes may go without a sign of life before runs on other machines take it for dead
-    /// and clear its uploads away (default [`DEFAULT_LEASE`]), at least a second.
+    /// Sets the length of a sink's lease, at least a second (default [`DEFAULT_LEASE`]). If the lease has not
+    /// been renewed for that long, runs on other machines take the sink for dead and abort its uploads.
     ///
-    /// It gives eight signs in that time.
+    /// A sink renews its lease eight times in that time.
     pub fn with_lease(mut self, lease: Duration) -> Self {
         self.lease = lease;
         self
     }
 
-    /// Sets whether an ETag that looks like an MD5 is one (default true: an object without a checksum
-    /// whose MD5 is another has not arrived whole).
+    /// Sets whether an ETag that looks like an MD5 is that of the object (default true). If so, an object without
+    /// a checksum is corrupt if its MD5 is not the ETag.
     ///
-    /// It is so on AWS, and on most servers.
+    /// Such an ETag is the MD5 on AWS and on most servers.
     pub fn with_md5_etags(mut self, md5_etags: bool) -> Self {
         self.md5_etags = md5_etags;
         self
     }
 
-    /// Checks the numbers, before anything is looked for.
+    /// Checks the numbers, without any look-up or request.
     ///
     /// # Errors
     /// [`Error::InvalidParam`], naming the parameter and what it may be.

@@ -1,4 +1,4 @@
-//! Every request that is made of the server, but for reading objects.
+//! All requests to the server, except reading objects.
 
 use std::time::{Duration, SystemTime};
 
@@ -14,10 +14,10 @@ use super::client::{HASTE, S3, SLOWEST};
 use super::fault::{Fault, Kind};
 use super::location::MAX_KEY_BYTES;
 
-/// The haste of completing an upload, which takes the longest and is worth waiting for.
+/// As [`HASTE`], for completing an upload: this takes the longest and is worth waiting for.
 const HASTE_COMPLETING: Duration = Duration::from_secs(5);
 
-/// Keys that S3 gives on one page, at most.
+/// Most keys that S3 gives on one page.
 pub(crate) const MAX_PAGE_SIZE: i32 = 1000;
 
 /// An object, as a listing has it.
@@ -35,7 +35,7 @@ pub(crate) struct Listed {
 #[derive(Debug)]
 pub(crate) struct Page {
     pub objects: Vec<Listed>,
-    /// Prefixes, up to the next slash, of the keys below, when one level is asked for.
+    /// If one level is listed: the prefixes, up to the next slash, of the keys further down.
     pub folders: Vec<String>,
     /// Where the next page begins, if there is one.
     pub next: Option<String>,
@@ -60,7 +60,7 @@ pub(crate) struct UploadedPart {
 }
 
 impl S3 {
-    /// Makes one kind of request until it passes.
+    /// Makes a request that transfers `bytes` bytes, with retries, and ends it within [`HASTE`] of an interrupt.
     async fn request<T, F>(&self, bytes: u64, attempt: impl Fn(Client) -> F) -> Result<T, Fault>
     where
         F: Future<Output = Result<T, Fault>>,
@@ -68,7 +68,7 @@ impl S3 {
         self.request_with(HASTE, bytes, attempt).await
     }
 
-    /// The same, with a haste of its own.
+    /// As [`request`](Self::request), with `haste` instead of [`HASTE`].
     async fn request_with<T, F>(
         &self,
         haste: Duration,
@@ -92,7 +92,7 @@ impl S3 {
         page_size: i32,
         token: Option<&str>,
     ) -> Result<Page, Fault> {
-        // The longest key may be looked for as a folder.
+        // One byte more than a key: the longest key may be listed as a folder, with a slash.
         if prefix.len() > MAX_KEY_BYTES + 1 {
             return Err(too_long(prefix));
         }
@@ -178,8 +178,8 @@ impl S3 {
 
     /// Writes an object and returns its ETag.
     ///
-    /// A condition that fails after a first attempt got no answer may have been met by that attempt:
-    /// the caller must look.
+    /// If an attempt writes the object but its answer is lost, the condition of the next attempt fails.
+    /// So after a failed condition the caller must check who wrote the object.
     pub(crate) async fn put(
         &self,
         bucket: &str,
@@ -256,7 +256,7 @@ impl S3 {
                 .upload_id(upload)
                 .part_number(number)
                 .checksum_algorithm(ChecksumAlgorithm::Crc32)
-                // In memory: its length and checksum go ahead of it, which every server understands.
+                // A body in memory: its length and checksum are sent before it, as every server understands.
                 .body(ByteStream::from(body.clone()))
                 .send()
                 .await?;
@@ -268,10 +268,10 @@ impl S3 {
         .await
     }
 
-    /// Makes an upload an object.
+    /// Completes an upload, which becomes an object.
     ///
-    /// [`Kind::Missing`] after a first attempt got no answer may mean that this attempt did it: the
-    /// caller must look.
+    /// If an attempt completes the upload but its answer is lost, the next attempt fails with
+    /// [`Kind::Missing`]. So the caller must check then whether the object is there.
     pub(crate) async fn complete_upload(
         &self,
         bucket: &str,
@@ -291,7 +291,7 @@ impl S3 {
             })
             .collect();
         let parts = &CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
-        // S3 may take minutes to put many parts together.
+        // In bytes, worth 300 s at the slowest rate: S3 may take minutes to join many parts.
         let patience = SLOWEST * 300;
         self.request_with(HASTE_COMPLETING, patience, |client| async move {
             let answer = client
@@ -302,7 +302,7 @@ impl S3 {
                 .multipart_upload(parts.clone())
                 .send()
                 .await?;
-            // S3 begins to answer before it knows how it ends.
+            // S3 may answer 200 before the outcome is known; only an ETag means success.
             match answer.e_tag {
                 Some(_) => Ok(()),
                 None => Err(Fault::new(Kind::Transient, "the answer breaks off")),
@@ -311,7 +311,7 @@ impl S3 {
         .await
     }
 
-    /// Gives an upload up, if it is there.
+    /// Aborts an upload, if it exists.
     pub(crate) async fn abort_upload(
         &self,
         bucket: &str,
@@ -333,7 +333,7 @@ impl S3 {
         ignore_missing(aborted)
     }
 
-    /// Whether an upload is there.
+    /// Whether an upload exists.
     pub(crate) async fn has_upload(
         &self,
         bucket: &str,
@@ -396,7 +396,7 @@ impl S3 {
     }
 }
 
-/// A key as it is, of a listing that may have encoded it.
+/// Decodes a key of a listing, if the listing is URL-encoded.
 fn decode(key: Option<String>, encoded: bool) -> Result<String, Fault> {
     let key = key.ok_or_else(|| Fault::new(Kind::Transient, "the listing breaks off"))?;
     let key = if encoded {
@@ -410,14 +410,14 @@ fn decode(key: Option<String>, encoded: bool) -> Result<String, Fault> {
     if key.len() > MAX_KEY_BYTES { Err(too_long(&key)) } else { Ok(key) }
 }
 
-/// No request can be made for such a key.
+/// The fault for a key or prefix that is too long for any request.
 fn too_long(key: &str) -> Fault {
     let len = key.len();
     let why = format!("a key or prefix has {len} bytes, and no key more than {MAX_KEY_BYTES}");
     Fault::new(Kind::Refused, why)
 }
 
-/// Such a listing would not end.
+/// The fault for a listing that would never end.
 fn no_progress() -> Fault {
     Fault::new(
         Kind::Refused,
@@ -448,7 +448,8 @@ mod tests {
         assert_eq!(denied.kind, Kind::Denied);
     }
 
-    /// Sends one kind of request to a server of these bodies, the last of them again and again.
+    /// Makes a request to a server that answers with these bodies in turn and then repeats the last. Also returns
+    /// the number of requests.
     fn ask<T, F>(bodies: &[&'static str], request: impl FnOnce(S3) -> F) -> (Result<T, Fault>, u64)
     where
         T: Send + 'static,
@@ -472,7 +473,7 @@ mod tests {
         let (uploads, requests) = ask(&[nothing, one], list);
         assert_eq!(uploads.unwrap(), [("out/a".to_owned(), "7".to_owned())]);
         assert_eq!(requests, 2);
-        // Either of the two says that it is one.
+        // Either of the two elements is enough for a valid listing.
         for whole in ["<Bucket>lab</Bucket>", "<IsTruncated>false</IsTruncated>"] {
             let body = format!("<ListMultipartUploadsResult>{whole}</ListMultipartUploadsResult>");
             let (uploads, requests) = ask(&[body.leak()], list);

@@ -1,9 +1,9 @@
 //! Getting objects without the machinery of the SDK, which costs five times the request itself.
 //!
-//! The SDK makes the first request to a bucket, and shows how: with which connector (its TLS, proxy and
-//! pool), at which address, signed for which region. What follows is signed and sent the same way, by
-//! the SDK's own signer and connector. Where it was done in some other way, as directory buckets want,
-//! the SDK goes on.
+//! The SDK makes the first request to a bucket. An interceptor notes its connector (TLS, proxy and pool), its
+//! address, and the region of its signature. Later requests are signed and sent in the same way, by the SDK's
+//! own signer and connector. If the first request was signed in another way, as for directory buckets, the
+//! SDK makes all requests to that bucket.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -31,26 +31,26 @@ use tokio::sync::RwLock;
 use super::body::beginning;
 use super::fault::{Fault, Kind};
 
-/// Bytes that a request's path does not escape.
+/// Bytes that are percent-encoded in a request's path: all but letters, digits and `/-._~`.
 const PATH: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Who asks, in the server's logs.
+/// Identifies this program in the server's logs.
 const USER_AGENT: &str = concat!("orb-features/", env!("CARGO_PKG_VERSION"));
 
-/// Credentials that end sooner are replaced.
+/// Credentials that expire within this time are replaced.
 const FRESH: Duration = Duration::from_mins(1);
 
-/// Credentials that were got a shorter time ago are not those that a server refuses as expired.
+/// If the credentials are newer than this, a refusal as expired is taken to be of the previous ones.
 const SETTLED: Duration = Duration::from_secs(10);
 
-/// How the objects of a bucket are got.
+/// How to get the objects of a bucket.
 #[derive(Debug)]
 pub(super) struct Route {
     connector: SharedHttpConnector,
-    /// Prefix of a key in the path.
+    /// The URL of a request up to the key.
     base: String,
-    /// None where requests are not signed.
+    /// `None` if requests are not signed.
     scope: Option<Scope>,
 }
 
@@ -61,7 +61,7 @@ struct Scope {
 }
 
 impl Route {
-    /// Sends a signed GET for a key.
+    /// Sends a GET for a key, signed if the route has a scope.
     pub async fn get(
         &self,
         key: &str,
@@ -82,7 +82,7 @@ impl Route {
             })?;
             let identity = credentials.into();
             let mut settings = SigningSettings::default();
-            // As S3 wants it: keys are not normalized, and encoded once.
+            // S3 requires keys that are not normalized and are encoded once.
             settings.percent_encoding_mode = PercentEncodingMode::Single;
             settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
             settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
@@ -116,7 +116,7 @@ impl Route {
 /// Longest body of an error that is read, in bytes.
 const MAX_ERROR_BYTES: u64 = 64 << 10;
 
-/// Reads an answer that is not a success.
+/// Reads an error answer.
 async fn refusal(answer: HttpResponse) -> Fault {
     let status = answer.status().as_u16();
     let region = answer.headers().get("x-amz-bucket-region").map(str::to_owned);
@@ -176,8 +176,8 @@ fn base_of(uri: &str, key: &str) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// The scope of a plain signature for S3, such as `AWS4-HMAC-SHA256
-/// Credential=AKID/20260101/eu-central-1/s3/aws4_request, ..`.
+/// The scope of a signature such as `AWS4-HMAC-SHA256
+/// Credential=AKID/20260101/eu-central-1/s3/aws4_request, ..`; `None` for other kinds of signature.
 fn scope_of(authorization: &str) -> Option<Scope> {
     let credential = authorization.strip_prefix("AWS4-HMAC-SHA256 Credential=")?;
     let scope = credential.split(',').next()?;
@@ -188,7 +188,7 @@ fn scope_of(authorization: &str) -> Option<Scope> {
     }
 }
 
-/// The credentials at hand, for requests of the SDK and ours.
+/// A cache of the credentials, shared by the SDK's requests and those of [`Route`].
 #[derive(Clone, Debug, Default)]
 pub(super) struct Wallet {
     provider: Option<SharedCredentialsProvider>,
@@ -212,7 +212,7 @@ impl Wallet {
         Self { provider, held: Arc::default() }
     }
 
-    /// Credentials that hold for a while.
+    /// The held credentials, replaced first if they expire within [`FRESH`].
     async fn credentials(&self) -> Result<Credentials, CredentialsError> {
         if let Some(held) = self.held.read().await.as_ref().filter(|held| held.is_good_for(FRESH)) {
             return Ok(held.credentials.clone());
@@ -230,15 +230,16 @@ impl Wallet {
                 *held = Some(Held { credentials: credentials.clone(), since: Instant::now() });
                 Ok(credentials)
             }
-            // Credentials that last another moment are better than none.
+            // If they cannot be replaced, the old ones serve until they expire.
             (Err(_), Some(old)) if old.is_good_for(Duration::ZERO) => Ok(old.credentials.clone()),
             (Err(error), _) => Err(error),
         }
     }
 
-    /// Drops credentials that the server does not take any more; false if there can be no others.
+    /// Drops credentials that the server refuses as expired. Returns false if they cannot be replaced, as they
+    /// have no expiry.
     pub fn discard(&self) -> bool {
-        // Somebody replaces them, or has just done so: the refusal was of the old ones.
+        // The lock is taken while another task replaces them: the refusal was of the old ones.
         let Ok(mut held) = self.held.try_write() else { return true };
         match held.as_ref() {
             None => true,
@@ -252,7 +253,8 @@ impl Wallet {
     }
 }
 
-/// Refuses what cannot be sent in a request's header, where the SDK panics: a key pasted with its end of line, say.
+/// Refuses credentials that cannot be sent in a request header, as the SDK would panic. An example is a key pasted
+/// with its end of line.
 fn check(credentials: Credentials) -> Result<Credentials, CredentialsError> {
     let is_good = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
     if is_good(credentials.access_key_id()) && credentials.session_token().is_none_or(is_good) {
@@ -307,22 +309,22 @@ mod tests {
         let old = held("old", ends(30), Duration::from_mins(1));
         *wallet.held.write().await = old.clone();
         assert_eq!(wallet.credentials().await.unwrap().access_key_id(), "new");
-        // A refusal that comes late was of the old ones.
+        // A refusal just after the replacement was of the old credentials.
         assert!(wallet.discard() && wallet.held.read().await.is_some());
         wallet.held.write().await.as_mut().unwrap().since -= SETTLED;
         assert!(wallet.discard() && wallet.held.read().await.is_none());
         assert!(wallet.discard());
-        // Keys without an end are not replaced: there are no others.
+        // Credentials without an expiry are not dropped: they cannot be replaced.
         *wallet.held.write().await = held("fixed", None, Duration::from_mins(1));
         assert!(!wallet.discard());
-        // A provider that fails for once.
+        // Without a provider, expired credentials are an error.
         let failing = Credentials::new("late", "s", None, ends(0), "test");
         let none = Wallet::new(None);
         *none.held.write().await = Some(Held { credentials: failing, since: Instant::now() });
         assert!(none.credentials().await.is_err());
     }
 
-    /// Gives credentials once.
+    /// A provider that gives credentials once, and then fails.
     #[derive(Debug, Default)]
     struct Once(std::sync::atomic::AtomicBool);
 
@@ -343,7 +345,7 @@ mod tests {
     #[tokio::test]
     async fn credentials_serve_to_their_end_where_there_are_no_others() {
         let wallet = Wallet::new(Some(SharedCredentialsProvider::new(Once::default())));
-        // The second time they are due to be replaced, and cannot be.
+        // The second time they should be replaced, but the provider fails.
         for _ in 0..2 {
             assert_eq!(wallet.credentials().await.unwrap().access_key_id(), "once");
         }

@@ -1,7 +1,7 @@
 //! The connection's runtime, or a clear error where the system allows no threads.
 //!
-//! tokio panics if its first thread is refused, and hangs if a later one is: the work that waits for that thread is
-//! never done. So threads are tried before, and counted after.
+//! tokio panics if its first thread is refused. If a later one is refused, the work for that thread is never done,
+//! and tokio hangs. So this module starts and ends as many plain threads first, and then counts tokio's threads.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
 
-/// Threads that the requests share, at most.
+/// Most worker threads, which all requests share.
 const MAX_WORKERS: usize = 4;
 
-/// Threads that look up names of hosts, which blocks, at most. The first is started with the runtime and stays.
+/// Most threads that look up host names, as a look-up blocks. The first is started with the runtime and stays.
 const MAX_LOOKUPS: usize = 4;
 
-/// How long a thread for names waits for the next one: as long as any job.
+/// How long an idle look-up thread is kept: longer than any job.
 const KEPT: Duration = Duration::from_hours(24 * 365);
 
 /// How long the threads of a runtime may take to start.
@@ -44,12 +44,12 @@ fn start_with(workers: usize) -> io::Result<Runtime> {
         .thread_keep_alive(KEPT)
         .thread_name("orb-features-s3")
         .on_thread_start(move || {
-            // Nobody listens any more once they are counted.
+            // Fails once the threads are counted, as the receiver is gone then.
             let _ = sign.send(());
         })
         .enable_all();
     let refused = || io::Error::from(io::ErrorKind::WouldBlock);
-    // Others may have taken the threads meanwhile.
+    // Another process may have taken the threads since they were tried.
     let runtime = catch_unwind(AssertUnwindSafe(|| builder.build())).map_err(|_| refused())??;
     let lookup = catch_unwind(AssertUnwindSafe(|| runtime.spawn_blocking(|| ())));
     let end = Instant::now() + START;
@@ -63,7 +63,7 @@ fn start_with(workers: usize) -> io::Result<Runtime> {
     }
 }
 
-/// Starts so many threads at a time, and ends them.
+/// Starts `count` threads that live at the same time, then ends them.
 fn try_threads(count: usize) -> io::Result<()> {
     let (mut running, mut ends) = (Vec::new(), Vec::new());
     let mut outcome = Ok(());

@@ -1,4 +1,4 @@
-//! Answers that lost their end, or have none: the SDK reads all that comes, and parses what there is.
+//! Refuses endless answers, which the SDK would keep reading, and truncated ones, which it would accept.
 
 use aws_sdk_s3::config::interceptors::{
     AfterDeserializationInterceptorContextRef, BeforeDeserializationInterceptorContextMut,
@@ -9,12 +9,12 @@ use aws_sdk_s3::primitives::SdkBody;
 use aws_smithy_runtime_api::client::orchestrator::Metadata;
 use http_body_util::Limited;
 
-/// Longest answer but for an object, in bytes: a page of 1,000 keys has less than 4 MiB.
+/// Longest answer other than an object, in bytes: a page of 1,000 keys has less than 4 MiB.
 const MAX_ANSWER_BYTES: usize = 16 << 20;
 
 /// Refuses XML that does not end with the element that it begins with.
 ///
-/// A listing that was cut would otherwise look like a shorter one. An answer that is too long is not read to its
+/// A truncated listing would otherwise look like a shorter one. An answer that is too long is not read to its
 /// end.
 #[derive(Debug)]
 pub(super) struct WholeAnswers;
@@ -57,7 +57,7 @@ impl Intercept for WholeAnswers {
     }
 }
 
-/// Whether a text is no XML, or XML whose first element ends it.
+/// Whether a body is not XML, or is XML that ends with the end of its first element.
 fn is_whole(body: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(body) else { return true };
     let text = text.trim();
@@ -79,7 +79,7 @@ mod tests {
     fn only_the_whole_is_whole() {
         let text = "<?xml version=\"1.0\"?>\n<List a=\"b\"><Key>x</Key></List>\n";
         for at in 0..text.len() - 1 {
-            // Nothing at all is what many requests are answered with.
+            // An empty body is whole: many requests are answered with one.
             assert_eq!(is_whole(&text.as_bytes()[..at]), at == 0, "{:?}", &text[..at]);
         }
         for whole in [text, "", "<A/>", "<A></A>", "{}", "\n"] {

@@ -2,8 +2,8 @@
 
 use arrow_schema::{DataType, Field, Schema};
 
-/// The columns by name and type: `label: string, nullable`. Two schemas have the same if and only if their
-/// columns are the same, whatever arrow calls its types.
+/// The columns by name and type, such as `label: string, nullable`. Two schemas give the same list if and only if
+/// their columns are the same. The names of types are our own, as arrow may rename its types.
 pub(super) fn column_types(schema: &Schema) -> Vec<String> {
     let fields = schema.fields().iter();
     fields.map(|f| format!("{}: {}{}", f.name(), name_of(f.data_type()), null(f))).collect()
@@ -19,7 +19,7 @@ fn name_of(data_type: &DataType) -> String {
         DataType::FixedSizeList(of, len) => {
             format!("list[{len}] of {}{}", name_of(of.data_type()), null(of))
         }
-        // A column of the caller's.
+        // Only in a column that the caller adds: arrow's name of the type.
         other => other.to_string(),
     }
 }

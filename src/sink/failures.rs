@@ -17,10 +17,10 @@ use crate::rows::FailedImage;
 /// Rows of a row group, which is held in memory until it is full.
 const ROW_GROUP_ROWS: usize = 32_768;
 
-/// Failures that are gathered before they are written.
+/// Number of failures that are gathered before they are written.
 const FAILURES_AT_A_TIME: usize = 1024;
 
-/// `_errors/part-00000-<run id>.parquet`, made for the first failures.
+/// `_errors/part-00000-<run id>.parquet`, created when the first failures are written.
 pub(super) struct FailureFile {
     name: String,
     open: Option<(String, ArrowWriter<TargetFile>)>,
@@ -72,8 +72,8 @@ impl FailureFile {
         Ok(())
     }
 
-    /// Completes the file, with notes in its footer, if there was any failure, and returns their
-    /// number and its length.
+    /// Completes the file, if there was any failure, with `notes` in its footer. Returns the number of
+    /// failures and the length of the file in bytes.
     pub fn close(mut self, target: &Target, notes: &[KeyValue]) -> Result<(u64, u64)> {
         if !self.waiting.is_empty() {
             self.write(target)?;

@@ -1,7 +1,7 @@
-//! A folder held by a handle. Names are looked up in the folder itself, whatever becomes of its path, and links
-//! are never followed: nobody can slip in another folder, or a link, between two steps.
+//! A folder held open by a handle. Names in it are resolved relative to the handle, even if its path changes, and
+//! links are never followed: nobody can slip in another folder, or a link, between two steps.
 //!
-//! Other systems than unix have no such handles here; there the path stands for it.
+//! Systems other than unix have no such handles here; the path is used instead.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -17,11 +17,11 @@ pub enum Kind {
     Other,
 }
 
-/// Whether a lock could be had.
+/// Outcome of an attempt to take a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lock {
     Held,
-    /// Another open handle has it.
+    /// Another open handle holds it.
     Taken,
     /// The file system cannot lock folders.
     Unsupported,
@@ -46,7 +46,7 @@ impl Folder {
         &self.path
     }
 
-    /// Where it is by now, as far as the system tells.
+    /// Its current path, where the system can tell (Linux); otherwise the path that it was opened by.
     pub fn path_now(&self) -> PathBuf {
         #[cfg(target_os = "linux")]
         {
@@ -59,7 +59,7 @@ impl Folder {
         self.path.clone()
     }
 
-    /// Opens the folder of that name in this one; fails for a link to one.
+    /// Opens the folder `name` in this one; fails if `name` is a link.
     pub fn open_in(&self, name: impl AsRef<OsStr>) -> io::Result<Self> {
         let path = self.path.join(name.as_ref());
         #[cfg(unix)]
@@ -71,7 +71,7 @@ impl Folder {
         }
     }
 
-    /// The same, or none if there is nothing of that name.
+    /// Like [`open_in`](Self::open_in), but `None` if there is nothing of that name.
     pub fn find(&self, name: impl AsRef<OsStr>) -> io::Result<Option<Self>> {
         match self.open_in(name) {
             Ok(folder) => Ok(Some(folder)),
@@ -80,7 +80,7 @@ impl Folder {
         }
     }
 
-    /// Whether a name in this folder is still that of another one.
+    /// Whether `name` in this folder still refers to `folder`.
     pub fn has(&self, name: impl AsRef<OsStr>, folder: &Self) -> bool {
         #[cfg(unix)]
         return unix::id_in(&self.handle, name.as_ref()).ok() == folder.id().ok();
@@ -92,7 +92,7 @@ impl Folder {
         }
     }
 
-    /// The folder, which has been renamed to that name in another one.
+    /// Updates the path after the folder was renamed to `name` in `parent`.
     pub fn moved(self, parent: &Self, name: impl AsRef<OsStr>) -> Self {
         Self { path: parent.path.join(name.as_ref()), ..self }
     }
@@ -110,7 +110,7 @@ impl Folder {
         }
     }
 
-    /// Locks it for this handle, until that is dropped or the process ends.
+    /// Tries to take an advisory lock, held until the handle is dropped or the process ends.
     pub fn try_lock(&self) -> Lock {
         #[cfg(unix)]
         return match self.handle.try_lock() {
@@ -122,7 +122,7 @@ impl Folder {
         Lock::Unsupported
     }
 
-    /// The same, after waiting for the one who has it, but not for ever.
+    /// Takes the lock, waiting up to `patience` for another holder. Also succeeds where folders cannot be locked.
     pub fn lock(&self, patience: Duration) -> io::Result<()> {
         let start = Instant::now();
         while self.try_lock() == Lock::Taken {
@@ -140,7 +140,7 @@ impl Folder {
         let _ = self.handle.unlock();
     }
 
-    /// Fsyncs the folder, where the file system can.
+    /// Fsyncs the folder, if the file system supports it.
     pub fn sync(&self) -> io::Result<()> {
         #[cfg(unix)]
         {
@@ -170,7 +170,7 @@ mod unix {
     use super::watch;
     use super::{File, Folder, Kind, OsStr, OsString, Path, fs, io};
 
-    /// Set-user-id, which means nothing to the system on a folder, and which only its owner can give it.
+    /// The set-user-id bit. On a folder it means nothing to the system, and only the owner can set it.
     const HIDDEN: u32 = 0o4000;
 
     const FOLDER: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
@@ -199,15 +199,14 @@ mod unix {
         }
     }
 
-    /// Whether an fsync failed because the file system has none for folders.
+    /// Whether an fsync failed because the file system does not support it for folders.
     pub fn is_unsupported(error: &io::Error) -> bool {
         let none = [Errno::INVAL, Errno::BADF, Errno::NOTSUP, Errno::OPNOTSUPP, Errno::NOSYS];
         Errno::from_io_error(error).is_some_and(|errno| none.contains(&errno))
     }
 
     impl Folder {
-        /// Opens a folder by its path, which may lead through links, to work on names in it. It need not be
-        /// one that we may list.
+        /// Opens a folder by its path, in which links are followed. On Linux, no permission to read it is needed.
         pub fn open(path: &Path) -> io::Result<Self> {
             let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
             let flags = OFlags::DIRECTORY.union(OFlags::CLOEXEC);
@@ -220,18 +219,18 @@ mod unix {
             Ok(Self { path: path.to_owned(), handle: read?.into() })
         }
 
-        /// Its device and number.
+        /// Its device and inode number.
         pub fn id(&self) -> io::Result<(u64, u64)> {
             self.handle.metadata().map(|m| (m.dev(), m.ino()))
         }
 
-        /// Whether it is ours, by owner.
+        /// Whether this process's effective user owns it.
         pub fn is_own(&self) -> bool {
             let owner = self.handle.metadata().map(|m| m.uid());
             owner.is_ok_and(|owner| owner == rustix::process::geteuid().as_raw())
         }
 
-        /// Whether its file system is of this machine alone, so that a lock which is free here is held nowhere.
+        /// Whether its file system is local, so that no other machine can hold a lock on it.
         pub fn is_local(&self) -> bool {
             #[cfg(any(target_os = "linux", target_os = "android"))]
             {
@@ -264,7 +263,7 @@ mod unix {
                     continue;
                 }
                 let kind = match entry.file_type() {
-                    // Not all file systems say.
+                    // Not all file systems report the kind.
                     FileType::Unknown => match self.kind_of(&name)? {
                         Some(kind) => kind,
                         None => continue,
@@ -276,25 +275,25 @@ mod unix {
             Ok(entries)
         }
 
-        /// Makes a folder in it with these permissions, less what the umask takes away.
+        /// Makes a folder in it with these permissions, minus the umask.
         pub fn make(&self, name: impl AsRef<OsStr>, mode: u32) -> io::Result<()> {
             let mode = Mode::from_raw_mode(mode as _);
             Ok(mkdirat(&self.handle, name.as_ref(), mode)?)
         }
 
-        /// Makes a file that is not there yet.
+        /// Makes a file; fails if the name exists.
         pub fn new_file(&self, name: impl AsRef<OsStr>) -> io::Result<File> {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
             let mode = Mode::from_raw_mode(0o666);
             Ok(openat(&self.handle, name.as_ref(), flags | OFlags::CLOEXEC, mode)?.into())
         }
 
-        /// Renames something in it, replacing a file or an empty folder of the other name.
+        /// Renames an entry of it, replacing a file or an empty folder of the new name.
         pub fn rename(&self, name: impl AsRef<OsStr>, new: impl AsRef<OsStr>) -> io::Result<()> {
             Ok(renameat(&self.handle, name.as_ref(), &self.handle, new.as_ref())?)
         }
 
-        /// Moves something to another folder, where there must be nothing of that name.
+        /// Moves an entry to another folder; fails if the new name exists there.
         pub fn move_to(
             &self,
             name: impl AsRef<OsStr>,
@@ -307,14 +306,14 @@ mod unix {
                 Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
                 outcome => return Ok(outcome?),
             }
-            // Not in one step here.
+            // Not atomic here: the system has no rename that never replaces.
             if to.kind_of(new)?.is_some() {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
             Ok(renameat(&self.handle, name, &to.handle, new)?)
         }
 
-        /// Exchanges two folders in it in one step; false where the system cannot.
+        /// Exchanges two folders in it atomically; false where the system cannot.
         pub fn exchange(&self, a: impl AsRef<OsStr>, b: impl AsRef<OsStr>) -> io::Result<bool> {
             #[cfg(all(test, target_os = "linux"))]
             if watch::NO_EXCHANGE.get() {
@@ -350,19 +349,19 @@ mod unix {
             self.handle.metadata().map(|m| m.mode() & 0o7777)
         }
 
-        /// Sets its permissions; a file system without any refuses, which is no failure.
+        /// Sets its permissions, and returns whether that worked: a file system without permissions refuses.
         pub fn set_mode(&self, mode: u32) -> bool {
             self.handle.set_permissions(fs::Permissions::from_mode(mode)).is_ok()
         }
 
-        /// The same, and says that a run hides it.
+        /// Sets its permissions and the hidden bit, or only the permissions if the bit is refused.
         pub fn set_mode_hidden(&self, mode: u32) {
             if !self.set_mode(mode | HIDDEN) {
                 self.set_mode(mode);
             }
         }
 
-        /// Says whether a run hides it: what it holds is not, or no longer, a result.
+        /// Sets or clears the hidden bit, which says that the content is not, or no longer, a result.
         pub fn set_hidden(&self, is_hidden: bool) {
             if let Ok(mode) = self.mode()
                 && (mode & HIDDEN != 0) != is_hidden
@@ -375,7 +374,7 @@ mod unix {
             self.mode().is_ok_and(|mode| mode & HIDDEN != 0)
         }
 
-        /// Stays private, but gives its files the group that files in another one have.
+        /// Stays private, but takes the group and the set-group-id bit of `other`, so that new files get its group.
         pub fn hand_down(&self, other: &Self) -> io::Result<()> {
             let of = other.handle.metadata()?;
             let _ = fchown(&self.handle, None, Some(of.gid()));
@@ -383,18 +382,18 @@ mod unix {
             Ok(())
         }
 
-        /// Takes the owner and the permissions of another one, as far as we may give them; it stays hidden.
+        /// Takes the owner and the permissions of `old`, as far as we may set them, and sets the hidden bit.
         pub fn take_after(&self, old: &Self) -> io::Result<()> {
             let of = old.handle.metadata()?;
-            // One by one: the group may be ours to give when the owner is not.
+            // Separately: we may be allowed to set the group, but not the owner.
             let _ = fchown(&self.handle, None, Some(of.gid()));
             let _ = fchown(&self.handle, Some(of.uid()), None);
-            // After the owner, whose change takes some away.
+            // After the owner: changing the owner clears some mode bits.
             self.set_mode_hidden(of.mode() & 0o7777);
             Ok(())
         }
 
-        /// Lets its owner list it and write to it, as filling and removing it take.
+        /// Gives its owner all permissions, which filling and removing it require.
         pub fn make_writable(&self) {
             if let Ok(mode) = self.mode()
                 && mode & 0o700 != 0o700
@@ -506,7 +505,7 @@ impl Folder {
     pub fn make_writable(&self) {}
 }
 
-/// Hooks of the tests into the file system.
+/// Test hooks into the file system.
 #[cfg(all(test, target_os = "linux"))]
 pub mod watch {
     use std::cell::{Cell, RefCell};
@@ -515,15 +514,15 @@ pub mod watch {
     use super::{File, PathBuf, fs, io};
 
     thread_local! {
-        /// The paths of what this thread has fsynced.
+        /// Paths that this thread has fsynced.
         pub static SYNCED: RefCell<Vec<PathBuf>> = const { RefCell::new(Vec::new()) };
-        /// The error number of each fsync of a folder, or of a file whose name ends so.
+        /// Makes fsyncs fail with this error number: of folders, if the name is `/`, and of paths that end in the name.
         pub static FAILS: RefCell<Option<(String, i32)>> = const { RefCell::new(None) };
-        /// How many of them do not fail before that.
+        /// Number of such fsyncs that succeed before the first failure.
         pub static SPARED: Cell<u32> = const { Cell::new(0) };
-        /// Whether folders cannot be exchanged.
+        /// Makes `Folder::exchange` unsupported.
         pub static NO_EXCHANGE: Cell<bool> = const { Cell::new(false) };
-        /// Called between the two renames that stand for an exchange.
+        /// Called between the two renames that replace an exchange.
         pub static BETWEEN: Cell<Option<fn()>> = const { Cell::new(None) };
         /// Called before two folders are exchanged.
         pub static BEFORE: RefCell<Option<Box<dyn Fn()>>> = const { RefCell::new(None) };
@@ -590,7 +589,7 @@ mod tests {
             folder.make_writable();
             assert_eq!(folder.mode().unwrap(), want);
         }
-        // Other machines cannot lock the kernel's own folder, but it is none of those on a disk.
+        // No other machine can lock `/proc`, but it is not in the list of local file systems.
         assert!(!Folder::open(Path::new("/proc")).unwrap().is_local());
     }
 }

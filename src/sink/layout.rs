@@ -1,4 +1,4 @@
-//! The layout of a result, in a folder and in S3 alike: names of files, run ids, and what else may lie beside them.
+//! The layout of a result, in a folder and in S3 alike: file names, run ids, and other files beside them.
 //!
 //! ```text
 //! part-00000-<run>.parquet          rows
@@ -6,8 +6,8 @@
 //! _SUCCESS                          last
 //! ```
 //!
-//! A run id is a UUID without hyphens. Whatever is not named exactly as this crate or Spark names it is foreign:
-//! it is never overwritten.
+//! A run id is a UUID without hyphens. A file whose name does not match this crate's or Spark's patterns exactly is
+//! foreign, and never overwritten.
 
 use std::ffi::{OsStr, OsString};
 
@@ -33,16 +33,16 @@ pub enum WriteMode {
 
 choice!(WriteMode, "mode", Error = "error", Overwrite = "overwrite", Append = "append");
 
-/// The empty file that says that a result is complete.
+/// The file that marks a result as complete: empty in a folder; in S3 it holds the run id.
 pub const SUCCESS: &str = "_SUCCESS";
-/// The folder of recorded failures, which readers of the result pass over.
+/// The folder of recorded failures, which readers of the result ignore.
 pub const ERRORS: &str = "_errors";
 
-/// In the folder of a run that appends: the mark of the result that it adds to.
+/// The `_SUCCESS` of the result that an append adds to, moved into the folder of the appending run.
 pub const MARK_BEFORE: &str = "_SUCCESS.before";
 
-/// Endings of hidden folders beside an output: the files of a run; the old result, for a moment; a name that is only
-/// tried out; a finished result that could not take the output's place.
+/// Endings of hidden folders beside an output: the files of a run; the old result, for a moment; a name used only to
+/// test a rename; a finished result that could not take the output's place.
 pub const TMP: &str = ".tmp";
 pub const OLD: &str = ".old";
 pub const TRY: &str = ".try";
@@ -61,8 +61,8 @@ pub fn is_run_id(text: &str) -> bool {
 
 /// The name of a file of rows. Names sort in the order of their numbers.
 ///
-/// A number of more than five digits follows the largest shorter ones: 99999, then 99999100000, which
-/// a mere 100000 would not sort behind.
+/// A number of more than five digits gets a prefix of nines, so that it sorts after all shorter ones: 99999, then
+/// 99999100000. A plain 100000 would sort before 99999.
 pub fn part_name(number: u64, run: &str) -> String {
     let mut digits = String::new();
     let mut width = DIGITS;
@@ -78,13 +78,13 @@ pub fn errors_name(run: &str) -> String {
     format!("{ERRORS}/{}", part_name(0, run))
 }
 
-/// The run that wrote a file of rows or of failures, named below the output; none if the name is not one that
-/// this crate gives.
+/// The run that wrote a file of rows or of failures, whose path is relative to the output; `None` if this crate gives
+/// no such name.
 pub fn run_of(name: &str) -> Option<&str> {
     run_of_part(name.strip_prefix(ERRORS).and_then(|name| name.strip_prefix('/')).unwrap_or(name))
 }
 
-/// Whether a job of ours, or of Spark, leaves a file of that name, below the output, in a result.
+/// Whether a job of this crate or of Spark leaves a file of that name, relative to the output, in a result.
 #[cfg(any(feature = "s3", test))]
 pub fn is_file_of_a_result(name: &str) -> bool {
     match name.split_once('/') {
@@ -113,7 +113,7 @@ pub enum Place {
 }
 
 impl Place {
-    /// The place that a folder of that name in this one is; none if it is foreign.
+    /// The place of the subfolder `name`; `None` if that is foreign.
     pub fn folder(self, name: &str) -> Option<Self> {
         match self {
             Self::Result if name == "_temporary" => Some(Self::Temporary),
@@ -184,8 +184,8 @@ fn run_of_part(name: &str) -> Option<&str> {
     is_run_id(run).then_some(run)
 }
 
-/// Whether Spark names a Parquet file so: `part-00000-<uuid>-c000.snappy.parquet`, and `_00000.c000` instead of
-/// `-c000` in buckets.
+/// Whether a name has the form of Spark's Parquet files: `part-00000-<uuid>-c000.snappy.parquet`, and `_00000.c000`
+/// instead of `-c000` in buckets.
 fn is_part_of_spark(name: &str) -> bool {
     let Some((_, rest)) = number_and_rest(name) else { return false };
     let rest = match rest.rsplit_once('.') {
@@ -210,7 +210,7 @@ fn is_part_of_spark(name: &str) -> bool {
     rest.is_empty() || counter.is_some_and(|n| n.len() >= 3 && is_number(n))
 }
 
-/// The endings that Parquet's Java library has for codecs.
+/// File name endings of the codecs in Parquet's Java library.
 const CODECS: [&str; 8] = ["snappy", "gz", "lzo", "br", "lz4", "lz4raw", "lz4hadoop", "zstd"];
 
 /// The two parts of `part-<number>-<rest>.parquet`.
@@ -220,7 +220,7 @@ fn number_and_rest(name: &str) -> Option<(&str, &str)> {
     (number.len() >= DIGITS && is_number(number)).then_some((number, rest))
 }
 
-/// Whether a name is that of a Hadoop task or an attempt at it: `task_202501010000_0000_m_000000`.
+/// Whether a name is that of a Hadoop task, or of an attempt at one: `task_202501010000_0000_m_000000`.
 fn is_task(name: &str, kind: &str, fields: usize) -> bool {
     let Some(rest) = name.strip_prefix(kind).and_then(|rest| rest.strip_prefix('_')) else {
         return false;
@@ -253,7 +253,7 @@ mod tests {
         assert!(names.is_sorted_by(|a, b| a < b), "{names:#?}");
         assert!(names.iter().all(|name| run_of(name) == Some(RUN) && is_file_of_a_result(name)));
         assert_eq!(names[11], format!("part-00011-{RUN}.parquet"));
-        // A longer number comes after a shorter one also where the run ids would have it otherwise.
+        // A longer number sorts after a shorter one, whatever the run ids are.
         let low = "00000000000000000000000000000000";
         assert!(part_name(99_999, RUN) < part_name(100_000, low));
         assert_eq!(part_name(100_000, low), format!("part-99999100000-{low}.parquet"));

@@ -41,14 +41,14 @@ pub use parquet::{
 
 /// Takes batches of rows, and makes them visible all at once or not at all.
 pub trait RowSink {
-    /// Tells it how many threads may work on what is written; the result does not depend on it. A sink
-    /// that works on the calling thread alone has nothing to do here.
+    /// Sets how many threads may work on the output; the result does not depend on it. A sink that works only on
+    /// the calling thread can ignore it.
     fn set_parallelism(&mut self, _parallelism: Parallelism) {}
 
     /// Adds a note about the job to the result: parameters, model. Call it before the first batch.
     fn annotate(&mut self, key: &str, value: &str);
 
-    /// Looks whether what the notes so far say allows the result, before the work begins. By default it does.
+    /// Checks, before the work begins, that the notes given so far allow the result. The default accepts any.
     ///
     /// # Errors
     /// As [`write`](Self::write).
@@ -59,17 +59,18 @@ pub trait RowSink {
     /// Writes a batch: its rows, and a record of its images that failed.
     ///
     /// # Errors
-    /// [`Error::Write`](crate::Error::Write), naming the file; the result is not committed then. It may be about an earlier batch.
+    /// [`Error::Write`](crate::Error::Write), naming the file; the result is not committed then. The error may be
+    /// about an earlier batch.
     fn write(&mut self, batch: RowBatch) -> Result<()>;
 
-    /// Completes the result and makes it visible. A sink that is dropped instead leaves nothing.
+    /// Completes the result and makes it visible. A sink that is dropped without this leaves nothing.
     ///
     /// # Errors
     /// As [`write`](Self::write).
     fn finish(self) -> Result<SinkReport>;
 }
 
-/// Numbers of what a sink has written.
+/// Counts of what a sink has written.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct SinkReport {
@@ -81,7 +82,7 @@ pub struct SinkReport {
     pub bytes: u64,
     /// Failures recorded beside the rows.
     pub failures: u64,
-    /// Requests that had to be made again, over a network that failed.
+    /// Requests that were repeated after a network failure.
     #[serde(default)]
     pub retries: u64,
     /// The folder, for sinks that have one.

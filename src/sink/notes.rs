@@ -1,12 +1,12 @@
-//! The notes in the footers of a result, and whether files of other notes may be added to it.
+//! Compares the notes in the footers of a result with those of files to append.
 
 use crate::pca::{Centering, Difference, Origin, PcaModel};
 
 /// Prefix of every note's key.
 pub(super) const PREFIX: &str = "orb_features.";
 
-/// Names what differs between the notes of a result and those of files to add to it: parameters of the
-/// extractor and the decoder, or the fit. A note that one of them does not have cannot differ.
+/// Fails with a list of the differences between the notes of a result and those of files to append: parameters of
+/// the extractor and the decoder, or the fit. A note that is missing on either side is not compared.
 ///
 /// Both sides are `(key, value)` pairs as in the footers.
 pub(super) fn compare<'a>(
@@ -48,7 +48,7 @@ impl<'a> Notes<'a> {
         notes
     }
 
-    /// The origin, as far as both notes have it.
+    /// The origin, read from those notes that both sides have.
     fn origin(&self, others: &Self) -> Option<Origin> {
         let note = |own: Option<&'a str>, other: Option<&str>| own.filter(|_| other.is_some());
         let (orb, decode) = (note(self.orb, others.orb), note(self.decode, others.decode));
@@ -56,7 +56,7 @@ impl<'a> Notes<'a> {
     }
 }
 
-/// Says how two fits differ, by what they make of a descriptor.
+/// Describes how two fits differ in their effect on a descriptor; `None` if they do not.
 fn difference_of_fits(there: &str, added: &str) -> Option<String> {
     if there == added {
         return None;
@@ -131,7 +131,7 @@ mod tests {
         let spark = first.clone().with_centering(Centering::None);
         let why = compared(&there, &notes(&orb, Some(&spark))).unwrap_err();
         assert_eq!(why, "center: there mean, in this job none");
-        // The same fit, whoever made a note of where it is from.
+        // The same fit, with and without a note of its origin.
         let decode = DecodeParams::default();
         let noted = first.with_origin(Origin::new(&orb.clone().build().unwrap(), &decode));
         assert_eq!(compared(&there, &notes(&orb, Some(&noted))), Ok(()));

@@ -1,4 +1,4 @@
-//! Columns of the caller's, beside ours.
+//! The caller's columns, after this crate's.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,14 +10,14 @@ use crate::rows::{RowBatch, ScoreWidth, column};
 
 type Values = dyn Fn(&RowBatch) -> Result<ArrayRef, ArrowError> + Send + Sync;
 
-/// The columns of the files: those that follow from the batches, and the caller's after them.
+/// The columns of the files: first this crate's, which follow from the batches, then the caller's.
 #[derive(Clone)]
 pub(super) struct Columns {
     pub score_width: ScoreWidth,
     own: Vec<(FieldRef, Arc<Values>)>,
 }
 
-/// Whether a type is one column of Parquet: plain values, or lists of such.
+/// Whether a type is a single leaf column in Parquet: plain values, or lists of them.
 fn has_one_leaf(data_type: &DataType) -> bool {
     match data_type {
         DataType::List(of) | DataType::LargeList(of) | DataType::FixedSizeList(of, _) => {
@@ -54,7 +54,7 @@ impl Columns {
     /// The schema of a batch, the caller's columns last.
     ///
     /// # Errors
-    /// Arrow's, for two columns of one name.
+    /// Arrow's, for a caller's column of a nested type other than a list, and for two columns of the same name.
     pub fn schema(&self, batch: &RowBatch) -> Result<SchemaRef, ArrowError> {
         let ours = batch.schema(self.score_width);
         let own = self.own.iter().map(|(field, _)| Arc::clone(field));
@@ -74,7 +74,7 @@ impl Columns {
         Ok(Arc::new(Schema::new(fields)))
     }
 
-    /// Some rows of the column that has that place in the schema.
+    /// The rows `range` of the column at index `place` of the schema.
     pub fn array(
         &self,
         batch: &RowBatch,

@@ -36,7 +36,7 @@ pub const DEFAULT_ROWS_PER_FILE: u64 = 2_097_152;
 /// Longest [`ParquetParams::with_run_id`], in characters.
 pub const MAX_RUN_ID_LEN: usize = 128;
 
-/// Row groups are numbered with 16 bits, with a sign.
+/// Parquet numbers row groups with a signed 16-bit integer.
 const MAX_ROW_GROUPS: u64 = i16::MAX as u64;
 
 /// The compression of the columns.
@@ -71,7 +71,7 @@ impl fmt::Display for Codec {
 impl FromStr for Codec {
     type Err = Error;
 
-    /// Takes a name, `zstd` also with its level: `zstd:3`.
+    /// Accepts the name of a codec; `zstd` also with its level: `zstd:3`.
     fn from_str(name: &str) -> Result<Self> {
         let bad = || Error::param("codec", name, "uncompressed, snappy, gzip, lz4, zstd or zstd:N");
         Ok(match name {
@@ -144,8 +144,8 @@ impl ParquetParams {
         self
     }
 
-    /// Sets whether [`WriteMode::Append`] may add to a result of other parameters, another decoder or another
-    /// fit (default: no). Other columns are refused either way.
+    /// Sets whether [`WriteMode::Append`] may add to a result made with other parameters, another decoder or another
+    /// fit (default: no). Different columns are refused either way.
     pub fn with_force(mut self, force: bool) -> Self {
         self.force = force;
         self
@@ -176,13 +176,13 @@ impl ParquetParams {
         self
     }
 
-    /// Sets the name by which a result in S3 knows this run again: 1 to [`MAX_RUN_ID_LEN`] visible ASCII characters
+    /// Sets the name by which a result in S3 recognises this run: 1 to [`MAX_RUN_ID_LEN`] visible ASCII characters
     /// (default: a random one).
     ///
-    /// Work that is done again under the same name, because nobody knew whether it had come to its end, ends as
-    /// [`Error::AlreadyCommitted`] if it had: an append does not double the rows. If they have been replaced since, that
-    /// is an [`Error::Write`]. Runs are remembered as long as the
-    /// result has files of theirs, and the last 16 in any case.
+    /// If it is unknown whether a run was committed, repeat the work under the same name. If the run was committed, the
+    /// repetition ends as [`Error::AlreadyCommitted`], so an append does not double the rows; if its files have been
+    /// replaced since, as [`Error::Write`]. A result remembers all runs that it has files of, and the last 16 runs in
+    /// any case.
     pub fn with_run_id(mut self, run_id: impl Into<String>) -> Self {
         self.run_id = Some(run_id.into());
         self
@@ -224,7 +224,7 @@ impl ParquetParams {
         self.run_id.as_deref()
     }
 
-    /// Checks them, before anything is written.
+    /// Checks the parameters, before anything is written.
     ///
     /// # Errors
     /// [`Error::InvalidParam`], naming the parameter and what it may be.
@@ -253,8 +253,8 @@ impl ParquetParams {
 
 /// Writes `part-00000-<run id>.parquet` and so on to a folder or to S3, in the columns of [`schema`](crate::rows::schema()).
 ///
-/// In a folder, files are written to a hidden folder beside the output (in it, to append) and moved
-/// when the job is complete, `_SUCCESS` last: a new or replaced result appears as a whole, added files
+/// In a folder, files are written to a hidden folder beside the output (inside it for an append) and moved
+/// when the job is complete, `_SUCCESS` last: a new or replaced result appears as a whole, appended files
 /// one by one. Recorded failures go to `_errors/` in the output. A sink that is dropped before
 /// [`RowSink::finish`] leaves nothing. A process that is killed leaves its hidden folder, `.OUT.<run>.tmp` or
 /// `OUT/_temporary-<run>`; the next run of the same user on the output removes it and undoes an append that was cut off,
@@ -262,26 +262,24 @@ impl ParquetParams {
 /// A finished result that cannot be put in place is kept, as `.OUT.<run>.complete` or `OUT/_complete-<run>`, and named
 /// in the error.
 ///
-/// In S3, files are multipart uploads, which nobody sees before they are completed at the commit. While
-/// it lasts there is no `_SUCCESS`, and `_manifest.json` names the old result as the current one, until
-/// it names the new one. The old result's files are deleted after that. Whatever becomes of the process,
-/// the next run on the output finishes its commit, or clears its uploads away: at once if it ran on this
-/// machine, after two minutes if on another.
+/// In S3, files are multipart uploads, which are invisible until the commit completes them. During the commit
+/// there is no `_SUCCESS`, and `_manifest.json` names the old result as the current one until it names the
+/// new one. The files of the old result are deleted after that. If the process dies, the next run on the output
+/// finishes its commit, or aborts its uploads: at once if it ran on this machine, after two minutes if on another.
 ///
 /// The footer of each file holds the annotations, and the version of this crate. [`WriteMode::Append`]
-/// compares those on the extractor, the decoder and the fit with those of the first file that is there, and
-/// refuses to mix different ones unless it is [forced](ParquetParams::with_force); a file without
-/// annotations goes with any.
+/// compares those on the extractor, the decoder and the fit with those of the existing result, and refuses to
+/// mix different ones unless it is [forced](ParquetParams::with_force). A result without annotations accepts any.
 ///
-/// The columns of a row group are encoded side by side while the caller goes on, on as many threads as
-/// [`RowSink::set_parallelism`] says (default: one for each core); the files do not depend on it.
+/// The columns of a row group are encoded in parallel, in the background, on as many threads as
+/// [`RowSink::set_parallelism`] says (default: one for each core); the files do not depend on that number.
 #[derive(Debug)]
 pub struct ParquetSink {
     params: ParquetParams,
     columns: Columns,
     notes: Vec<KeyValue>,
     run_id: String,
-    /// Whether anything that it was given is missing from its files.
+    /// Whether a write failed, so that something is missing from the files.
     broken: bool,
     part: Option<Part>,
     failures: FailureFile,
@@ -293,11 +291,12 @@ pub struct ParquetSink {
 }
 
 impl ParquetSink {
-    /// Makes the hidden folder, and looks whether the mode allows the output and whether it can be replaced: the
-    /// working folder, a mount point and the like cannot.
+    /// Checks that the mode allows the output and that the output can be replaced (the working folder, a mount point
+    /// and the like cannot), and makes the hidden folder.
     ///
     /// # Errors
-    /// [`Error::OutputExists`], [`Error::Write`], or [`Error::InvalidParam`] for row counts of 0.
+    /// [`Error::OutputExists`]; [`Error::Write`]; [`Error::InvalidParam`] as [`ParquetParams::check`], and for a run
+    /// id, which only results in S3 have.
     pub fn create(path: impl AsRef<Path>, params: ParquetParams) -> Result<Self> {
         params.check()?;
         if let Some(id) = &params.run_id {
@@ -310,8 +309,8 @@ impl ParquetSink {
 
     /// Takes `s3://bucket/prefix` as the folder.
     ///
-    /// It finishes or clears away what dead runs have left there, and looks whether the mode allows the
-    /// output.
+    /// Finishes the commits of dead runs there, checks that the mode allows the output, and removes what dead runs
+    /// have left.
     ///
     /// # Errors
     /// [`Error::OutputExists`]; [`Error::AlreadyCommitted`]; [`Error::Write`] also if the server cannot be reached or
@@ -330,10 +329,10 @@ impl ParquetSink {
         })
     }
 
-    /// Adds a column of the caller's, after ours: `values` makes it of a batch, one value for each row.
+    /// Adds a column of the caller's, after this crate's: `values` computes it from a batch, one value for each row.
     ///
-    /// It is called on any thread, and more than once for a batch that goes to several row groups or files: it must give
-    /// the same each time. A type with fields within is an [`Error::Write`].
+    /// `values` is called on any thread, and more than once for a batch that spans several row groups or files: it must
+    /// return the same array each time. A nested type other than a list of plain values is an [`Error::Write`].
     ///
     /// # Examples
     /// ```
@@ -355,7 +354,7 @@ impl ParquetSink {
     /// # Ok::<(), orb_features::Error>(())
     /// ```
     ///
-    /// An array of another length or type, or a name that is taken, is an [`Error::Write`] of the batch.
+    /// An array of the wrong length or type, or a name that is taken, makes the write of the batch an [`Error::Write`].
     #[must_use]
     pub fn with_column(
         mut self,
@@ -390,7 +389,7 @@ impl ParquetSink {
         })
     }
 
-    /// Refuses columns that the rows before, or the files to add to, do not have.
+    /// Refuses columns that differ from those of earlier batches, or of the files to append to.
     fn check_columns(&mut self, batch: &RowBatch) -> Result<SchemaRef> {
         let failed = |why: BoxError| Error::write_to(self.target.uri(""), why);
         let schema = self.columns.schema(batch).map_err(|e| failed(e.into()))?;
@@ -409,7 +408,7 @@ impl ParquetSink {
         }
     }
 
-    /// Refuses to add to files of another extractor, decoder or fit, as far as the notes tell.
+    /// Refuses to append to files of another extractor, decoder or fit, as far as the notes tell.
     fn check_notes(&self) -> Result<()> {
         match self.params.mode {
             WriteMode::Append if !self.params.force => self.target.check_notes(&self.notes),
@@ -417,7 +416,7 @@ impl ParquetSink {
         }
     }
 
-    /// Takes what it is given; an error, or a panic that the caller catches, leaves it broken.
+    /// Runs `add`; an error, or a panic that the caller catches, marks the sink as broken.
     fn guarded(&mut self, add: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         let was_broken = std::mem::replace(&mut self.broken, true);
         let taken = add(self);
@@ -428,7 +427,7 @@ impl ParquetSink {
     fn add(&mut self, batch: RowBatch) -> Result<()> {
         batch.failed().iter().try_for_each(|failed| self.failures.push(failed, &self.target))?;
         let end = batch.len();
-        // The first even without a row: an empty file still shows readers the columns.
+        // The first batch counts even without rows: an empty file still shows readers the columns.
         if end == 0 && self.schema.is_some() {
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! One Parquet file of rows, whose columns are encoded side by side, while the next rows are gathered.
+//! One Parquet file of rows. Its columns are encoded in parallel while the next rows are gathered.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,25 +19,24 @@ use crate::error::{Error, Result};
 use crate::parallel::{Parallelism, UnderWay};
 use crate::rows::RowBatch;
 
-/// Rows that are gathered before their columns are converted and encoded, side by side: enough for each
-/// thread.
+/// Rows that are gathered before their columns are converted and encoded in parallel: enough work for each thread.
 const ROWS_AT_A_TIME: usize = 8192;
 
-/// Columns that are worked on while the caller goes on, the last first: the scores take as long as all the others.
+/// Columns in work in the background, the last first: the scores take as long as all other columns together.
 type Encoding<R> = UnderWay<Result<R, ParquetError>>;
 
-/// Waits for all columns; a panic goes on here.
+/// Waits for all columns; a panic in one of them is resumed here.
 fn settled<R>(columns: Encoding<R>) -> Result<Vec<R>, ParquetError> {
     columns.wait().into_iter().collect()
 }
 
-/// The columns of the last row group, each with one leaf, and what is done to them.
+/// The columns of the row group in progress, each with one leaf, and their state.
 enum RowGroup {
-    /// Nothing yet.
+    /// No row has been encoded yet.
     New(Vec<ArrowColumnWriter>),
-    /// They take up rows, and will take more.
+    /// Rows are being encoded, and more will follow.
     Open(Encoding<ArrowColumnWriter>),
-    /// They take up the last of their rows.
+    /// The last rows of the group are being encoded.
     Complete(Encoding<ArrowColumnChunk>),
 }
 
@@ -52,9 +51,9 @@ pub(super) struct Part {
     /// The row group in progress; `None` once it is in the file.
     row_group: Option<RowGroup>,
     row_group_rows: usize,
-    /// The rows that the open row group has room for.
+    /// Rows that the open row group still has room for.
     room: usize,
-    /// Rows that are still to be encoded.
+    /// Rows that are not encoded yet.
     waiting: Vec<(Arc<RowBatch>, Range<usize>)>,
     waiting_rows: usize,
 }
@@ -77,7 +76,7 @@ impl Part {
         let (file, row_groups) =
             writer.into_serialized_writer().map_err(|e| Error::broken(&uri, e))?;
         let row_group_rows = properties.max_row_group_row_count().unwrap_or(usize::MAX);
-        // Now, while the first rows are still gathered: it takes half a millisecond.
+        // Made in advance, while the first rows are being gathered: this takes half a millisecond.
         let writers = row_groups.create_column_writers(0).map_err(|e| Error::broken(&uri, e))?;
         Ok(Self {
             uri,
@@ -94,7 +93,7 @@ impl Part {
         })
     }
 
-    /// The rows that it has been given.
+    /// Rows given to this file so far.
     pub fn rows(&self) -> u64 {
         self.rows
     }
@@ -120,7 +119,7 @@ impl Part {
         Ok(())
     }
 
-    /// Has the rows that are waiting converted and encoded; the row group is complete if it has no room left.
+    /// Converts and encodes the waiting rows in the background; completes the row group if it has no room left.
     fn encode(&mut self, threads: &Parallelism) -> Result<(), ParquetError> {
         let mut writers = self.settle()?;
         if writers.is_empty() {
@@ -149,7 +148,7 @@ impl Part {
         Ok(())
     }
 
-    /// Waits for the last row group: its columns if it is open; if it is complete, it goes into the file.
+    /// Waits for the row group in progress. Returns its columns if it is open; writes it to the file if it is complete.
     fn settle(&mut self) -> Result<Vec<ArrowColumnWriter>, ParquetError> {
         match self.row_group.take() {
             None => {}
@@ -182,7 +181,7 @@ impl Part {
     }
 }
 
-/// Begins a file of a target, and says where it will be found.
+/// Begins a file in a target, and returns its path or URI, for messages.
 pub(super) fn open(
     target: &Target,
     name: &str,

@@ -8,12 +8,12 @@
 //! OUT/_complete-<run>   such files that could not be moved
 //! ```
 //!
-//! The hidden folder is private to its owner until it takes OUT's place, and its run holds a lock on it, which
-//! dies with the process. The two folders that are about to change places carry a mode bit that says so
+//! The hidden folder is private to its owner until it takes OUT's place. Its run holds a lock on it, which ends with
+//! the process. While two folders are about to change places, both carry a mode bit that marks them as hidden
 //! ([`Folder::set_hidden`]). The next run on the same OUT takes the lock of a dead run and
 //! - puts an old result back if OUT itself is missing,
-//! - undoes what an append has moved, and puts the mark back that it took away,
-//! - removes the hidden folder, if it is its own user's, private or with that bit, and holds nothing else.
+//! - undoes what an append has moved, and puts back the mark that it took away,
+//! - removes the hidden folder, if it is its own user's and private, or has that bit, and holds nothing foreign.
 //!
 //! An append holds a lock on OUT from taking the mark to setting it; so does an overwrite while it replaces OUT.
 //! Where folders cannot be locked, taking the mark, a rename, decides which of two appends goes on.
@@ -28,35 +28,35 @@ use super::folder::{Folder, Kind, Lock, fsync};
 use super::layout::{self, ERRORS, MARK_BEFORE, Place, SUCCESS, WriteMode};
 use crate::error::{Error, Result};
 
-/// How long another run may hold a lock: moving files takes moments.
+/// How long to wait for another run's lock: moving files takes moments.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// How often others may come between before it is given up.
+/// Attempts before giving up when other runs keep replacing the target, or removing the hidden folder.
 const ROUNDS: u32 = 1000;
 
 /// A folder of files that are not visible yet.
 #[derive(Debug)]
 pub(super) struct Staging {
-    /// As the caller spells it.
+    /// The target as the caller spells it.
     given: PathBuf,
     target: PathBuf,
     mode: WriteMode,
     run: String,
-    /// Where the hidden folder is: beside the target, or the target itself to append.
+    /// The folder that holds the hidden one: the target's parent, or the target itself for an append.
     parent: Folder,
-    /// The hidden folder.
+    /// The name of the hidden folder in `parent`.
     name: OsString,
     folder: Folder,
-    /// The permissions that a new folder has here.
+    /// The permissions that a newly made folder gets here.
     permissions: u32,
-    /// The folders that were made on the way to the hidden one, from the outermost on.
+    /// The folders that were made on the way to the hidden one, outermost first.
     #[expect(dead_code, reason = "it works when it is dropped")]
     made: Made,
-    /// Whether the hidden folder is no longer ours to remove.
+    /// Whether the hidden folder must not be removed on drop.
     settled: bool,
 }
 
-/// Folders that are removed with this, unless they hold something.
+/// Folders that are removed on drop, if they are empty.
 #[derive(Debug, Default)]
 struct Made(Vec<PathBuf>);
 
@@ -69,7 +69,7 @@ impl Drop for Made {
 }
 
 impl Staging {
-    /// Makes the folder, after looking whether the mode allows the target, and whether it can be replaced.
+    /// Makes the hidden folder, and checks that the mode allows the target and that the target can be replaced.
     pub fn create(given: &Path, mode: WriteMode, run: &str) -> Result<Self> {
         let failed = |e: io::Error| Error::write(given, e);
         let target = resolve(given).map_err(failed)?;
@@ -108,7 +108,7 @@ impl Staging {
         }
         let mut missing: Vec<_> = parent.ancestors().take_while(|p| !is_there(p)).collect();
         missing.reverse();
-        // From here on it is taken away again if anything fails.
+        // From here on, the new folders are removed again if anything fails.
         let made = Made(missing.into_iter().map(Path::to_owned).collect());
         fs::create_dir_all(&parent).map_err(failed)?;
         let path = parent.join(&hidden);
@@ -133,8 +133,8 @@ impl Staging {
         Ok(staging)
     }
 
-    /// Looks whether the hidden folder can be moved to where it is to go, without touching what is there.
-    /// Returns the permissions that a new folder has.
+    /// Checks that the hidden folder can be moved into place, without touching what is there. Returns the permissions
+    /// that a new folder gets.
     fn try_out(&self, exists: bool) -> Result<u32> {
         let failed = |e| Error::write(self.folder.path(), e);
         self.folder.make(ERRORS, 0o777).map_err(failed)?;
@@ -154,11 +154,12 @@ impl Staging {
         Ok(permissions)
     }
 
-    /// This rename always fails, as the hidden folder is not empty; every other reason is reported before that one.
+    /// Renames the target onto the hidden folder. That always fails, as the hidden folder is not empty, but every other
+    /// obstacle is reported first.
     fn try_out_replacing(&self, hidden: &OsStr, target: &OsStr) -> Result<()> {
         let why = match self.parent.rename(target, hidden) {
             Err(e) if is_not_empty(&e) => return Ok(()),
-            // An empty folder of overlayfs's lower layer cannot be moved, but be replaced.
+            // Overlayfs cannot move an empty folder of its lower layer, but can replace it.
             Err(e) if e.kind() == io::ErrorKind::CrossesDevices && self.is_target_empty() => {
                 return Ok(());
             }
@@ -185,22 +186,22 @@ impl Staging {
         self.target.file_name().unwrap_or_default()
     }
 
-    /// Where they are to be found in the end, as the caller spells it.
+    /// The target, as the caller spells it.
     pub fn given(&self) -> &Path {
         &self.given
     }
 
-    /// Where files are written.
+    /// The hidden folder, where files are written.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// Where they are to be found in the end.
+    /// The resolved path of the target.
     pub fn target(&self) -> &Path {
         &self.target
     }
 
-    /// Makes a file; `name` may have a folder.
+    /// Makes a file; `name` may include one folder: `folder/file`.
     pub fn file(&self, name: &str) -> Result<File> {
         let failed = |e| Error::write(&self.folder.path().join(name), e);
         self.check_place().map_err(failed)?;
@@ -214,8 +215,8 @@ impl Staging {
         self.folder.open_in(below).and_then(|folder| folder.new_file(file)).map_err(failed)
     }
 
-    /// The hidden folder must be where it was made: else what is written is lost, or another folder would take
-    /// the target's place.
+    /// Checks that the hidden folder is still where it was made. Otherwise files would be lost, or another folder would
+    /// take the target's place.
     fn check_place(&self) -> io::Result<()> {
         if self.parent.has(&self.name, &self.folder) {
             return Ok(());
@@ -224,7 +225,7 @@ impl Staging {
         Err(io::Error::new(io::ErrorKind::NotFound, why))
     }
 
-    /// Makes the files visible; when they are added to a result, after another look whether they fit it.
+    /// Makes the files visible. An append calls `fits` first, to check again that they fit the result.
     pub fn commit(mut self, fits: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
         self.complete()?;
         match self.mode {
@@ -233,7 +234,7 @@ impl Staging {
         }
     }
 
-    /// Sets the mark, and has all names outlive a loss of power.
+    /// Writes the mark, and fsyncs it and the folders of the files.
     fn complete(&self) -> Result<()> {
         let failed = |name| move |e| Error::write(&self.folder.path().join(name), e);
         fsync(&self.file(SUCCESS)?).map_err(failed(SUCCESS))?;
@@ -242,7 +243,7 @@ impl Staging {
         self.folder.sync().map_err(failed(""))
     }
 
-    /// Keeps the finished files, which could not be made visible, and names them in the error.
+    /// Keeps the finished files that could not be made visible, and names their path in the error.
     fn keep(&mut self, error: Error) -> Error {
         self.settled = true;
         self.folder.set_hidden(false);
@@ -276,7 +277,7 @@ impl Staging {
         self.keep(error)
     }
 
-    /// Puts the new folder in the place of the old one, and removes that.
+    /// Puts the new folder in the place of the old one, and removes the old one.
     fn replace(&mut self) -> Result<()> {
         let target = self.target_name().to_owned();
         for _ in 0..ROUNDS {
@@ -290,9 +291,9 @@ impl Staging {
             if let Some(old) = old
                 && let Some(aside) = self.put_aside(&old, &target)?
             {
-                // The old result goes only once the new one stands.
+                // The old result is removed only once the new one stands.
                 self.stand(&target)?;
-                // The result stands; what cannot be removed of the old one is litter, not a failure.
+                // The new result stands: leftovers of the old one are litter, not a failure.
                 let _ = clear(&old.moved(&self.parent, &aside), Place::Result);
                 let _ = self.parent.remove_folder(aside);
                 return Ok(());
@@ -301,8 +302,8 @@ impl Staging {
         Err(self.keep_for(io::Error::other("other runs replace it all the time")))
     }
 
-    /// Gives the hidden folder the owner and permissions that it is to have; to overwrite, locks the old one and
-    /// looks at it once more. False if another folder has come in its place.
+    /// Gives the hidden folder the owner and permissions of the target, or the usual permissions if there is none. An
+    /// overwrite also locks the target and checks its content again. False if the target is no longer `old`.
     fn prepare(&mut self, old: Option<&Folder>, target: &OsStr) -> Result<bool> {
         let Some(old) = old else {
             self.folder.set_mode_hidden(self.permissions);
@@ -319,7 +320,7 @@ impl Staging {
         Ok(true)
     }
 
-    /// Moves the hidden folder to where nothing is, or an empty folder; false if there is more.
+    /// Renames the hidden folder to a target that is missing or empty; false if the target holds something.
     fn move_in(&mut self, target: &OsStr) -> Result<bool> {
         match self.parent.rename(&self.name, target) {
             Ok(()) => {
@@ -337,8 +338,8 @@ impl Staging {
         }
     }
 
-    /// Puts the hidden folder in the place of one that holds something. Returns the name that this has then, or none
-    /// if another folder had come in its place.
+    /// Exchanges the hidden folder with a target that holds something. Returns the new name of the old folder, or
+    /// `None` if the target was no longer `old`.
     fn put_aside(&mut self, old: &Folder, target: &OsStr) -> Result<Option<OsString>> {
         old.set_hidden(true);
         #[cfg(all(test, target_os = "linux"))]
@@ -355,10 +356,10 @@ impl Staging {
         aside
     }
 
-    /// Looks at the old result a last time, now that nobody writes there by name; exchanges the two again if it
-    /// must stay.
+    /// Checks the old result a last time, now that nobody writes to it by name, and undoes the exchange if the old
+    /// result must stay.
     fn check_exchanged(&mut self, old: &Folder, target: &OsStr) -> Result<Option<OsString>> {
-        // The old result is in the hidden folder's place now: not ours to discard if anything fails.
+        // The hidden name is that of the old result now, which must not be removed if anything fails.
         self.settled = true;
         let is_old = self.parent.has(&self.name, old);
         let checked = if is_old { check_content(old, self.mode) } else { Ok(()) };
@@ -370,8 +371,8 @@ impl Staging {
         checked.map(|()| None).map_err(|e| self.keep(e))
     }
 
-    /// Two renames, where folders cannot be exchanged. If the run dies between them there is no result, and the
-    /// next run puts the old one back.
+    /// Replaces the exchange by two renames, where the system has none. If the run dies between them, the target is
+    /// missing, and the next run puts the old result back.
     fn rename_both(&mut self, old: &Folder, target: &OsStr) -> Result<Option<OsString>> {
         old.set_hidden(false);
         let aside = layout::hidden_name(target, &self.run, layout::OLD);
@@ -387,14 +388,14 @@ impl Staging {
         Ok(Some(aside))
     }
 
-    /// Has the new result outlive a loss of power.
+    /// Fsyncs the parent, and checks that the new result is in place.
     fn stand(&self, target: &OsStr) -> Result<()> {
         let synced = self.parent.sync();
         if !self.parent.has(target, &self.folder) {
             return Err(Error::write(&self.target, "something else has taken its place"));
         }
         match synced {
-            // A folder that is not ours need not let us open it.
+            // We may lack the permission to open a folder that is not ours.
             Err(e) if e.kind() != io::ErrorKind::PermissionDenied => {
                 let why = format!("the result is there, but may not outlive a loss of power: {e}");
                 Err(Error::write(&self.target, why))
@@ -438,7 +439,7 @@ impl Staging {
             Ok(None) => None,
             Err(e) => return Err(self.keep_for(e)),
         };
-        // Whoever takes the mark is the one who adds, also where there are no locks.
+        // The run that takes the mark is the one that appends, even where folders cannot be locked.
         let had_mark = match self.parent.move_to(SUCCESS, &self.folder, MARK_BEFORE) {
             Ok(()) => true,
             Err(e) if e.kind() == io::ErrorKind::NotFound => false,
@@ -462,7 +463,7 @@ impl Staging {
                 move_files(from, to)?;
                 to.sync()?;
             }
-            // Not before the files that it speaks for.
+            // The mark must not come before the files that it vouches for.
             target.sync()?;
             hidden.move_to(SUCCESS, target, SUCCESS)
         };
@@ -478,14 +479,14 @@ impl Staging {
                 undone = undone.and_then(|()| hidden.move_to(MARK_BEFORE, target, SUCCESS));
             }
             if undone.is_err() {
-                // The next run goes on with that, by what is still in the hidden folder.
+                // The next run undoes the rest, by what is still in the hidden folder.
                 self.settled = true;
                 return Err(Error::write(&self.target, e));
             }
             return Err(self.keep_for(e));
         }
         self.settled = true;
-        // Only what is empty: everything has been moved.
+        // Everything has been moved: only the old mark and empty folders are removed.
         let _ = hidden.remove_file(MARK_BEFORE);
         let _ = hidden.remove_folder(ERRORS);
         let _ = target.remove_folder(&self.name);
@@ -507,7 +508,7 @@ impl Drop for Staging {
     }
 }
 
-/// The files of rows or failures in a folder.
+/// The files of rows or failures in a folder, sorted by name.
 fn files(folder: &Folder) -> io::Result<Vec<OsString>> {
     let is_moved = |name: &OsString, kind| kind == Kind::File && layout::is_part(name);
     let entries = folder.entries()?.into_iter();
@@ -517,14 +518,15 @@ fn files(folder: &Folder) -> io::Result<Vec<OsString>> {
     Ok(files)
 }
 
-/// The path of a folder, whether it is there or not: the folder itself, not a link to it, is what is replaced.
+/// Resolves the path of a folder, whether it exists or not. Links are resolved, as the folder itself is replaced,
+/// not a link to it.
 fn resolve(given: &Path) -> io::Result<PathBuf> {
     let is_missing = |path: &Path| {
         fs::symlink_metadata(path).is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
     };
     let mut path = PathBuf::new();
     for part in given.components() {
-        // Nothing is made only to be left again: `a/../z` is `z` where there is no `a`.
+        // No folder is made only to be left again: `a/../z` is `z` if there is no `a`.
         if part == Component::ParentDir && !path.as_os_str().is_empty() && is_missing(&path) {
             path.pop();
         } else {
@@ -534,19 +536,19 @@ fn resolve(given: &Path) -> io::Result<PathBuf> {
     if path.as_os_str().is_empty() && !given.as_os_str().is_empty() {
         path.push(Component::CurDir);
     }
-    // The kernel first: it may refuse a link that was planted here, which canonicalizing would read for itself.
+    // Asks the kernel first: it may refuse a link that was planted here, while `canonicalize` reads links itself.
     match fs::metadata(&path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
     match fs::canonicalize(&path) {
-        // A link to nothing is not replaced, either.
+        // A dangling link is not replaced, either.
         Err(e) if e.kind() == io::ErrorKind::NotFound && !path.is_symlink() => Ok(path),
         resolved => resolved,
     }
 }
 
-/// The folder that a path is in, and its name there.
+/// The parent folder of a path, and the name in it.
 fn beside(target: &Path) -> Option<(PathBuf, OsString)> {
     let parent = match target.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -555,7 +557,7 @@ fn beside(target: &Path) -> Option<(PathBuf, OsString)> {
     target.file_name().map(|name| (parent.to_owned(), name.to_owned()))
 }
 
-/// Whether there is anything of that name; a path of no parts is the working folder.
+/// Whether a path exists; the empty path is the working folder.
 fn is_there(path: &Path) -> bool {
     path.as_os_str().is_empty() || path.exists()
 }
@@ -568,7 +570,7 @@ fn is_not_empty(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists)
 }
 
-/// Refuses to replace the folder that this process, and the shell that began it, work in.
+/// Refuses to replace the working folder of this process, and so of the shell that started it, or a folder above.
 fn check_working_folder(target: &Path) -> Result<()> {
     let working = std::env::current_dir().and_then(fs::canonicalize);
     if !working.is_ok_and(|working| working.starts_with(target)) {
@@ -618,7 +620,7 @@ fn has_file(place: Place, name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| place.has_file(name))
 }
 
-/// Something in a folder that no job leaves there, named below the folder.
+/// An entry that no job leaves in a folder, relative to the folder; `None` if there is none.
 fn foreign(folder: &Folder, place: Place) -> io::Result<Option<PathBuf>> {
     for (name, kind) in folder.entries()? {
         let below = name.to_str().filter(|_| kind == Kind::Folder).and_then(|n| place.folder(n));
@@ -638,7 +640,7 @@ fn foreign(folder: &Folder, place: Place) -> io::Result<Option<PathBuf>> {
     Ok(None)
 }
 
-/// Removes what jobs leave in a folder, and nothing else.
+/// Removes the files and folders that jobs leave in a folder, and nothing else.
 fn clear(folder: &Folder, place: Place) -> io::Result<()> {
     folder.make_writable();
     for (name, kind) in folder.entries()? {
@@ -653,14 +655,14 @@ fn clear(folder: &Folder, place: Place) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes a folder that only we may enter, and locks it.
+/// Makes a folder that only its owner may enter, and locks it.
 fn make_private(parent: &Folder, name: &OsStr) -> io::Result<Folder> {
     for _ in 0..ROUNDS {
         parent.make(name, 0o700)?;
         let Some(folder) = parent.find(name)? else { continue };
         folder.make_writable();
         folder.lock(PATIENCE)?;
-        // Before it was locked, another run may have taken it for a dead one's.
+        // Before the lock was held, another run may have removed it as a dead run's.
         if parent.has(name, &folder) {
             return Ok(folder);
         }
@@ -668,8 +670,8 @@ fn make_private(parent: &Folder, name: &OsStr) -> io::Result<Folder> {
     Err(io::Error::other("others remove it all the time"))
 }
 
-/// The hidden folder of a run that is known to be dead, locked. A folder that others may enter is none, unless it
-/// says that a run has hidden it: somebody has given it such a name.
+/// The hidden folder of a run that is known to be dead, locked. A folder that others may enter does not count, unless
+/// it has the hidden bit: somebody may have given it such a name.
 fn dead(parent: &Folder, name: &OsStr) -> Option<Folder> {
     let folder = parent.open_in(name).ok()?;
     let is_private = |mode: u32| mode & 0o777 == mode & 0o700;
@@ -681,10 +683,10 @@ fn dead(parent: &Folder, name: &OsStr) -> Option<Folder> {
 
 /// Removes the hidden folders that dead runs have left beside an output.
 fn clear_the_dead(parent: &Folder, target: &OsStr) {
-    // Best effort: they are litter, and the parent need not let us list it.
+    // Best effort: leftovers are only litter, and we may not be allowed to list the parent.
     for (name, kind) in parent.entries().unwrap_or_default() {
         let is = |ending| layout::run_of_hidden(&name, target, ending).is_some();
-        // The only complete result is not litter.
+        // An old result is not litter while it is the only complete one.
         let is_old = is(layout::OLD) && is_complete(parent, target);
         if kind == Kind::Folder
             && (is(layout::TMP) || is(layout::TRY) || is_old)
@@ -706,8 +708,8 @@ fn remove(parent: &Folder, name: &OsStr, folder: &Folder, place: Place) {
     }
 }
 
-/// Puts an old result of ours back that a run took away and then died, before the new one was in its place. An
-/// empty folder that somebody has made there since is replaced. It is no failure if that cannot be done.
+/// Puts back an old result of ours that a run moved away before it died, if the new one is not in place. Replaces an
+/// empty folder that somebody has made there since. Best effort: failures are ignored.
 fn put_back(parent: &Folder, target: &OsStr) {
     let is_missing = match parent.find(target) {
         Ok(None) => true,
@@ -722,7 +724,7 @@ fn put_back(parent: &Folder, target: &OsStr) {
             continue;
         }
         let Ok(old) = parent.open_in(&name) else { continue };
-        // A run that lives is between its two steps.
+        // If the lock is taken, a live run is between its two renames.
         let is_ours = old.is_own() && old.try_lock() != Lock::Taken && parent.has(&name, &old);
         if is_ours
             && matches!(foreign(&old, Place::Result), Ok(None))
@@ -735,12 +737,13 @@ fn put_back(parent: &Folder, target: &OsStr) {
     }
 }
 
-/// Takes back what dead runs have added to an output, whose lock is held, and removes their folders.
+/// Undoes the unfinished appends of dead runs in an output, whose lock is held, and removes their folders.
 fn undo_the_dead(target: &Folder) -> io::Result<()> {
     for (name, kind) in target.entries()? {
         let Some(run) = name.to_str().and_then(layout::run_of_unfinished) else { continue };
         let Some(folder) = dead(target, &name).filter(|_| kind == Kind::Folder) else { continue };
-        // Its mark comes last: it had not finished. If there is another mark, somebody has settled it.
+        // A run moves its mark last, so a mark in its folder means that the append is unfinished. If the target has a
+        // mark, somebody has settled it.
         let has_begun = folder.kind_of(SUCCESS)? == Some(Kind::File);
         if has_begun && target.kind_of(SUCCESS)?.is_none() {
             remove_files_of(target, run)?;
@@ -799,7 +802,7 @@ mod tests {
         target.join(layout::part_name(0, run)).exists()
     }
 
-    /// Paths that are fsynced while a result is written, below the folder, with the run's id as `RUN`.
+    /// Paths that are fsynced while a result is written, relative to `root`, with the run's id as `RUN`.
     fn synced(root: &Path, target: &Path, mode: WriteMode) -> Vec<String> {
         watch::SYNCED.take();
         let run = write(target, mode).unwrap();
@@ -823,7 +826,7 @@ mod tests {
             let want = [hidden(".out.RUN.tmp"), vec![String::new()]].concat();
             assert_eq!(synced(&root, &target, mode), want);
         }
-        // The names in the target before the mark, then the mark's.
+        // The target's folders are fsynced before the mark is moved, and the target again after it.
         let target_last = ["out/_errors", "out", "out"].map(str::to_owned).to_vec();
         let want = [hidden("out/_temporary-RUN"), target_last].concat();
         assert_eq!(synced(&root, &target, WriteMode::Append), want);
@@ -896,10 +899,10 @@ mod tests {
         let new = write(&target, WriteMode::Error).unwrap();
         assert!(has(&target, &new) && has(&aside, &old));
         drop(held);
-        // Not litter, either: others may enter it, so somebody may have given it that name.
+        // Not removed as litter, either: others may enter it, so somebody may have given it that name.
         write(&target, WriteMode::Overwrite).unwrap();
         assert!(has(&aside, &old));
-        // Nor as long as there is no complete result.
+        // Not removed while there is no complete result.
         Folder::open(&aside).unwrap().set_mode(0o700);
         fs::remove_file(target.join(SUCCESS)).unwrap();
         write(&target, WriteMode::Overwrite).unwrap();
@@ -919,7 +922,7 @@ mod tests {
         let next = write(&target, WriteMode::Error);
         assert!(matches!(next, Err(Error::OutputExists { kept: None, .. })), "{next:?}");
         assert!(has(&target, &old) && !aside.exists());
-        // A stranger's is left, and only root can make one.
+        // A stranger's folder is left alone; only root can make one.
         if rustix::process::geteuid().is_root() {
             fs::rename(&target, &aside).unwrap();
             std::os::unix::fs::chown(&aside, Some(4001), None).unwrap();
@@ -945,7 +948,7 @@ mod tests {
         }
     }
 
-    /// A run can be killed at any step: what it leaves then is known as a run's, and a result is not.
+    /// A run can be killed at any step: what it leaves must be recognisable as hidden, and a result must not be.
     #[test]
     fn folders_that_change_places_are_known_as_hidden_until_they_have() {
         let root = tempfile::tempdir().unwrap();
@@ -961,7 +964,7 @@ mod tests {
         let path = root.path().to_owned();
         write(&target, WriteMode::Overwrite).unwrap();
         assert_eq!(modes(&path), [(false, true)]);
-        // Such as a killed run leaves both before and after the exchange.
+        // A run that is killed just before or after the exchange leaves this state.
         watch::BEFORE.set(Some(Box::new(move || assert_eq!(modes(&path), [(true, true); 2]))));
         let run = write(&target, WriteMode::Overwrite).unwrap();
         watch::BEFORE.take();
@@ -970,7 +973,7 @@ mod tests {
         fs::rename(&target, &aside).unwrap();
         let folder = Folder::open(&aside).unwrap();
         folder.set_mode_hidden(0o755);
-        // As long as its run lives it is left.
+        // It is left alone while its run is alive.
         assert_eq!(folder.try_lock(), Lock::Held);
         write(&target, WriteMode::Error).unwrap();
         assert!(has(&aside, &run));
@@ -984,7 +987,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let root = fs::canonicalize(root.path()).unwrap();
         let target = root.join("out");
-        // Folders are fsynced in this order: the hidden one's, the target's, and what holds the last name.
+        // Fsync order: the hidden folder and its subfolder, the target's, then the folder that holds the last name.
         for (mode, at, spared) in [
             (WriteMode::Error, &root, 0),
             (WriteMode::Overwrite, &root, 0),
@@ -1019,7 +1022,7 @@ mod tests {
                 assert_eq!(mode(&target), permissions);
             }
         }
-        // A new one has the permissions that any new folder has.
+        // A new output has the permissions that any new folder gets.
         write(&root.path().join("new"), WriteMode::Error).unwrap();
         assert_eq!(mode(&root.path().join("new")), usual);
     }
@@ -1040,7 +1043,7 @@ mod tests {
         assert_eq!(names(&target.join(ERRORS)).len(), 1);
         let names = names(&target);
         assert!(names.iter().filter(|name| **name != kept).eq(&before), "{names:?}");
-        // Kept files are nobody's to remove.
+        // No run removes kept files.
         write(&target, WriteMode::Append).unwrap();
         assert!(write(&target, WriteMode::Overwrite).unwrap_err().to_line().contains(&kept));
     }
@@ -1054,7 +1057,7 @@ mod tests {
         for name in ["_errors/a", "_errors/b", "c"] {
             staging.file(name).unwrap();
         }
-        // Never one that is there.
+        // An existing file is never overwritten.
         for name in ["_errors/a", "c"] {
             staging.file(name).unwrap_err();
         }
@@ -1070,13 +1073,13 @@ mod tests {
         for name in [SUCCESS, "thesis.doc"] {
             fs::write(root.path().join(name), b"").unwrap();
         }
-        // A folder of a part's name is none.
+        // A folder with the name of a part is not a part.
         fs::create_dir(&part).unwrap();
         clear(&Folder::open(root.path()).unwrap(), Place::Result).unwrap();
         assert_eq!(names(root.path()), [layout::part_name(0, &run), "thesis.doc".to_owned()]);
     }
 
-    /// As a run leaves it that dies while it adds to an output that had no result.
+    /// The state after a run died while it appended to an output without a result.
     #[test]
     fn a_first_append_that_died_is_undone() {
         let root = tempfile::tempdir().unwrap();
@@ -1107,7 +1110,7 @@ mod tests {
             ("a/../there", "there"),
         ] {
             let got = resolve(&root.join(given)).unwrap();
-            // Dots that lead up from folders that are there are left to the system.
+            // `..` after existing folders is left to the system.
             let parent = fs::canonicalize(got.parent().unwrap()).unwrap();
             assert_eq!(parent.join(got.file_name().unwrap()), root.join(want), "{given}");
         }

@@ -16,9 +16,9 @@ use super::s3::{Content, S3Target, Upload};
 use super::staging::Staging;
 use crate::error::{Error, Result};
 
-/// A place in which files are gathered until all of them become visible.
+/// A place in which files are gathered until all of them become visible together.
 ///
-/// Dropped instead of committed, it leaves nothing.
+/// Dropping it without a commit leaves nothing.
 #[derive(Debug)]
 pub(super) enum Target {
     Folder(Staging),
@@ -34,7 +34,8 @@ pub(super) enum TargetFile {
 }
 
 impl Target {
-    /// Where a name below the target will be found, or the target itself for an empty name.
+    /// Path or URI for messages: of a file (in a folder, where it is written; in S3, its final key), or of the target
+    /// for an empty name.
     pub fn uri(&self, name: &str) -> String {
         match self {
             Self::Folder(staging) if name.is_empty() => staging.given().display().to_string(),
@@ -44,7 +45,7 @@ impl Target {
         }
     }
 
-    /// Begins a file; `name` may have a folder.
+    /// Begins a file; `name` may include one folder.
     pub fn file(&self, name: &str) -> Result<TargetFile> {
         match self {
             Self::Folder(staging) => {
@@ -56,7 +57,7 @@ impl Target {
         }
     }
 
-    /// The schema of the first file of the result that is there, with the notes of its footer, and where it is.
+    /// The path or URI of the first file of the existing result, and its schema, whose metadata are the footer's notes.
     fn first_file(&self) -> Result<Option<(String, SchemaRef)>> {
         match self {
             Self::Folder(staging) => columns_in_folder(staging.target()),
@@ -65,9 +66,9 @@ impl Target {
         }
     }
 
-    /// Refuses to add files to a result that was made otherwise than they are, by the notes of both.
+    /// Refuses to append to a result that was made with other parameters, judging by the notes of both.
     pub fn check_notes(&self, notes: &[KeyValue]) -> Result<()> {
-        // The manifest decides here as it does at the commit: the first file by its name may be one that was forced in.
+        // The manifest decides here, as at the commit: the first file by name may be one that was appended by force.
         #[cfg(feature = "s3")]
         if let Self::S3(target) = self
             && !target.notes().is_empty()
@@ -78,18 +79,18 @@ impl Target {
         notes_of_first(&self.uri(""), self.first_file()?, notes)
     }
 
-    /// Refuses to add files to a result that has other columns.
+    /// Refuses to append to a result that has other columns.
     pub fn check_columns(&self, schema: &SchemaRef) -> Result<()> {
         same_columns(&self.uri(""), self.first_file()?, schema)
     }
 
-    /// Makes all files, with these columns and notes, visible, and returns how many requests had to be made
-    /// again in all. With `force` they may be added to files of other notes.
+    /// Makes all files visible, and returns the total number of repeated requests. `schema` and `notes` are those of
+    /// the files; with `force`, they may be added to a result with other notes.
     pub fn commit(self, schema: &Schema, notes: &[KeyValue], force: bool) -> Result<u64> {
         match self {
             Self::Folder(staging) => {
                 let given = staging.given().display().to_string();
-                // Another run may have added its own since the first look.
+                // Another run may have added files since the first check.
                 let fits = |folder: &Path| {
                     let found = columns_in_folder(folder)?;
                     same_columns(&given, found.clone(), schema)?;
@@ -116,7 +117,7 @@ fn same_columns(uri: &str, found: Option<(String, SchemaRef)>, schema: &Schema) 
     }
 }
 
-/// The columns of the first file of a result, and where it is.
+/// The path of the first Parquet file in a folder, and its schema.
 fn columns_in_folder(folder: &Path) -> Result<Option<(String, SchemaRef)>> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Ok(None) };
     let is_file = |e: &std::fs::DirEntry| e.file_type().is_ok_and(|t| t.is_file());
@@ -130,7 +131,7 @@ fn columns_in_folder(folder: &Path) -> Result<Option<(String, SchemaRef)>> {
     Ok(Some((path.display().to_string(), other.schema().clone())))
 }
 
-/// The same, reading no more than the footer.
+/// The URI of the first Parquet file in S3, and its schema; reads only the footer.
 #[cfg(feature = "s3")]
 fn columns_in_s3(target: &S3Target) -> Result<Option<(String, SchemaRef)>> {
     use parquet::arrow::parquet_to_arrow_schema;
@@ -155,14 +156,14 @@ fn columns_in_s3(target: &S3Target) -> Result<Option<(String, SchemaRef)>> {
     }
 }
 
-/// Refuses files of other notes than those in the footer of the first file, which are the metadata of its schema.
+/// Refuses notes that differ from those in the footer of the first file, which are the metadata of its schema.
 fn notes_of_first(uri: &str, found: Option<(String, SchemaRef)>, notes: &[KeyValue]) -> Result<()> {
     let Some((other, schema)) = found else { return Ok(()) };
     let there = schema.metadata().iter().map(|(key, value)| (key.as_str(), value.as_str()));
     same_notes(uri, &other, there, notes)
 }
 
-/// Refuses files of other notes than those of `other`.
+/// Refuses notes that differ from those of `other`.
 fn same_notes<'a>(
     uri: &str,
     other: &str,
@@ -177,12 +178,12 @@ fn same_notes<'a>(
 
 impl TargetFile {
     /// Completes the file, which has `rows` rows, and returns its length.
-    #[cfg_attr(not(feature = "s3"), allow(unused_variables))] // Only a manifest has them.
+    #[cfg_attr(not(feature = "s3"), allow(unused_variables))] // Only the S3 manifest records rows.
     pub fn close(self, rows: u64) -> io::Result<u64> {
         match self {
             Self::Local(file) => {
                 let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
-                // On the disk before the commit says so.
+                // The data must be on disk before the commit.
                 fsync(&file)?;
                 file.metadata().map(|m| m.len())
             }

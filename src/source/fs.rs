@@ -17,8 +17,8 @@ pub const DEFAULT_MAX_FILE_BYTES: u64 = 1 << 30;
 
 /// The images of a folder, or a single image file.
 ///
-/// Files come in the order of their paths' bytes below the folder, as an object store lists keys.
-/// Links are followed. A [`Selection`] says which files are taken.
+/// Files come in the byte order of their paths below the folder, as an object store lists keys.
+/// Links are followed. A [`Selection`] decides which files are taken.
 ///
 /// # Examples
 /// ```no_run
@@ -39,7 +39,7 @@ pub struct FsSource {
 }
 
 impl FsSource {
-    /// Takes a folder, with all folders in it.
+    /// Takes a folder with all its subfolders, or a single file.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self {
             root: root.into(),
@@ -48,7 +48,7 @@ impl FsSource {
         }
     }
 
-    /// Sets what is taken, and how it is labelled (default: all images, by their folders).
+    /// Sets which files are taken, and how they are labelled (default: all images, by their folders).
     pub fn with_selection(mut self, selection: Selection) -> Self {
         self.selection = selection;
         self
@@ -67,18 +67,18 @@ impl ImageSource for FsSource {
 
     /// Opens the folder.
     ///
-    /// A folder without a single file to take ends in an [`Error::NoInput`] item.
+    /// If there is no file to take, the only item is an [`Error::NoInput`].
     ///
     /// # Errors
-    /// [`Error::List`] if it is missing or closed to us, [`Error::InvalidParam`] for a bad glob, or for one of a single file,
-    /// [`Error::NotUtf8`] for a path that no column can hold.
+    /// [`Error::List`] if the folder is missing or cannot be read, [`Error::InvalidParam`] for a bad selection, or one
+    /// of a single file that sets more than a label rule, [`Error::NotUtf8`] for a path that no column can hold.
     fn open(self) -> Result<FsImages> {
         let root = name_of(&self.root)?.to_owned();
         let matcher = self.selection.compile()?;
         let is_folder =
             std::fs::metadata(&self.root).map_err(|e| Error::list(root.as_str(), e))?.is_dir();
         if is_folder {
-            // Now rather than at the first image: a closed folder is the caller's error.
+            // Checked now rather than at the first image: an unreadable folder is the caller's error.
             std::fs::read_dir(&self.root).map_err(|e| Error::list(root.as_str(), e))?;
         } else {
             self.selection.check_single(&root, "a file")?;
@@ -94,27 +94,27 @@ impl ImageSource for FsSource {
     }
 }
 
-/// Orders entries as object keys: a folder compares as `name/`.
+/// Orders entries like object keys: a folder compares as `name/`.
 fn in_key_order(a: &DirEntry, b: &DirEntry) -> Ordering {
-    // Whole, as they differ in the name alone, which takes a search to find.
+    // Compares whole paths: siblings differ only in the name, but finding where it starts takes a search.
     let [x, y] = [a, b].map(|entry| entry.path().as_os_str().as_encoded_bytes());
     let common = x.len().min(y.len());
-    // Only where one path begins with the other does it matter what they are.
+    // The kinds of the entries matter only if one path is a prefix of the other.
     let next =
         |path: &[u8], entry| path.get(common).copied().or_else(|| is_folder(entry).then_some(b'/'));
     x[..common].cmp(&y[..common]).then_with(|| next(x, a).cmp(&next(y, b)))
 }
 
 fn is_folder(entry: &DirEntry) -> bool {
-    // Sorting comes before links are followed.
+    // Sorting happens before links are followed.
     entry.file_type().is_dir() || (entry.path_is_symlink() && entry.path().is_dir())
 }
 
-/// Whether it is about a link that leads nowhere, and so about no folder.
+/// Whether the error is about a dead link, which cannot be a folder.
 fn is_dead_link(error: &walkdir::Error) -> bool {
-    // Of a link that leads to itself; its kind has no stable name.
+    // For a link that leads to itself; its `io::ErrorKind` is not stable.
     const ELOOP: i32 = if cfg!(any(target_os = "linux", target_os = "android")) { 40 } else { 62 };
-    // Whatever else hinders us from following it: it may be a folder.
+    // With any other error, such as a missing permission, the link may lead to a folder.
     let leads_nowhere = |e: &io::Error| {
         matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
             || e.raw_os_error() == Some(ELOOP)
@@ -125,7 +125,7 @@ fn is_dead_link(error: &walkdir::Error) -> bool {
 
 /// The name of the folder whose direct files have no other folder to be labelled by.
 fn folder_name(root: &Path, is_folder: bool) -> String {
-    // The whole path, as the root may be `.` or `..`.
+    // Canonicalized, as the root may be `.` or `..`.
     let path = root.canonicalize().unwrap_or_else(|_| root.to_owned());
     let folder = if is_folder { Some(path.as_path()) } else { path.parent() };
     let name = if is_folder { root.file_name() } else { None };
@@ -144,8 +144,8 @@ fn name_of(path: &Path) -> Result<&str> {
 
 /// The stream of an [`FsSource`].
 ///
-/// A file that cannot be read is an [`Error::Read`] item; a folder below the root that cannot be listed is an
-/// [`Error::List`], which ends a job, as nobody knows what was in it.
+/// A file that cannot be read is an [`Error::Read`] item. A folder below the root that cannot be listed is an
+/// [`Error::List`], which ends a job, as its contents are unknown.
 pub struct FsImages {
     reader: Arc<FileReader>,
     root: String,
@@ -164,13 +164,13 @@ impl std::fmt::Debug for FsImages {
 }
 
 impl FsImages {
-    /// Whether a file is one to read; its path below the root decides.
+    /// Whether a file is to be read; its path below the root decides.
     fn takes(&self, relative: &Path) -> bool {
         !self.is_folder || self.matcher.takes(relative)
     }
 
-    /// Whether what cannot be looked at would not have been taken anyway: a hidden name, or a dead
-    /// link of another ending.
+    /// Whether an entry that cannot be examined would have been skipped anyway: a hidden name, or a dead link
+    /// that the selection does not take.
     fn passes_over(&self, error: &walkdir::Error) -> bool {
         let Some(path) = error.path() else { return false };
         let relative = self.reader.relative(path);
@@ -178,7 +178,7 @@ impl FsImages {
             || (is_dead_link(error) && !self.takes(relative))
     }
 
-    /// The error of a walk that cannot go on: of one file, or of a folder with an unknown number of them.
+    /// The error for an entry that cannot be examined: one file, or a folder with an unknown number of files.
     fn lost(&self, error: walkdir::Error) -> Error {
         let is_of_one = error.loop_ancestor().is_some() || is_dead_link(&error);
         let uri = error.path().map_or_else(|| self.root.clone(), |p| p.display().to_string());
@@ -249,7 +249,7 @@ impl Iterator for FsImages {
 /// Reads files and labels them.
 struct FileReader {
     options: FsSource,
-    /// The name of the folder whose direct files have no other folder to be labelled by.
+    /// The name of the folder that files directly in the root are labelled by.
     folder: String,
 }
 
@@ -260,11 +260,11 @@ impl FileReader {
     }
 
     fn label(&self, path: &Path) -> Result<Option<String>> {
-        // A part of a path that is valid UTF-8.
+        // Never fails: the whole path is valid UTF-8.
         Ok(self.options.selection.label.label(&self.folder, name_of(self.relative(path))?))
     }
 
-    /// Reads a file; whoever has listed it knows its label.
+    /// Reads a file. The label is left out, as the listing has it already.
     fn read(&self, path: &Path) -> Result<ImageObject> {
         let uri = name_of(path)?;
         let read = |error| Error::read(uri, error);
@@ -279,7 +279,7 @@ impl FileReader {
             return Err(too_long());
         }
         let mut bytes = Vec::with_capacity(metadata.len() as usize + 1);
-        // One byte more than the limit shows a file that grew.
+        // One byte beyond the limit reveals a file that grew.
         let len =
             (&mut file).take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(read)?;
         if len as u64 > limit {

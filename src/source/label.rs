@@ -10,17 +10,17 @@ use crate::error::Error;
 /// How the label of an image follows from its path or key.
 ///
 /// Paths are split at `/` (and at `\` on Windows) and otherwise taken as they are: spaces, accents,
-/// `%` and `+` stay. Keys may have segments without a character, as `a//b.jpg` has: they are no labels.
+/// `%` and `+` stay. Keys may have empty segments, as in `a//b.jpg`; an empty segment is never a label.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 #[non_exhaustive]
 pub enum LabelRule {
-    /// The name of the folder that holds the image, the nearest that has one.
+    /// The name of the folder that holds the image; if that is empty, of the nearest folder above with a name.
     #[default]
     Parent,
     /// No label.
     None,
-    /// The n-th segment of the path below the source's root, from 0; the file name is none.
+    /// The n-th segment of the path below the source's root, from 0; the file name does not count.
     Segment(usize),
     /// The value of a Hive segment `key=value` in the path below the root.
     Hive(String),

@@ -21,11 +21,11 @@ use serde::Deserialize;
 use crate::error::{Error, Result};
 use crate::s3::{Listed, MAX_KEY_BYTES, S3, S3Location};
 
-/// Keys that are read at a time.
+/// Keys that are read at once.
 const PAGE: usize = 1000;
 
-/// Longest line or record, in bytes: an encoded key has three times its length, and the longest other column of an
-/// inventory, an access control list, less than 32 KiB.
+/// Longest line or record, in bytes. A percent-encoded key has up to three times its length, and the longest other
+/// column of an inventory, an access control list, has less than 32 KiB.
 const MAX_LINE_BYTES: usize = 64 << 10;
 
 /// Buffer of a file of lines, in bytes.
@@ -34,23 +34,24 @@ const BUFFER: usize = 8 << 10;
 /// Longest `manifest.json`, in bytes.
 const MAX_MANIFEST_BYTES: u64 = 64 << 20;
 
-/// Longest file of keys in S3, which is held in memory, in bytes.
+/// Longest file of keys in S3, in bytes; it is held in memory.
 const MAX_FILE_BYTES: u64 = 1 << 30;
 
-/// Columns of an inventory, in lower case and without `_`, as both of its formats spell them.
+/// The column of keys. Column names are in lower case and without `_`, as the two inventory formats spell them
+/// differently.
 const KEY: &str = "key";
-/// Those that are read.
+/// Columns that are read.
 const WANTED: [&str; 6] = [KEY, "bucket", "size", "etag", "islatest", "isdeletemarker"];
 
-/// Most bytes of a column of a Parquet file for each of its rows, and besides: a value that is wanted has no more than
-/// [`MAX_KEY_BYTES`], which a dictionary may hold once more.
+/// Most bytes of a Parquet column: for each row, and in addition to that. A wanted value has at most [`MAX_KEY_BYTES`],
+/// and a dictionary may hold it once more.
 const MAX_COLUMN_BYTES: (u64, u64) = (4 << 10, 64 << 10);
 
 /// A listing that is read from files.
 #[derive(Debug)]
 pub(super) struct Listing {
     bucket: String,
-    /// The files to come.
+    /// The files that are not opened yet.
     files: VecDeque<DataFile>,
     open: Option<(String, KeyReader)>,
 }
@@ -101,9 +102,9 @@ enum KeyReader {
     Lines { text: BufReader<Portions>, number: u64 },
 }
 
-/// A stream that gives no more bytes than one line may have until it is told that the next begins.
+/// A stream that gives no more bytes than one line may have, until it is told that the next line begins.
 ///
-/// It bounds what a reader of lines holds, whatever the stream's length: a small compressed one may be endless.
+/// It bounds the memory of a line reader, whatever the stream's length: a small compressed file may expand endlessly.
 struct Portions {
     bytes: Box<dyn Read + Send>,
     left: usize,
@@ -168,7 +169,7 @@ impl Listing {
             [DataFile { place, format }].into()
         };
         let mut listing = Self { bucket: bucket.to_owned(), files, open: None };
-        // Now rather than at the first key: a missing file is the caller's error.
+        // Opened now rather than at the first key: a missing file is the caller's error.
         listing.advance(s3).await?;
         Ok(listing)
     }
@@ -208,7 +209,7 @@ impl Place {
         }
     }
 
-    /// Reads it whole, if it has at most `most` bytes.
+    /// Reads the whole file, if it has at most `most` bytes.
     async fn read(&self, s3: &S3, most: u64) -> Result<Bytes> {
         match self {
             Self::Local(path) => {
@@ -233,7 +234,7 @@ impl Place {
         }
     }
 
-    /// Opens it, and undoes the compression that its name tells of.
+    /// Opens the file, and decompresses it if its name ends in `.gz`.
     async fn stream(&self, s3: &S3) -> Result<Portions> {
         let bytes: Box<dyn Read + Send> = match self {
             Self::Local(path) => {
@@ -266,7 +267,7 @@ impl InventoryManifest {
         }
         // Shared by all files.
         let columns: Arc<[String]> = self.file_schema.split(',').map(normal).collect();
-        // An ARN, whose beginning depends on the part of AWS.
+        // An ARN, whose prefix depends on the AWS partition.
         let destination = self.destination_bucket.rsplit(":::").next().unwrap_or_default();
         self.files
             .iter()
@@ -306,7 +307,7 @@ fn beside(manifest: &Path, key: &str) -> Result<PathBuf> {
     })
 }
 
-/// The name of a column, however it is spelt.
+/// Normalizes a column name, which the inventory formats spell differently.
 fn normal(column: &str) -> String {
     column.trim().to_lowercase().replace('_', "")
 }
@@ -457,7 +458,7 @@ fn of_bucket(found: &str, bucket: &str) -> Result<(), Why> {
     }
 }
 
-/// Reads a row of an inventory; none if it is not a latest version.
+/// Reads a row of an inventory; `None` if it is not a latest version, or is a delete marker.
 fn of_row(
     row: &csv::StringRecord,
     columns: Option<&[String]>,
@@ -488,7 +489,7 @@ fn of_row(
     Ok(Some(Listed { key: checked(key)?, size, etag, modified: None }))
 }
 
-/// An ETag as requests want it.
+/// An ETag in quotes, as requests need it.
 fn quoted(etag: &str) -> String {
     if etag.starts_with('"') { etag.to_owned() } else { format!("\"{etag}\"") }
 }

@@ -35,7 +35,7 @@ pub struct ImageObject {
     pub label: Option<String>,
     /// When it was last modified, if that is known.
     pub modified: Option<SystemTime>,
-    /// How often it had to be asked for again, over a network that failed.
+    /// How often the request was repeated after a network failure.
     pub retries: u32,
     /// The encoded image, whole.
     pub bytes: Bytes,
@@ -64,9 +64,9 @@ impl fmt::Debug for ImageObject {
 
 /// Something that can be opened as a stream of images.
 ///
-/// Every iterator of results of [`ListedImage`]s or [`ImageObject`]s is one.
+/// Every iterator of results of [`ListedImage`]s or [`ImageObject`]s is a source.
 pub trait ImageSource {
-    /// An image: read, or still to be read by whichever thread takes it.
+    /// An image: read already, or still to be read by the thread that takes it.
     type Image: Into<ListedImage> + Send + 'static;
 
     /// The stream.
@@ -75,9 +75,8 @@ pub trait ImageSource {
     /// Opens it.
     ///
     /// # Errors
-    /// Whatever makes the whole source unusable, such as a missing folder; what is wrong with one
-    /// image comes as an item, and [`Error::NoInput`](crate::Error::NoInput) in place of the first image where
-    /// there is none.
+    /// An error that makes the whole source unusable, such as a missing folder. An error of one image comes as an
+    /// item; if there is no image, [`Error::NoInput`](crate::Error::NoInput) is the only item.
     fn open(self) -> Result<Self::Images>;
 }
 
@@ -119,7 +118,7 @@ pub struct ListedImage {
 type ReadImage = Box<dyn FnOnce() -> Result<ImageObject> + Send>;
 
 impl ListedImage {
-    /// Makes one without a label; `read` reads it.
+    /// Makes an image without a label; `read` reads it.
     pub fn new(
         uri: impl Into<String>,
         read: impl FnOnce() -> Result<ImageObject> + Send + 'static,
@@ -134,10 +133,10 @@ impl ListedImage {
         self
     }
 
-    /// Reads it. Path and label are those that it has here.
+    /// Reads the image. Path and label are those of `self`, whatever the reader returns.
     ///
     /// # Errors
-    /// What is wrong with this image.
+    /// The error of this image.
     pub fn read(self) -> Result<ImageObject> {
         let object = (self.read)()?;
         Ok(ImageObject { uri: self.uri, label: self.label, ..object })

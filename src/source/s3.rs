@@ -27,12 +27,12 @@ const UNIT: u64 = 1 << 10;
 
 /// The images of a bucket whose keys lie below a prefix, or a single object.
 ///
-/// Objects come in the order of the listing, which is that of the keys' bytes, while many of them are
-/// fetched at a time and the listing goes on. A [`Selection`] says which are taken, as in a folder
+/// Objects come in the order of the listing, which is the byte order of their keys. Many objects are fetched
+/// at a time while the listing continues. A [`Selection`] decides which objects are taken, as for a folder
 /// ([`FsSource`](super::FsSource)).
 ///
-/// Objects are fetched as they were listed: one that has gone or changed since ends as an
-/// [`Error::Object`] that says so. Its length and every checksum that the server gives are compared.
+/// An object that was deleted or changed after it was listed gives an [`Error::Object`] that says so. The
+/// length and every checksum that the server sends are verified.
 ///
 /// # Examples
 /// ```no_run
@@ -59,10 +59,10 @@ pub struct S3Source {
 }
 
 impl S3Source {
-    /// Takes `s3://bucket/prefix`, with all that is below it.
+    /// Takes `s3://bucket/prefix`: all objects below it, or the single object of this key.
     ///
     /// # Errors
-    /// [`Error::InvalidParam`] if it is no such location.
+    /// [`Error::InvalidParam`] if `location` is not of this form.
     pub fn new<L>(s3: &S3, location: L) -> Result<Self>
     where
         L: TryInto<S3Location>,
@@ -80,7 +80,8 @@ impl S3Source {
         })
     }
 
-    /// Sets what is taken, and how it is labelled (default: all images, by their folders).
+    /// Sets which objects are taken and how they are labelled (default: all images, labelled by their
+    /// folders).
     pub fn with_selection(mut self, selection: Selection) -> Self {
         self.selection = selection;
         self
@@ -88,38 +89,38 @@ impl S3Source {
 
     /// Takes keys from a file instead of listing the bucket, in the order of the file.
     ///
-    /// The file, local or `s3://`, is by its ending
-    /// - `.json`: the `manifest.json` of an S3 Inventory, in CSV or Parquet, whose data files lie in
-    ///   its destination bucket, or beside a local manifest or in `../data` from there;
-    /// - `.csv`, `.csv.gz`: one such CSV file with the columns bucket, key and, if there is a third, size;
-    /// - `.parquet`: one such Parquet file;
-    /// - anything else: a key, or its whole URI, on each line, as it is, and after a tab, if there is
-    ///   one, its size in bytes.
+    /// The file is local or `s3://`. Its ending tells its format:
+    /// - `.json`: the `manifest.json` of an S3 Inventory in CSV or Parquet. The data files lie in the inventory's
+    ///   destination bucket; those of a local manifest lie beside it or in `../data` from there;
+    /// - `.csv`, `.csv.gz`: one CSV data file of an inventory, with the columns bucket, key and, optionally, size;
+    /// - `.parquet`: one Parquet data file of an inventory;
+    /// - anything else: one key or whole URI on each line, not URL-encoded, optionally followed by a tab and the size
+    ///   in bytes.
     ///
-    /// Versions that are not the latest, delete markers and keys that are not below the prefix are
-    /// passed over. A key that is listed n times gives its image n times. Data files in S3 are held in memory one at a
-    /// time, and have at most 1 GiB; a line has at most 64 KiB.
+    /// Versions that are not the latest, delete markers and keys that are not below the prefix are skipped. A key that
+    /// is listed n times gives its image n times. Data files in S3 are held in memory one at a time, and have at most
+    /// 1 GiB; a line has at most 64 KiB.
     pub fn with_listing(mut self, file: impl Into<PathBuf>) -> Self {
         self.listing = Some(file.into());
         self
     }
 
-    /// Sets how many keys to ask for at a time, 1 to 1000 (default 1000).
+    /// Sets how many keys one listing request asks for, 1 to 1000 (default 1000).
     pub fn with_page_size(mut self, keys: u16) -> Self {
         self.page_size = keys.into();
         self
     }
 
-    /// Sets how many objects may be under way at a time (default [`DEFAULT_REQUESTS_IN_FLIGHT`]).
+    /// Sets how many objects are fetched at a time (default [`DEFAULT_REQUESTS_IN_FLIGHT`]).
     ///
-    /// What is needed is the rate, in objects a second, times the latency of a request, in seconds.
+    /// Choose the wanted rate in objects per second times the latency of a request in seconds.
     pub fn with_requests_in_flight(mut self, requests: usize) -> Self {
         self.requests_in_flight = requests;
         self
     }
 
-    /// Sets how many bytes may be under way or waiting to be consumed (default
-    /// [`DEFAULT_BYTES_IN_FLIGHT`]); a single object may exceed it.
+    /// Sets how many bytes may be in flight or waiting for the consumer (default
+    /// [`DEFAULT_BYTES_IN_FLIGHT`]); a single object may exceed this limit.
     pub fn with_bytes_in_flight(mut self, bytes: u64) -> Self {
         self.bytes_in_flight = bytes;
         self
@@ -137,18 +138,18 @@ impl ImageSource for S3Source {
     type Image = ImageObject;
     type Images = S3Images;
 
-    /// Lists the first page, or opens the listing's file; fetching begins.
+    /// Lists the first page, or opens the file of the listing, and starts fetching.
     ///
-    /// A place without a single object to take ends in an [`Error::NoInput`] item.
+    /// If no object is taken, the stream ends with an [`Error::NoInput`] item.
     ///
     /// # Errors
-    /// [`Error::List`] if the bucket does not exist or is closed to us, or the server cannot be
-    /// reached; [`Error::InvalidParam`].
+    /// [`Error::List`] if the bucket does not exist, access to it is denied, or the server cannot be reached;
+    /// [`Error::InvalidParam`].
     fn open(self) -> Result<S3Images> {
         if !(1..=MAX_PAGE_SIZE).contains(&self.page_size) {
             return Err(Error::param("page_size", self.page_size, "1 to 1000"));
         }
-        // As many may wait for the consumer.
+        // The queue holds twice as many items, and may hold at most `MAX_PERMITS`.
         let most = Semaphore::MAX_PERMITS / 2;
         if self.requests_in_flight == 0 || self.requests_in_flight > most {
             return Err(Error::param(
@@ -183,7 +184,7 @@ impl ImageSource for S3Source {
     }
 }
 
-/// A task that ends when nobody waits for it any more.
+/// A task that is aborted when its handle is dropped.
 #[derive(Debug)]
 struct Task<T>(JoinHandle<T>);
 
@@ -204,7 +205,7 @@ impl<T> Future for Task<T> {
 /// Where the keys come from.
 #[derive(Debug)]
 struct Keys {
-    /// Prefix of the keys that are taken; it is cut off before they are matched.
+    /// Prefix of the keys that are taken; it is stripped before they are matched.
     folder: String,
     page: VecDeque<Listed>,
     rest: Rest,
@@ -214,7 +215,7 @@ struct Keys {
 
 #[derive(Debug)]
 enum Rest {
-    /// Pages of a bucket: what keys begin with, and where the next page begins.
+    /// Pages of a bucket: the prefix of the keys, and the continuation token of the next page.
     Pages {
         prefix: String,
         token: Option<String>,
@@ -241,15 +242,17 @@ impl Keys {
         keys.turn(options, None).await?;
         let is_empty = keys.page.is_empty() && matches!(keys.rest, Rest::Pages { token: None, .. });
         let (bucket, key) = (options.root.bucket(), options.root.key());
-        // Where nothing is taken of a folder, the object in its place may be what consoles make for one.
+        // The listing is also empty if the glob's prefix excludes all of a folder. Then an object with the
+        // folder's name may be a console's placeholder, so the folder itself must be empty, too.
         if is_empty
             && !key.is_empty()
             && !key.ends_with('/')
             && has_nothing_below(options, &keys.s3).await?
         {
-            // Not a folder: an object, perhaps.
+            // Not a folder; perhaps an object.
             let object = keys.s3.head(bucket, key).await;
-            // Without the right to list, S3 denies what does not exist.
+            // An error counts as absence: to callers without the right to list, S3 denies access to missing
+            // keys.
             if let Ok(Some(object)) = object {
                 options.selection.check_single(&options.root.to_string(), "a single object")?;
                 folder.truncate(key.rfind('/').map_or(0, |at| at + 1));
@@ -260,7 +263,7 @@ impl Keys {
         Ok(keys)
     }
 
-    /// Gets the page that begins at `token`.
+    /// Gets the page that begins at the token `from`.
     async fn turn(&mut self, options: &S3Source, from: Option<String>) -> Result<()> {
         let Rest::Pages { prefix, token } = &mut self.rest else { return Ok(()) };
         let bucket = options.root.bucket();
@@ -295,7 +298,7 @@ impl Keys {
                 },
             };
             if let Err(error) = turned {
-                // There is no way to go on from here.
+                // A listing cannot continue after an error.
                 self.rest = Rest::Pages { prefix: String::new(), token: None };
                 return Some(Err(error));
             }
@@ -310,7 +313,7 @@ async fn has_nothing_below(options: &S3Source, s3: &S3) -> Result<bool> {
         .map_err(|fault| Error::list(options.root.to_string(), fault))
 }
 
-/// The bytes that may be under way or wait.
+/// Limits the bytes in flight or waiting for the consumer.
 #[derive(Debug)]
 struct Budget {
     units: Arc<Semaphore>,
@@ -325,8 +328,8 @@ impl Budget {
         Self { units: Arc::new(Semaphore::new(total as usize)), total, head }
     }
 
-    /// Waits until there is room for `bytes`, or for object `number` to be the next to be consumed:
-    /// all others that hold room wait for it.
+    /// Waits for room for `bytes`, or until the consumer waits for object `number`: this object must go ahead
+    /// without room, as the objects that hold room are consumed after it.
     async fn reserve(&self, bytes: u64, number: u64) -> Option<OwnedSemaphorePermit> {
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.total);
         if let Ok(permit) = Arc::clone(&self.units).try_acquire_many_owned(units) {
@@ -345,7 +348,7 @@ type Fetched = (ImageObject, Option<OwnedSemaphorePermit>);
 /// Items for the consumer, in order.
 enum Step {
     Fetch(Task<Result<Fetched>>),
-    /// An object that is not even asked for, or the end of all.
+    /// The last item: the listing failed, or no object was taken.
     Failed(Error),
 }
 
@@ -359,12 +362,12 @@ struct Lister {
     budget: Arc<Budget>,
 }
 
-/// Keys so far.
+/// Counts of the keys so far.
 #[derive(Clone, Copy, Default)]
 struct Seen {
     /// Below the prefix, and not hidden.
     below: u64,
-    /// Elsewhere, as a file of keys may have them.
+    /// Not below the prefix; only the file of a listing can have such keys.
     elsewhere: u64,
     taken: u64,
 }
@@ -384,9 +387,9 @@ impl Lister {
             if !self.takes(&object, &mut seen) {
                 continue;
             }
-            // Never closed.
+            // The semaphore is never closed.
             let Ok(request) = Arc::clone(&self.requests).acquire_owned().await else { return };
-            // The next object bears the retries of the listing that led to it.
+            // The retries of the listing are attributed to the next object.
             let of_listing = keys.s3.own_retries() - retries;
             retries += of_listing;
             let fetch = self.fetch(object, request, seen.taken, of_listing);
@@ -404,13 +407,13 @@ impl Lister {
         object.key.strip_prefix(self.folder.as_str())
     }
 
-    /// Whether an object is one of the selection; counts it.
+    /// Whether the selection takes an object; updates the counts.
     fn takes(&self, object: &Listed, seen: &mut Seen) -> bool {
         let Some(relative) = self.relative(object) else {
             seen.elsewhere += 1;
             return false;
         };
-        // Consoles make such objects for folders.
+        // Consoles create such objects as placeholders for folders.
         let is_folder = relative.is_empty() || relative.ends_with('/');
         let is_hidden = relative.split('/').any(|segment| segment.starts_with('.'));
         let is_deeper = !self.options.selection.recursive && relative.contains('/');
@@ -425,7 +428,7 @@ impl Lister {
         is_taken
     }
 
-    /// Starts to fetch the object of that number.
+    /// Starts to fetch object `number`.
     fn fetch(
         &self,
         object: Listed,
@@ -448,7 +451,7 @@ impl Lister {
         }))
     }
 
-    /// Says that nothing was taken.
+    /// The error if no object was taken.
     fn nothing(&self, seen: Seen) -> Error {
         let reason = match &self.options.listing {
             Some(file) if seen.below == 0 && seen.elsewhere > 0 => format!(
@@ -480,7 +483,7 @@ async fn fetch(
         match s3.head(bucket, &object.key).await {
             Ok(Some(found)) => Listed { etag: object.etag.or(found.etag), ..found },
             Ok(None) => return Err(lost(&uri, Fault::new(Kind::Missing, "it does not exist"))),
-            // An answer to HEAD has no body that would tell the reason.
+            // The answer to a HEAD has no body that could tell the reason.
             Err(fault) => return Err(lost_or_outage(options, s3, &uri, fault).await),
         }
     };
@@ -508,8 +511,8 @@ async fn fetch(
     Ok((image, permit))
 }
 
-/// The error of a failed request that may be about one object, or about all: a job must not go
-/// on without a server.
+/// The error of a failed request that may affect one object or all objects. A listing request tells which: if
+/// it fails, too, the job must end.
 async fn lost_or_outage(options: &S3Source, s3: &S3, uri: &str, fault: Fault) -> Error {
     let root = &options.root;
     match s3.list(root.bucket(), &root.folder(), true, 1, None).await {
@@ -523,7 +526,7 @@ async fn lost_or_outage(options: &S3Source, s3: &S3, uri: &str, fault: Fault) ->
 /// The error of a failed request for an object.
 fn lost(uri: &str, fault: Fault) -> Error {
     let cause = match fault.kind {
-        // Not about this object: no other one can be had, either.
+        // Not specific to this object: all others would fail, too.
         Kind::Account | Kind::Expired | Kind::NoBucket => {
             return Error::connect(format!("{fault}: {uri}"));
         }
@@ -546,14 +549,14 @@ fn with_retries(error: Error, retries: u32) -> Error {
 
 /// The stream of an [`S3Source`].
 ///
-/// When it is dropped, requests that are under way are given up.
+/// Dropping it cancels the requests in flight.
 pub struct S3Images {
     s3: S3,
     fetches: mpsc::Receiver<Step>,
     head: watch::Sender<u64>,
-    /// How many objects have been asked for here.
+    /// Number of the object that the consumer got or waits for, from 1.
     number: u64,
-    /// None once all is done.
+    /// `None` once the stream has ended.
     lister: Option<Task<()>>,
 }
 
@@ -574,7 +577,7 @@ impl S3Images {
             }
             Some(Step::Failed(error)) => Err(error),
             None => {
-                // For its panic, if it ended in one.
+                // Waiting for the task propagates its panic, if there was one.
                 if let Some(lister) = self.lister.take() {
                     self.s3.wait_for(lister)?;
                 }

@@ -9,16 +9,16 @@ use serde::{Deserialize, Serialize};
 use super::LabelRule;
 use crate::error::{Error, Result};
 
-/// The endings of the files that are taken when neither a glob nor other endings are set, in any case.
+/// File endings that are taken when neither a glob nor other endings are set; case is ignored.
 pub const IMAGE_EXTENSIONS: [&str; 12] =
     ["bmp", "gif", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "ppm", "tif", "tiff", "webp"];
 
-/// Which of the files below a folder, or of the objects below a prefix, a source takes, and how it
-/// labels them.
+/// Selects the files below a folder, or the objects below a prefix, that a source takes, and says how they
+/// are labelled.
 ///
-/// By default all images, by the [`IMAGE_EXTENSIONS`], labelled by the folder that holds them. Names
-/// that begin with a dot, and all that is in folders of such names, are always passed over. A source that is a single
-/// file or object takes it, whatever its name, and refuses all but a label rule.
+/// The default takes all files with [`IMAGE_EXTENSIONS`], labelled by the folder that holds them. Names that
+/// begin with a dot, and everything in folders with such names, are always skipped. A source that is a single
+/// file or object takes it whatever its name, and refuses all settings but the label rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[must_use]
@@ -43,17 +43,17 @@ impl Default for Selection {
 }
 
 impl Selection {
-    /// Takes only what has a path below the root that matches, such as `**/*.jpg`.
+    /// Takes only paths below the root that match the glob, such as `**/*.jpg`.
     ///
-    /// `*` and `?` stay within a name, `**` crosses folders, `{a,b}` is either. A source that lists a
-    /// bucket lists only keys that begin as the glob does.
+    /// `*` and `?` match within one name, `**` matches across folders, `{a,b}` matches `a` or `b`. In a bucket, only
+    /// keys that begin with the glob's literal prefix are listed.
     pub fn with_glob(mut self, glob: impl Into<String>) -> Self {
         self.glob = Some(glob.into());
         self
     }
 
-    /// Takes only what has one of these endings, in any case, spaces around them aside, and that the
-    /// glob, if there is one, matches.
+    /// Takes only files with one of these endings; case and surrounding spaces are ignored. If there is a
+    /// glob, it must match, too.
     pub fn with_extensions<E: Into<String>>(
         mut self,
         extensions: impl IntoIterator<Item = E>,
@@ -63,14 +63,14 @@ impl Selection {
         self
     }
 
-    /// Takes only these sizes in bytes, such as `1..` for what is not empty.
+    /// Takes only files of these sizes in bytes; `1..` skips empty files.
     pub fn with_sizes(mut self, sizes: impl RangeBounds<u64>) -> Self {
         let sizes = (sizes.start_bound().cloned(), sizes.end_bound().cloned());
         self.sizes = (sizes != (Bound::Unbounded, Bound::Unbounded)).then_some(sizes);
         self
     }
 
-    /// Sets whether folders in the folder are searched, or keys with a further slash below the prefix
+    /// Sets whether subfolders are searched or, in a bucket, keys with a further slash below the prefix are
     /// taken (default true).
     pub fn with_recursive(mut self, recursive: bool) -> Self {
         self.recursive = recursive;
@@ -89,15 +89,15 @@ impl Selection {
         &self.label
     }
 
-    /// Checks it, before anything is listed.
+    /// Checks the selection before anything is listed.
     ///
     /// # Errors
-    /// [`Error::InvalidParam`] for a glob that is none, or endings without one.
+    /// [`Error::InvalidParam`] for an invalid glob or an empty list of endings.
     pub fn check(&self) -> Result<()> {
         self.compile().map(|_| ())
     }
 
-    /// Makes it ready for use.
+    /// Compiles the glob and normalizes the endings.
     pub(super) fn compile(&self) -> Result<Matcher> {
         let glob = self
             .glob
@@ -123,7 +123,7 @@ impl Selection {
         Ok(Matcher { glob, extensions, sizes: self.sizes })
     }
 
-    /// Refuses what has no part in taking a single file or object.
+    /// Refuses settings that do not apply to a single file or object.
     pub(super) fn check_single(&self, uri: &str, what: &str) -> Result<()> {
         let given = [
             ("glob", self.glob.clone()),
@@ -139,7 +139,7 @@ impl Selection {
         }
     }
 
-    /// Says that nothing of the selection was found.
+    /// The message for a source in which the selection takes nothing.
     pub(super) fn describe(&self, seen: u64, what: &str) -> String {
         if seen == 0 {
             return format!("there are no {what} in it");
@@ -164,12 +164,13 @@ impl Selection {
         }
     }
 
-    /// Common prefix of all paths that the glob matches: only these need be listed.
+    /// Common prefix of all paths that the glob matches; only keys with this prefix need be listed.
     #[cfg(feature = "s3")]
     pub(super) fn literal_prefix(&self) -> &str {
         let glob = self.glob.as_deref().unwrap_or_default();
         let end = glob.find(['*', '?', '[', ']', '{', '}', '\\', '!']).unwrap_or(glob.len());
-        // `a/**/b` matches `a/b`, so what precedes a slash is certain; `a**` is `a*` to the matcher.
+        // The text before the first wildcard is part of every match: `a/**/b` matches `a/b` at the shortest,
+        // and the matcher reads `a**` as `a*`.
         &glob[..end]
     }
 }
@@ -183,7 +184,7 @@ pub(super) struct Matcher {
 }
 
 impl Matcher {
-    /// Whether a path below the root is one to take.
+    /// Whether the glob and the endings take a path below the root.
     pub fn takes(&self, relative: &Path) -> bool {
         let has_extension = |known: &Vec<String>| {
             relative
@@ -195,7 +196,7 @@ impl Matcher {
             && self.extensions.as_ref().is_none_or(has_extension)
     }
 
-    /// Whether a size is one to take; a size that is not known is.
+    /// Whether a size is taken; an unknown size is always taken.
     pub fn takes_size(&self, size: impl FnOnce() -> Option<u64>) -> bool {
         self.sizes.is_none_or(|sizes| size().is_none_or(|size| sizes.contains(&size)))
     }
@@ -250,7 +251,7 @@ mod tests {
 
     #[cfg(feature = "s3")]
     proptest::proptest! {
-        /// A bucket is listed by the prefix of the glob: it must not hide a key that the glob takes.
+        /// A bucket is listed with the glob's prefix, which must not hide a key that the glob takes.
         #[test]
         fn a_glob_takes_nothing_that_its_prefix_hides(
             glob in "[ab/]{0,4}[ab/*?]{0,5}",

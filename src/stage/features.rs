@@ -48,8 +48,8 @@ impl<I: Iterator<Item = Result<DecodedImage>>, E: FeatureExtractor> Iterator for
     }
 }
 
-/// The iterator of [`StageExt::features`](crate::StageExt::features). Its parameters are set before the first item is
-/// asked for.
+/// The iterator of [`StageExt::features`](crate::StageExt::features). Parameters take effect only before the
+/// first item is pulled.
 #[must_use = "iterator adaptors are lazy and do nothing unless consumed"]
 pub struct FeaturesOf<I: Iterator, E> {
     state: State<I, E>,
@@ -69,7 +69,7 @@ struct Setup<I, E> {
     tally: Tally,
 }
 
-/// Images come and go in batches of as many as the extractor likes.
+/// Images are processed in batches of [`FeatureExtractor::batch_len`].
 type Batches<T> = ParMap<Vec<T>, Vec<Result<ImageFeatures>>>;
 
 impl<I: Iterator, E> std::fmt::Debug for FeaturesOf<I, E> {
@@ -107,12 +107,12 @@ where
         self.with(|setup| setup.parallelism = Some(parallelism))
     }
 
-    /// Counts bytes, retries and times there.
+    /// Counts bytes, retries and times in `tally`.
     pub fn with_tally(self, tally: &Tally) -> Self {
         self.with(|setup| setup.tally = tally.clone())
     }
 
-    /// Checks what was set, and starts.
+    /// Checks the parameters and starts.
     fn start(setup: Setup<I, E>) -> Result<Batches<Result<T>>> {
         let Setup { images, extractor, decode, parallelism, tally } = setup;
         decode.check()?;
@@ -166,7 +166,7 @@ where
         match &self.state {
             State::Waiting(setup) if setup.extractor.batch_len() == 1 => setup.images.size_hint(),
             State::Waiting(_) => (0, None),
-            // Every batch has an image.
+            // Every batch holds at least one image.
             State::Running { batches, batch } => (batch.len() + batches.size_hint().0, None),
             State::Done => (0, Some(0)),
         }
@@ -200,7 +200,7 @@ impl<I: Iterator> Iterator for Chunks<I> {
     }
 }
 
-/// Reads, decodes and extracts on one thread, keeping its buffers.
+/// Reads, decodes and extracts on one thread; reuses its buffers.
 struct Worker<E: FeatureExtractor> {
     decoder: Decoder,
     extractor: E,
@@ -250,7 +250,7 @@ impl<E: FeatureExtractor> Worker<E> {
             .collect()
     }
 
-    /// A decoder's panic is an error of its image.
+    /// Decodes one image; a panic of the decoder becomes the image's error.
     fn decode(&mut self, object: &ImageObject, pixels: &mut Pixels) -> Result<Arc<ImageMeta>> {
         let (decoder, spec) = (&mut self.decoder, self.extractor.pixels());
         let start = Instant::now();
@@ -263,7 +263,7 @@ impl<E: FeatureExtractor> Worker<E> {
         })
     }
 
-    /// A result for each image.
+    /// Extracts the features of a batch, one result for each image.
     fn extract(&mut self, images: &[PixelView<'_>]) -> Vec<Result<Extracted>> {
         if let [image] = images {
             return vec![self.extract_one(*image)];
@@ -274,7 +274,7 @@ impl<E: FeatureExtractor> Worker<E> {
         let Self { extractor, scratch, .. } = self;
         match caught(|| extractor.extract_batch(images, scratch)) {
             Ok(results) if results.len() == images.len() => results,
-            // A panic, or results of who knows which images: one by one, it is known which.
+            // A panic, or a wrong number of results. Extracting one by one finds the image at fault.
             broken => {
                 if broken.is_err() {
                     self.scratch = E::Scratch::default();
@@ -284,7 +284,7 @@ impl<E: FeatureExtractor> Worker<E> {
         }
     }
 
-    /// An extractor's panic is an error of its image.
+    /// Extracts the features of one image; a panic of the extractor becomes the image's error.
     fn extract_one(&mut self, image: PixelView<'_>) -> Result<Extracted> {
         let Self { extractor, scratch, .. } = self;
         caught(|| extractor.extract(image, scratch)).unwrap_or_else(|panic| {
@@ -294,7 +294,8 @@ impl<E: FeatureExtractor> Worker<E> {
     }
 }
 
-/// Refuses pixels that the extractor does not want: who decodes by itself may have others.
+/// Refuses pixels of another format or size than the extractor wants. They can come from a caller who decodes
+/// separately.
 fn check_pixels<E: FeatureExtractor>(extractor: &E, pixels: &Pixels) -> Result<()> {
     let (spec, size) = (extractor.pixels(), (pixels.width() as u32, pixels.height() as u32));
     if pixels.format() == spec.format() && spec.size().is_none_or(|wanted| wanted == size) {
@@ -307,7 +308,7 @@ fn check_pixels<E: FeatureExtractor>(extractor: &E, pixels: &Pixels) -> Result<(
     )))
 }
 
-/// Joins an image and its features, which are as the extractor has promised.
+/// Joins an image and its features, and checks them against the output format that the extractor declares.
 fn features_of<E: FeatureExtractor>(
     extractor: &E,
     meta: Arc<ImageMeta>,
@@ -322,7 +323,7 @@ fn features_of<E: FeatureExtractor>(
     Ok(features)
 }
 
-/// The result of some work, or what it panicked with. What it has changed is not to be used after that.
+/// The result of `work`, or its panic message. State that `work` has changed must not be used after a panic.
 fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Box<str>> {
     std::panic::catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);

@@ -1,4 +1,4 @@
-//! The first pass of a fit: batches are kept, and their moments summed up.
+//! The first pass of a fit: spools all batches and accumulates their moments.
 
 use crate::error::Result;
 use crate::pca::{Moments, PcaModel, PcaParams};

@@ -1,7 +1,7 @@
 //! The stages as iterator adaptors: [`StageExt`].
 //!
-//! A job is a chain of them, from listed images to a written result. [`Pipeline`](crate::pipeline::Pipeline) is that
-//! chain, with a report.
+//! A job is a chain of stages, from listed images to a written result.
+//! [`Pipeline`](crate::pipeline::Pipeline) is this chain with a report.
 
 mod decode;
 mod features;
@@ -36,8 +36,8 @@ use crate::source::ListedImage;
 
 /// The stages of the flow on any iterator of results.
 ///
-/// Every stage is lazy, keeps the order, and passes an `Err` through in its place. Each can be used
-/// alone, and a stage of the caller's is any iterator adaptor between two of them.
+/// Every stage is lazy, keeps the order, and passes each `Err` through in its place. Each stage can be used
+/// alone, and any iterator adaptor of the caller's can stand between two of them.
 ///
 /// # Examples
 /// ```
@@ -53,7 +53,7 @@ use crate::source::ListedImage;
 pub trait StageExt: Iterator + Sized {
     /// Applies `work` on several threads, in order; see [`ParMap`].
     ///
-    /// `start` makes the working memory of a thread.
+    /// `start` creates the working memory of one thread.
     fn par_map<S, R>(
         self,
         parallelism: Parallelism,
@@ -96,10 +96,10 @@ pub trait StageExt: Iterator + Sized {
     /// Reads and decodes each image and extracts its features, on several threads: the parallel form of
     /// [`decode`](Self::decode) and [`extract`](Self::extract).
     ///
-    /// No more encoded and decoded images than threads (times [`FeatureExtractor::batch_len`]) are in memory at a
-    /// time, beside what the source reads ahead, and the features of no more than a window of images, or of a batch for
-    /// each thread. An image for
-    /// which the decoder or the extractor panics is an error like any other.
+    /// Memory holds at most [`FeatureExtractor::batch_len`] encoded and decoded images for each thread,
+    /// besides those that the source reads ahead, and the features of at most one window of images, or of one
+    /// batch for each thread if that is more. If the decoder or the extractor panics on an image, this is an
+    /// error of the image like any other.
     fn features<T, E>(self, extractor: &E) -> FeaturesOf<Self, E>
     where
         Self: Iterator<Item = Result<T>> + Send + 'static,
@@ -109,8 +109,8 @@ pub trait StageExt: Iterator + Sized {
         FeaturesOf::new(self, extractor.clone())
     }
 
-    /// Applies a policy to images that fail, and counts: what is left are images to go on with, and failures to
-    /// record.
+    /// Applies a policy to images that fail, and counts images in `tally`. The remaining items are good
+    /// images, and failures to record.
     fn on_error(self, policy: ErrorPolicy, tally: &Tally) -> Tolerant<Self>
     where
         Self: Iterator<Item = Result<ImageFeatures>>,
@@ -118,7 +118,7 @@ pub trait StageExt: Iterator + Sized {
         Tolerant::new(self, policy, tally.clone())
     }
 
-    /// Ends as [`Error::Interrupted`](crate::Error::Interrupted) once the flag is set.
+    /// Ends with [`Error::Interrupted`](crate::Error::Interrupted) once the flag is set.
     fn stop_at<T>(self, flag: &Arc<AtomicBool>) -> StopAt<Self>
     where
         Self: Iterator<Item = Result<T>>,
@@ -134,10 +134,10 @@ pub trait StageExt: Iterator + Sized {
         Explode::new(self)
     }
 
-    /// Keeps all batches for a second pass while the moments of their vectors are summed up.
+    /// Spools all batches for a second pass, and accumulates the moments of their vectors.
     ///
     /// # Errors
-    /// The first error of the stream, or [`Error::Spool`](crate::Error::Spool) if they cannot be kept.
+    /// The first error of the stream, or [`Error::Spool`](crate::Error::Spool) if the batches cannot be kept.
     fn spool(self, spool: &Spool) -> Result<Spooled>
     where
         Self: Iterator<Item = Result<RowBatch>>,
@@ -149,7 +149,7 @@ pub trait StageExt: Iterator + Sized {
     /// [`Moments::fit`](crate::pca::Moments::fit).
     ///
     /// # Errors
-    /// As these.
+    /// Those of [`spool`](Self::spool) and [`Moments::fit`](crate::pca::Moments::fit).
     fn fit_pca(self, params: &PcaParams, spool: &Spool) -> Result<(PcaModel, SpooledBatches)>
     where
         Self: Iterator<Item = Result<RowBatch>>,

@@ -1,4 +1,4 @@
-//! The images that failed, and when they fail the job.
+//! Policies for images that fail, and when failures end the job.
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -39,36 +39,35 @@ pub struct ErrorPolicy {
 }
 
 impl ErrorPolicy {
-    /// Sets what becomes of an image that fails.
+    /// Makes a policy without a limit of failures, which does not allow an empty result.
     pub fn new(on_error: OnError) -> Self {
         Self { on_error, max_failures: None, allow_empty: false }
     }
 
-    /// Sets the same of a policy.
+    /// Sets what happens to an image that fails.
     pub fn with_on_error(mut self, on_error: OnError) -> Self {
         self.on_error = on_error;
         self
     }
 
-    /// Sets how many images may fail before the job does with [`Error::TooManyFailures`] (default: any
-    /// number); for [`OnError::Skip`] and [`OnError::Record`].
+    /// Sets how many images may fail before the job ends with [`Error::TooManyFailures`] (default: any
+    /// number); only for [`OnError::Skip`] and [`OnError::Record`].
     pub fn with_max_failures(mut self, most: MaxFailures) -> Self {
         self.max_failures = Some(most);
         self
     }
 
-    /// Sets whether a job of which every image failed, or which had none, may write its result without a
-    /// row (default: no).
+    /// Sets whether a job without images, or whose images all failed, may write a result without rows (default: no).
     ///
-    /// If not, it ends with [`Error::AllFailed`], or with [`Error::NoAccess`] once the first
-    /// [`MAX_REFUSALS`] images, or all of fewer, were refused; nothing is written or replaced then. Images
-    /// that are read but have no features are none that failed.
+    /// If not, such a job writes and replaces nothing. It ends with [`Error::NoInput`] if there were no images, with
+    /// [`Error::NoAccess`] if access to the first [`MAX_REFUSALS`] images, or to all of fewer, was denied, and
+    /// otherwise with [`Error::AllFailed`]. An image that is read but has no features has not failed.
     pub fn with_allow_empty(mut self, allow: bool) -> Self {
         self.allow_empty = allow;
         self
     }
 
-    /// What becomes of an image that fails.
+    /// What happens to an image that fails.
     #[must_use]
     pub fn on_error(&self) -> OnError {
         self.on_error
@@ -80,16 +79,17 @@ impl ErrorPolicy {
         self.max_failures
     }
 
-    /// Whether the result may be without a row though images failed.
+    /// Whether a job without images, or whose images all failed, may write a result without rows.
     #[must_use]
     pub fn allow_empty(&self) -> bool {
         self.allow_empty
     }
 
-    /// Checks it, before there is an image.
+    /// Checks the policy before the first image.
     ///
     /// # Errors
-    /// [`Error::InvalidParam`] for a limit that the first failure goes before.
+    /// [`Error::InvalidParam`] for a limit together with [`OnError::Fail`], as the first failure ends the job
+    /// anyway.
     pub fn check(&self) -> Result<()> {
         match (self.on_error, self.max_failures) {
             (OnError::Fail, Some(limit)) => {
@@ -105,15 +105,15 @@ impl ErrorPolicy {
 /// The number of images after which [`MaxFailures::Millionths`] can end a job early.
 pub const JUDGED_FROM: u64 = 1_000;
 
-/// If the first so many images were all denied, the job ends.
+/// The number of images after which the job ends if access to every one of them was denied.
 pub const MAX_REFUSALS: u64 = 32;
 
-/// The most images that may fail before the job does.
+/// The number or share of images that may fail before the job ends.
 ///
-/// A number ends the job at the failure that exceeds it. A share is judged at the end of the input, and at
-/// each failure once [`JUDGED_FROM`] images have been seen: the share of all images is not known
-/// before the end, so a job whose failures come first is ended although the later images might have
-/// made up for them.
+/// A number ends the job at the failure that exceeds it. A share is checked at each failure once
+/// [`JUDGED_FROM`] images have been seen, and at the end of the input. An early check knows only the images
+/// so far, so it can end a job whose failures come first although the share of all images would be within the
+/// limit.
 ///
 /// # Examples
 /// ```
@@ -212,8 +212,8 @@ impl fmt::Display for MaxFailures {
 
 /// The iterator of [`StageExt::on_error`](crate::StageExt::on_error).
 ///
-/// Its last item may be the error that all of the job amounts to: [`Error::AllFailed`], [`Error::NoAccess`],
-/// [`Error::TooManyFailures`].
+/// Its last item may be an error about the job as a whole: [`Error::NoInput`], [`Error::AllFailed`],
+/// [`Error::NoAccess`], [`Error::TooManyFailures`].
 #[derive(Debug)]
 #[must_use = "iterator adaptors are lazy and do nothing unless consumed"]
 pub struct Tolerant<I> {
@@ -222,7 +222,7 @@ pub struct Tolerant<I> {
     tally: Tally,
     seen: u64,
     failed: u64,
-    /// The number of those that were refused for want of a right.
+    /// Failed images to which access was denied.
     refused: u64,
     first_error: Option<Box<Error>>,
     observer: Observer,
@@ -240,7 +240,7 @@ impl fmt::Debug for Observer {
 }
 
 impl<I> Tolerant<I> {
-    /// Calls `observer` after each image, those that are left out among them.
+    /// Calls `observer` after each image, including those that are left out.
     pub fn with_observer(mut self, observer: impl FnMut() + Send + 'static) -> Self {
         self.observer = Observer(Some(Box::new(observer)));
         self
@@ -260,7 +260,7 @@ impl<I> Tolerant<I> {
         }
     }
 
-    /// Decides about a failure: a record of it, nothing, or the job's end.
+    /// Handles a failure: returns its record, `None` to skip it, or the error that ends the job.
     fn leave_out(&mut self, error: Error) -> Result<Option<FailedImage>> {
         if self.policy.on_error == OnError::Fail || !error.is_of_one_image() {
             return Err(error);
@@ -344,7 +344,7 @@ impl<I: Iterator<Item = Result<ImageFeatures>>> Iterator for Tolerant<I> {
     }
 }
 
-/// Whether an image was refused for want of a right, by S3 or by the file system.
+/// Whether S3 or the file system denied access to an image.
 fn is_refusal(error: &Error) -> bool {
     match error {
         Error::Object { cause, .. } => *cause == ObjectCause::Denied,

@@ -7,11 +7,11 @@ use crate::error::Result;
 use crate::pca::PcaModel;
 use crate::rows::RowBatch;
 
-/// Batches are large: a few for each thread keep it busy.
+/// Batches are large, so two for each thread keep it busy.
 const WINDOW_PER_THREAD: usize = 2;
 
-/// The iterator of [`StageExt::project`](crate::StageExt::project): batches with scores. Its parameters are set before
-/// the first item is asked for.
+/// The iterator of [`StageExt::project`](crate::StageExt::project): batches with scores. Parameters take
+/// effect only before the first item is pulled.
 #[must_use = "iterator adaptors are lazy and do nothing unless consumed"]
 pub struct Project<I> {
     state: State<I>,
@@ -54,7 +54,7 @@ impl<I> Project<I> {
         self.with(|setup| setup.parallelism = Some(parallelism))
     }
 
-    /// Counts times there.
+    /// Counts times in `tally`.
     pub fn with_tally(self, tally: &Tally) -> Self {
         self.with(|setup| setup.tally = tally.clone())
     }

@@ -1,4 +1,4 @@
-//! The end that the caller asks for.
+//! Ends a stream when the caller asks for it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,7 +28,8 @@ impl<T, I: Iterator<Item = Result<T>>> Iterator for StopAt<I> {
             return None;
         }
         let item = self.items.next();
-        // The item may be an error that the interrupt itself has caused.
+        // The flag is checked after the pull, as the item may be an error that the interrupt itself has
+        // caused.
         if self.flag.load(Ordering::Relaxed) {
             self.is_done = true;
             return Some(Err(Error::Interrupted));

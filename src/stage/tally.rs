@@ -30,24 +30,25 @@ pub struct Progress {
 
 /// Seconds by stage.
 ///
-/// All but `total` and `write` are sums over the threads, so they can exceed it, and include the time a thread
-/// had to wait for a core.
+/// All but `total` and `write` are sums over the threads. They can therefore exceed `total`, and include the
+/// time that threads waited for a core.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Seconds {
-    /// From start to commit, by the clock.
+    /// Wall-clock time from start to commit.
     pub total: f64,
     /// Listing and reading images.
     pub read: f64,
     /// Decoding.
     pub decode: f64,
-    /// Keypoints and descriptors, or whatever the extractor gives.
+    /// Extracting features: with ORB, keypoints and descriptors.
     pub orb: f64,
     /// Solving the PCA.
     pub fit: f64,
     /// Projecting rows.
     pub project: f64,
-    /// Handing rows to the sink, waiting for it, and committing; not what it does meanwhile on other threads.
+    /// Handing rows to the sink, waiting for it, and committing; without the work of the sink's other
+    /// threads.
     pub write: f64,
 }
 
@@ -119,7 +120,7 @@ impl Clock {
         self.0.add(time.as_nanos() as u64);
     }
 
-    /// Adds the time of some work.
+    /// Runs `work` and adds its duration.
     pub fn time<T>(&self, work: impl FnOnce() -> T) -> T {
         let start = Instant::now();
         let done = work();
@@ -162,7 +163,7 @@ impl Tally {
         self.failures().first.clone()
     }
 
-    /// Times by stage; the total is the caller's to know.
+    /// Times by stage; `total` is 0, as only the caller knows it.
     #[must_use]
     pub fn seconds(&self) -> Seconds {
         Seconds {
@@ -177,7 +178,7 @@ impl Tally {
     }
 
     fn failures(&self) -> MutexGuard<'_, Failures> {
-        // Nothing panics that holds it.
+        // No code panics while it holds the lock.
         self.counts.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -191,7 +192,7 @@ impl Tally {
         }
     }
 
-    /// Reads an image, and counts what that took.
+    /// Reads an image, and counts its bytes, retries and time.
     pub(super) fn read(&self, image: Result<ListedImage>) -> Result<ImageObject> {
         let image = self.counts.read.time(|| image?.read());
         let retries = match &image {

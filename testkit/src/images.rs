@@ -65,7 +65,7 @@ pub fn draw(kind: &str, width: usize, height: usize, seed: u32) -> Vec<u8> {
     pixels
 }
 
-/// Noise on a grid of 8 pixels, bilinear between.
+/// Noise on a grid of 8 pixels, interpolated bilinearly.
 fn smooth(x: u32, y: u32, seed: u32) -> u8 {
     let (cx, cy, fx, fy) = (x / 8, y / 8, x % 8, y % 8);
     let at = |i, j| hash(cx + i, cy + j, seed) & 255;
@@ -74,7 +74,7 @@ fn smooth(x: u32, y: u32, seed: u32) -> u8 {
     ((top * (8 - fy) + bottom * fy) / 64) as u8
 }
 
-/// A mask: 0, 255 or, in some, values between.
+/// Draws a mask: of 0 and 255 (`binary`), or with values between (`gray`).
 pub fn draw_mask(kind: &str, width: usize, height: usize, seed: u32) -> Vec<u8> {
     let mut pixels = draw("smooth", width, height, seed ^ 0x55);
     match kind {

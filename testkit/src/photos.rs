@@ -7,7 +7,7 @@ use std::path::Path;
 use image::codecs::jpeg::JpegEncoder;
 use image::{Rgb, RgbImage};
 
-/// Kind, colour, size of the speckles in pixels, and how much they stand out.
+/// Kind, colour, and size in pixels and contrast of the speckles.
 const KINDS: [(&str, [f32; 3], f32, f32); 6] = [
     ("apple", [190.0, 40.0, 45.0], 5.0, 60.0),
     ("kiwi", [120.0, 150.0, 60.0], 3.0, 110.0),
@@ -40,7 +40,7 @@ pub fn photo(kind: usize, i: u32) -> image::ImageResult<Vec<u8>> {
     let (radius_x, radius_y) = (40.0 - unit(seed, 1) * 6.0, 34.0 + unit(seed, 2) * 6.0);
     let image = RgbImage::from_fn(100, 100, |px, py| {
         let (x, y) = (px as f32 - 49.5, py as f32 - 49.5);
-        // In the fruit's own turned frame.
+        // Coordinates in the fruit's rotated frame.
         let (u, v) = (x * turn.cos() + y * turn.sin(), y * turn.cos() - x * turn.sin());
         let depth = 1.0 - (u / radius_x).powi(2) - (v / radius_y).powi(2);
         if depth <= 0.0 {

@@ -1,4 +1,4 @@
-//! Rows one by one, where tests make or compare them so.
+//! Single rows, for tests that make or compare rows one by one.
 
 use std::sync::Arc;
 

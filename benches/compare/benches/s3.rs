@@ -1,7 +1,7 @@
-//! Listing and getting 5,000 objects of 5 kB, next to `object_store`, and the whole job from S3 to S3
-//! next to that from folder to folder. The server is a process of its own on loopback.
+//! Lists and gets 5,000 objects of 5 kB, compared with `object_store`, and runs the whole job from S3 to S3,
+//! compared with folder to folder. The server is a separate process on loopback.
 //!
-//! Beside criterion's times it prints the CPU time that this process takes for each object.
+//! Besides criterion's times, this prints the CPU time of this process per object.
 
 use std::hint::black_box;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -21,7 +21,7 @@ use testkit::s3::{ACCESS_KEY, Memory, SECRET_KEY, Server};
 const OBJECTS: u64 = 5000;
 const PHOTOS: u32 = 600;
 
-/// The server in its own process: this program, told so.
+/// The server in a process of its own: this program, started with `ORB_FEATURES_BENCH_SERVER` set.
 struct Process {
     child: Child,
     endpoint: String,
@@ -53,7 +53,7 @@ impl Process {
         let server = Server::start(&memory);
         println!("{}", server.endpoint());
         std::io::stdout().flush().unwrap();
-        // Until the benchmark ends.
+        // Serves until the benchmark ends, which closes stdin or kills this process.
         let _ = std::io::stdin().read_line(&mut String::new());
     }
 
@@ -92,9 +92,9 @@ fn cpu() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// Runs a few times and prints the median of the CPU time for each of `objects`.
+/// Calls `run` five times and prints the median CPU time per object.
 fn print_cpu(name: &str, objects: u64, mut run: impl FnMut()) {
-    // Under `cargo test` benchmarks only have to run.
+    // `cargo test` only checks that the benchmarks run; it measures nothing.
     if !std::env::args().any(|arg| arg == "--bench") {
         return;
     }

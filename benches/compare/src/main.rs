@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 use ndarray::{Array2, ArrayView2};
 use orb_features::prelude::*;
 
-/// How long one side works before the other has its turn.
+/// How long one side is timed before the other side's turn.
 const TURN: Duration = Duration::from_millis(300);
 
-/// Runs it for a turn, after once to warm up, and gives the least time that it took.
+/// Calls `work` once to warm up, then again and again for a turn. Returns the shortest time of one call.
 fn time(mut work: impl FnMut()) -> f64 {
     work();
     let (start, mut least) = (Instant::now(), f64::INFINITY);
@@ -95,7 +95,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
             let bytes = std::fs::read(PathBuf::from(file))?;
             let rows = ArrayView2::from_shape((bytes.len() / 32, 32), &bytes)?;
             let mut ratio = 0.0;
-            // Of 32 bits, as those of the other side.
+            // 32-bit scores, as the other side computes.
             let mut scores = Array2::<f32>::zeros((rows.nrows(), 20));
             let seconds = time(|| {
                 let mut moments = Moments::new(32);

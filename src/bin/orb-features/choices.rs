@@ -1,4 +1,4 @@
-//! The names that options take.
+//! Options whose values are names from a list.
 
 use std::str::FromStr;
 
@@ -12,7 +12,7 @@ pub enum Backend {
     Opencv,
 }
 
-/// Reads the name of one of these values.
+/// Makes a parser for the name of one of the values `all`.
 pub fn names<T, const N: usize>(
     all: [T; N],
     name: fn(T) -> &'static str,

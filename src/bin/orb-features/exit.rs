@@ -1,11 +1,11 @@
-//! How the program ends when it cannot do what it was asked.
+//! Failure of the program: its message and exit status.
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use orb_features::prelude::*;
 
-/// Why the command failed, and the exit status that says so.
+/// Why the command failed, and the exit status for it.
 pub struct Exit {
     pub message: String,
     pub status: u8,
@@ -17,7 +17,7 @@ impl Exit {
     }
 
     pub fn report(&self) -> ExitCode {
-        // Nobody may be listening.
+        // Ignored: the reader of stderr may be gone.
         let _ = writeln!(std::io::stderr(), "error: {}", self.message);
         ExitCode::from(self.status)
     }
@@ -40,7 +40,7 @@ impl From<Error> for Exit {
     }
 }
 
-/// The option that sets a parameter, where it has another name.
+/// Prefix that names the option of a parameter; empty if both have the same name.
 fn option_of(parameter: &str) -> String {
     let option = match parameter {
         "n_components" => "pca",

@@ -26,7 +26,7 @@ use crate::stop::Stop;
 /// The images of IN.
 type Images = Box<dyn Iterator<Item = Result<ListedImage>> + Send>;
 
-/// Most links that Linux follows in one path.
+/// Most symbolic links that Linux follows in one path.
 const MAX_LINKS: u32 = 40;
 
 #[derive(Args)]
@@ -45,27 +45,27 @@ pub struct Extract {
     /// Take only files with one of these endings, such as jpg,png.
     #[arg(long, value_name = "E,..", value_delimiter = ',')]
     extensions: Option<Vec<String>>,
-    /// Take only files of at least so many bytes.
+    /// Take only files of at least N bytes.
     #[arg(long, value_name = "N")]
     min_bytes: Option<u64>,
-    /// Take only files of at most so many bytes.
+    /// Take only files of at most N bytes.
     #[arg(long, value_name = "N")]
     max_bytes: Option<u64>,
-    /// Leave out what lies in folders below IN.
+    /// Take only files directly in IN, not in folders below it.
     #[arg(long)]
     one_level: bool,
     /// Where labels come from: parent, none, segment:N or hive:KEY.
     #[arg(long, default_value = "parent")]
     label: LabelRule,
 
-    /// Who extracts: this crate, or OpenCV (if built with it).
+    /// Extractor to use: this crate's own, or OpenCV's (if built with it).
     #[arg(long, value_enum, default_value_t = Backend::Native)]
     backend: Backend,
-    /// The OpenCV build to equal: pypi-4.13 (wheels of 4.13 to 5.0), pypi-4.6 (wheels of 4.6 to 4.12) or
-    /// debian-4.6; with -nofma, what it computes on a CPU without AVX2 [default: pypi-4.13].
+    /// OpenCV build whose results to reproduce: pypi-4.13 (wheels of 4.13 to 5.0), pypi-4.6 (wheels of 4.6 to 4.12)
+    /// or debian-4.6; append -nofma for its results on a CPU without AVX2 [default: pypi-4.13].
     #[arg(long, value_name = "BUILD")]
     compat: Option<OpenCvBuild>,
-    /// Grey as cv2.imread(path) then BGR2GRAY, or as IMREAD_GRAYSCALE.
+    /// How colours become grey: as by cv2.imread(path) then BGR2GRAY (bgr), or as by IMREAD_GRAYSCALE (luma).
     #[arg(long, default_value_t, value_parser = names(GrayMode::ALL, GrayMode::as_str))]
     gray: GrayMode,
     /// Turn images upright as their EXIF data say, or leave them as they are stored.
@@ -79,14 +79,14 @@ pub struct Extract {
     /// Write no principal components.
     #[arg(long, conflicts_with_all = ["solver", "seed", "center", "save_model", "model"])]
     no_pca: bool,
-    /// How the components are found [default: randomized].
+    /// Solver that finds the components [default: randomized].
     #[arg(long, conflicts_with = "model",
           value_parser = names([Solver::default(), Solver::Covariance, Solver::Auto { seed: 0 }], Solver::as_str))]
     solver: Option<Solver>,
-    /// Seed of the randomized solver, for no other [default: 0].
+    /// Seed of the randomized solver; the other solvers take none [default: 0].
     #[arg(long, value_name = "N", conflicts_with = "model")]
     seed: Option<u64>,
-    /// Take the mean off before projecting (scikit-learn), or not (Spark) [default: mean].
+    /// Subtract the mean before projecting (scikit-learn), or not (Spark) [default: mean].
     #[arg(long, value_parser = names(Centering::ALL, Centering::as_str))]
     center: Option<Centering>,
     /// Write the fitted model to a JSON file.
@@ -103,14 +103,15 @@ pub struct Extract {
     /// end, and from the 1000th image on) [default: no limit].
     #[arg(long, value_name = "N|P%")]
     max_failures: Option<MaxFailures>,
-    /// Write the result, without a row, even if every image failed.
+    /// Write a result without rows, rather than none, if every image failed.
     #[arg(long)]
     allow_empty: bool,
-    /// Most keypoints of one image: more, by ties, are an error of that image.
+    /// Most keypoints of one image: an image with more, through ties, fails.
     #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_KEYPOINTS,
           value_parser = clap::value_parser!(u32).range(1..))]
     max_keypoints: u32,
-    /// Take a --model, or --mode append to a result, of other parameters, another decoder or another fit all the same.
+    /// Accept a --model, or with --mode append a result, that was made with other parameters, another decoder or
+    /// another fit.
     #[arg(long)]
     force: bool,
     /// What to do if OUT exists: refuse, replace an older result, or add files.
@@ -130,7 +131,7 @@ pub struct Extract {
     #[arg(long)]
     pub json: bool,
 
-    // Last: their headings hold for all that follows them.
+    // Flattened last, because a help heading applies to all options after it.
     #[command(flatten)]
     s3: S3Args,
     #[command(flatten)]
@@ -169,7 +170,7 @@ impl Extract {
         let decode =
             DecodeParams::default().with_gray_mode(self.gray).with_exif_orientation(self.exif);
         let projection = self.projection(&Origin::new(&extractor, &decode))?;
-        // Before there is anything to clean up.
+        // Set before there is anything to clean up.
         let stop = Stop::on_interrupt();
         let needs_s3 = [&self.input, &self.output].iter().any(|p| matches!(p, Place::S3(_)));
         let s3 = if needs_s3 {
@@ -178,7 +179,7 @@ impl Extract {
             None
         };
         stop.also(s3.as_ref());
-        // Looks at IN before OUT is touched.
+        // Opens IN before OUT is touched, so that a wrong IN leaves OUT unchanged.
         let images = self.images(s3.as_ref()).map_err(|error| self.failed(error))?;
         let mut parquet = ParquetParams::default()
             .with_rows_per_file(self.rows_per_file)
@@ -238,7 +239,7 @@ impl Extract {
         }
     }
 
-    /// Ends a run whose work was done before.
+    /// Ends a run whose result is already committed.
     fn done_before(&self, error: &Error) -> Result<Outcome, Exit> {
         match &self.save_model {
             Some(path) => Err(Exit {
@@ -253,7 +254,7 @@ impl Extract {
         }
     }
 
-    /// Refuses options that have no part in reading a single file.
+    /// Refuses options that select files of a folder if IN is a single file.
     fn check_selection(&self) -> Result<(), Exit> {
         let Place::Folder(path) = &self.input else { return Ok(()) };
         let given = [
@@ -324,7 +325,7 @@ impl Extract {
         }
     }
 
-    /// Adds to what ended the job how to go on, where there is a way.
+    /// Adds to the error that ended the job a hint how to go on, if there is one.
     fn failed(&self, error: Error) -> Exit {
         let hint = match error {
             Error::InDoubt { ref run_id, .. } => &format!(
@@ -333,7 +334,7 @@ impl Extract {
             _ if error.is_of_one_image() && self.on_error == OnError::Fail => {
                 "\nhint: --on-error skip or record goes on without such images"
             }
-            // The system's refusals are not about credentials.
+            // An I/O error is not about credentials.
             Error::Connect { ref source }
                 if !self.s3.no_sign_request && !source.is::<std::io::Error>() =>
             {
@@ -354,7 +355,7 @@ impl Extract {
         Exit { message: message + hint, status }
     }
 
-    /// Writes the model once the result stands.
+    /// Writes the model; called once the result is complete.
     pub fn save_model(&self, report: &RunReport) -> Result<(), Exit> {
         let (Some(path), Some(model)) = (&self.save_model, &report.pca_model) else {
             return Ok(());
@@ -395,7 +396,7 @@ impl Extract {
             return Ok(Scores::Model(Box::new(model.with_centering(centering))));
         }
         if let Some(path) = &self.save_model {
-            // Now rather than after a long job.
+            // Checked now rather than after a long job.
             let folder =
                 path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
             let file = path.display();
@@ -437,11 +438,11 @@ impl Extract {
     }
 }
 
-/// Whether a file, which need not be there yet, would be written somewhere in a folder.
+/// Whether a file lies, or would lie, inside a folder. The file need not exist yet.
 fn is_inside(file: &Path, folder: &Path) -> bool {
     let Ok(folder) = fs::canonicalize(folder) else { return false };
     let mut file = file.to_owned();
-    // Links lead on, also those to what is not there yet.
+    // Follows symbolic links, also dangling ones, for which `canonicalize` fails.
     for _ in 0..MAX_LINKS {
         let Ok(to) = fs::read_link(&file) else { break };
         file = file.parent().unwrap_or(Path::new("")).join(to);
@@ -450,10 +451,10 @@ fn is_inside(file: &Path, folder: &Path) -> bool {
     fs::canonicalize(parent).is_ok_and(|parent| parent.starts_with(&folder))
 }
 
-/// How a run ended that did not fail.
+/// How a successful run ended.
 pub enum Outcome {
     Done(Box<RunReport>),
-    /// There was nothing to do, for this reason.
+    /// There was nothing to do; holds the reason.
     DoneBefore(String),
 }
 
@@ -463,7 +464,7 @@ enum Scores {
     Model(Box<PcaModel>),
 }
 
-/// A bar on a terminal, nothing elsewhere.
+/// The progress display: visible on a terminal, hidden elsewhere.
 fn progress_bar() -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -473,7 +474,7 @@ fn progress_bar() -> ProgressBar {
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
-    // It takes a thread, and panics if it gets none.
+    // The tick needs a thread, and panics if it cannot start one: first tries to start one.
     if std::thread::Builder::new().spawn(|| ()).is_ok() {
         bar.enable_steady_tick(Duration::from_millis(100));
     }

@@ -33,18 +33,18 @@ enum Command {
     Extract(Box<Extract>),
 }
 
-/// Has glibc give large buffers back to the system when they are freed.
+/// Fixes glibc's mmap threshold, so that large buffers go back to the system when they are freed.
 ///
-/// Its own limit rises with every such buffer that is freed, and the memory of all that came before
-/// stays: 80 MB instead of 50 after 50,000 photos.
+/// By default, glibc raises the threshold to the size of each mapped buffer that is freed. Smaller buffers then
+/// stay with the process: 80 MB instead of 50 MB after 50,000 photos.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[expect(unsafe_code, reason = "the only way to set it from inside")]
 fn return_large_buffers() {
-    // SAFETY: sets a number, before there is any other thread.
+    // SAFETY: this sets a number, before any other thread exists.
     unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 256 << 10) };
 }
 
-/// Names what would make JPEGs faster: cargo does not show a dependency's warnings.
+/// Tells the user that a build with nasm decodes JPEGs faster: cargo does not show the warnings of a dependency.
 fn hint_at_the_build() {
     let is_x86 = cfg!(any(target_arch = "x86_64", target_arch = "x86"));
     if is_x86 && !jpeg_is_vectorized() {

@@ -32,13 +32,13 @@ pub struct OrbArgs {
     /// Points compared for each element of the descriptor: 2, 3 or 4.
     #[arg(long, value_name = "N", default_value_t = DEFAULT_WTA_K)]
     pub wta_k: u32,
-    /// What ranks the corners.
+    /// Score that ranks the corners.
     #[arg(long, default_value_t, value_parser = names(ScoreType::ALL, ScoreType::as_str))]
     pub score_type: ScoreType,
     /// Side of the described patch, in pixels.
     #[arg(long, value_name = "N", default_value_t = DEFAULT_PATCH_SIZE)]
     pub patch_size: u32,
-    /// Contrast that makes a FAST corner, 0 to 255.
+    /// Contrast above which a pixel is a FAST corner, 0 to 255.
     #[arg(long, value_name = "N", default_value_t = DEFAULT_FAST_THRESHOLD)]
     pub fast_threshold: u8,
 }

@@ -21,7 +21,7 @@ impl Place {
     }
 }
 
-/// Whether a text means S3, or was to mean it: `s3:/x` is no folder that anybody wants.
+/// Whether a text is meant as an S3 URI. A misspelt one, such as `s3:/x`, counts too: it is hardly a folder's name.
 pub fn looks_like_s3(text: &str) -> bool {
     let scheme = text.split_once(":/").map(|(scheme, _)| scheme.to_lowercase());
     scheme.is_some_and(|scheme| ["s3", "s3a", "s3n"].contains(&scheme.as_str()))

@@ -10,8 +10,8 @@ use crate::choices::names;
 use crate::exit::Exit;
 use crate::place::Place;
 
-/// How S3 is reached, and what is asked of it. What is not given comes from where every AWS tool has
-/// it: environment, ~/.aws, roles.
+/// How to reach S3, and how to read and write there. Settings that are not given come from the same places
+/// as for other AWS tools: environment, ~/.aws, roles.
 #[derive(Args)]
 #[command(next_help_heading = "S3")]
 pub struct S3Args {
@@ -24,13 +24,13 @@ pub struct S3Args {
     /// Profile of ~/.aws to use [default: AWS_PROFILE].
     #[arg(long, value_name = "P")]
     pub profile: Option<String>,
-    /// Do not sign requests, as public buckets allow.
+    /// Do not sign requests; works for public buckets.
     #[arg(long)]
     pub no_sign_request: bool,
-    /// Where the bucket goes: host name (AWS) or path (most other servers) [default: auto].
+    /// Where requests name the bucket: host name (AWS) or path (most other servers) [default: auto].
     #[arg(long, value_parser = names(Addressing::ALL, Addressing::as_str))]
     pub addressing: Option<Addressing>,
-    /// How often a request is tried [default: 16].
+    /// Attempts for each request [default: 16].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub attempts: Option<u32>,
     /// Longest wait for a connection, in seconds [default: 5].
@@ -42,25 +42,25 @@ pub struct S3Args {
     /// Objects of IN to fetch at a time [default: 64].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub requests_in_flight: Option<u32>,
-    /// Bytes of IN to hold at most while they are fetched or wait [default: 67108864].
+    /// Most bytes of IN that may be under way or waiting to be decoded [default: 67108864].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub bytes_in_flight: Option<u64>,
-    /// Take the keys of IN from an S3 Inventory (manifest.json, .csv.gz, .parquet) or from lines.
+    /// Take the keys of IN from an S3 Inventory (manifest.json, .csv.gz, .parquet) or from the lines of a file.
     #[arg(long, value_name = "FILE")]
     pub listing: Option<PathBuf>,
-    /// Read from a server whose ETags look like MD5s and are none.
+    /// Do not check ETags as MD5 sums: for servers whose ETags look like MD5 sums but are not.
     #[arg(long)]
     pub opaque_etags: bool,
     /// Name of this run: if a run of that name is part of OUT already, nothing is done [default: a random one].
     #[arg(long, value_name = "ID")]
     pub run_id: Option<String>,
-    /// Write to a server that ignores conditions on writes; see to it that no other run does so.
+    /// Allow a server that ignores conditions on writes; make sure that no other run writes to OUT at the same time.
     #[arg(long)]
     pub no_conditional_writes: bool,
 }
 
 impl S3Args {
-    /// Refuses what would have no effect.
+    /// Refuses options that would have no effect.
     pub fn check(&self, input: &Place, output: &Place) -> Result<(), Exit> {
         let (from_s3, to_s3) = (matches!(input, Place::S3(_)), matches!(output, Place::S3(_)));
         let either = from_s3 || to_s3;

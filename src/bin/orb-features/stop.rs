@@ -1,4 +1,4 @@
-//! What Ctrl-C does.
+//! Handling of Ctrl-C and SIGTERM.
 
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,10 +6,10 @@ use std::sync::{Arc, OnceLock};
 
 use orb_features::prelude::*;
 
-/// What Ctrl-C and SIGTERM set; the second one ends the process at once.
+/// The state that Ctrl-C and SIGTERM set. A second signal ends the process at once.
 pub struct Stop {
     pub flag: Arc<AtomicBool>,
-    /// The connection, if there is to be one; unset while it is made.
+    /// The connection to S3, or `None` for a job without S3. Unset until the connection is made.
     s3: Arc<OnceLock<Option<S3>>>,
 }
 
@@ -20,7 +20,7 @@ impl Stop {
         let handler = move || {
             let is_second = flag.swap(true, Ordering::Relaxed);
             match s3.get() {
-                // Without a connection there is nothing to clean up yet.
+                // The job has not connected yet: there is nothing to clean up.
                 None => std::process::exit(130),
                 Some(_) if is_second => std::process::exit(130),
                 Some(s3) => s3.iter().for_each(S3::interrupt),
@@ -33,17 +33,18 @@ impl Stop {
         stop
     }
 
-    /// Also stops what waits for a connection. Before there is one, nothing needs cleaning up.
+    /// From now on, a signal also interrupts waits on this connection. Before this call, a signal ends the process
+    /// at once, because nothing needs cleaning up yet.
     pub fn also(&self, s3: Option<&S3>) {
         let _ = self.s3.set(s3.cloned());
     }
 }
 
-/// Sets handlers, but leaves that of the terminal's end alone if it is ignored, as by `nohup`.
+/// Sets the handlers, but keeps SIGHUP ignored if it was ignored before, as under `nohup`.
 #[cfg(unix)]
 #[expect(unsafe_code, reason = "the standard library knows nothing of signals")]
 fn keeping_nohup<E>(set: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
-    // SAFETY: these set and name what is done at a signal, and nothing that the process runs.
+    // SAFETY: `signal` sets the action for a signal and returns the one before; `SIG_IGN` runs no code.
     let before = unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
     let result = set();
     if before == libc::SIG_IGN || result.is_err() {
@@ -51,7 +52,7 @@ fn keeping_nohup<E>(set: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         unsafe { libc::signal(libc::SIGHUP, before) };
     }
     if result.is_err() {
-        // Handlers without the thread that they wake would have the signals do nothing at all.
+        // The handlers only wake a thread. Without this thread, the signals would do nothing: restores the defaults.
         for number in [libc::SIGINT, libc::SIGTERM] {
             // SAFETY: as above.
             unsafe { libc::signal(number, libc::SIG_DFL) };

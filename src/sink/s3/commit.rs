@@ -1,13 +1,13 @@
 //! The commit protocol: all or nothing on a store that can only put, delete and compare-and-swap.
 //!
-//! 1. Files are multipart uploads that are not completed: nobody sees them.
-//! 2. `_manifest.json` is swapped to name them as pending: from here there is only forward.
-//! 3. `_SUCCESS` goes, the uploads are completed.
-//! 4. The manifest is swapped again, and names the new result as the current one.
-//! 5. The files of the old result are deleted, by name. `_SUCCESS` comes. The manifest is swapped a
-//!    last time.
+//! 1. Files are multipart uploads that are not completed, so they are invisible.
+//! 2. `_manifest.json` is swapped to name them as pending. This is the point of no return: from here the commit goes
+//!    forward, unless the server has lost an upload.
+//! 3. `_SUCCESS` is deleted, and the uploads are completed.
+//! 4. The manifest is swapped to name the new result as the current one.
+//! 5. The files of the old result are deleted, by name, and `_SUCCESS` is written. The manifest is swapped a last time.
 //!
-//! Steps 3 to 5 need nothing but the manifest: whoever comes next finishes what a dead run began.
+//! Steps 3 to 5 need only the manifest: the next run finishes what a dead run began.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -26,16 +26,16 @@ use crate::s3::{Condition, Fault, HASTE, Kind, Listed, S3, outcome_of};
 use crate::sink::layout::{ERRORS, SUCCESS, WriteMode, run_of};
 use crate::sink::notes::compare;
 
-/// Longest mark of success that may be ours, in bytes.
+/// Longest `_SUCCESS` that may be ours, in bytes.
 const MAX_MARK_BYTES: u64 = 1 << 10;
 
-/// Signs of life of runs under way.
+/// Folder of the leases of running runs.
 pub(super) const WORK: &str = "_work/";
 
-/// Requests of a commit that are under way at a time.
+/// Most concurrent requests of a commit.
 const AT_A_TIME: usize = 16;
 
-/// How often others may come between before it is given up: each time one of them gets ahead.
+/// Attempts before giving up when other runs keep changing the manifest; each time, one of them makes progress.
 const ROUNDS: u32 = 1000;
 
 /// Why an output cannot be written.
@@ -43,25 +43,25 @@ const ROUNDS: u32 = 1000;
 pub(super) enum CommitError {
     /// A request failed.
     Request(Fault),
-    /// There is something, and the mode forbids touching it.
+    /// The output exists, and the mode forbids changing it.
     Exists,
-    /// There is something that is no result, so it is not overwritten.
+    /// The output holds something that is not part of a result, so it is not overwritten.
     Foreign(String),
-    /// The manifest is not one of ours, or holds what none of ours does.
+    /// The manifest is not one of ours, or has content that this crate never writes.
     Manifest(String),
-    /// A run of the caller's name is in the result already.
+    /// A run with the caller's run id is in the result already.
     Committed,
-    /// A run of the caller's name was, and its files are gone.
+    /// A run with the caller's run id was committed, but its files are gone.
     Replaced(String),
-    /// Its manifest would be too long to be read.
+    /// The manifest would be too long to be read.
     TooManyFiles,
     /// Uploads of this run are gone.
     Lost(Vec<String>),
-    /// The result that it is to be added to has other columns by now.
+    /// The result to append to has other columns by now.
     Columns,
-    /// It was made otherwise, by its notes.
+    /// The result to append to was made with other parameters, according to its notes.
     Notes(String),
-    /// Other runs get ahead all the time.
+    /// Other runs keep changing the manifest.
     Contended,
     /// The server does not check conditions on writes.
     NoConditions,
@@ -130,12 +130,12 @@ pub(in crate::sink) struct Content {
     pub columns: Vec<String>,
     /// The notes in the footers of its files.
     pub notes: BTreeMap<String, String>,
-    /// Whether they may be added to rows of other notes.
+    /// Whether the rows may be added to rows with other notes.
     pub force: bool,
 }
 
 impl Content {
-    /// Refuses to be added to a result of other columns or, unless forced, notes.
+    /// Refuses a result with other columns or, unless forced, with other notes.
     fn check(&self, current: &Current) -> Result<(), CommitError> {
         if !current.columns.is_empty() && current.columns != self.columns {
             return Err(CommitError::Columns);
@@ -157,11 +157,11 @@ fn pairs(notes: &BTreeMap<String, String>) -> impl Iterator<Item = (&str, &str)>
 pub(super) struct Output {
     pub s3: S3,
     pub bucket: String,
-    /// Prefix of all its keys.
+    /// Prefix of all keys of the output.
     pub base: String,
 }
 
-/// The manifest and what it must still be to be swapped.
+/// The manifest, and the ETag that it must still have to be swapped; `None` if there is no manifest.
 type Seen = (Manifest, Option<String>);
 
 impl Output {
@@ -193,7 +193,7 @@ impl Output {
         }
     }
 
-    /// Changes the manifest from what was seen; false if another run has come between.
+    /// Compare-and-swaps the manifest against the ETag seen; false if another run has changed it meanwhile.
     async fn swap(&self, new: &Manifest, seen: Option<String>) -> Result<bool, CommitError> {
         let body: Bytes =
             serde_json::to_vec(new).map_err(|e| CommitError::Manifest(e.to_string()))?.into();
@@ -207,8 +207,8 @@ impl Output {
         };
         let put = self.s3.put(&self.bucket, &self.key(MANIFEST), body.clone(), &condition).await;
         let Err(fault) = put else { return Ok(true) };
-        // An attempt without an answer may have been the one that did it. Equal bytes are as good:
-        // they say the same.
+        // An attempt whose answer was lost may have succeeded. Equal bytes count as success, as they describe the
+        // same state.
         if matches!(self.read(MANIFEST, MAX_MANIFEST_BYTES).await?, Some((now, _)) if now == body) {
             return Ok(true);
         }
@@ -218,7 +218,7 @@ impl Output {
         }
     }
 
-    /// Finishes what other runs, or this one, have begun to commit.
+    /// Finishes any commit that is under way, of this run or another. Returns a manifest without one.
     pub async fn settle(&self) -> Result<Seen, CommitError> {
         for round in 0..ROUNDS {
             let (manifest, etag) = self.manifest().await?;
@@ -241,7 +241,7 @@ impl Output {
             } else if self.is_marked(&manifest).await? {
                 return Ok((manifest, etag));
             } else {
-                // Somebody who came late has taken the mark of the commit before away.
+                // A slow run that was still settling an earlier commit has deleted or replaced the mark.
                 manifest.mark_again()
             };
             self.swap(&next, etag).await?;
@@ -250,13 +250,13 @@ impl Output {
         Err(CommitError::Contended)
     }
 
-    /// Whether the manifest is still the one that was seen: what is done next is meant for it alone.
+    /// Whether the manifest still has the ETag seen; the next step is meant for that state alone.
     async fn is_still(&self, etag: Option<&str>) -> Result<bool, CommitError> {
         let now = self.s3.head(&self.bucket, &self.key(MANIFEST)).await?;
         Ok(now.and_then(|now| now.etag).as_deref() == etag)
     }
 
-    /// Whether a result that stands has its mark of success.
+    /// Whether `_SUCCESS` names the run of the current result; true if there is no result.
     async fn is_marked(&self, manifest: &Manifest) -> Result<bool, CommitError> {
         match &manifest.current {
             None => Ok(true),
@@ -268,15 +268,15 @@ impl Output {
         }
     }
 
-    /// Deletes objects, those that are there.
+    /// Deletes objects; missing ones are ignored.
     pub async fn delete_all(&self, keys: Vec<String>) -> Result<(), Fault> {
-        // One by one: servers differ in what they ask of a request for many.
+        // One request for each: servers differ in what they require of a multi-object delete.
         self.each(keys, |output, key| async move { output.s3.delete(&output.bucket, &key).await })
             .await?;
         Ok(())
     }
 
-    /// Waits a moment, longer each time, when others want the same.
+    /// Random back-off while other runs contend for the manifest; none in the first rounds, then longer each time.
     async fn give_way(&self, round: u32) {
         if round > 3 {
             let wait = Duration::from_millis(10 << round.min(7));
@@ -284,7 +284,7 @@ impl Output {
         }
     }
 
-    /// Makes all of a commit's files visible; false if one of them is lost.
+    /// Completes all uploads of a commit, which makes the files visible; false if one of them is lost.
     async fn complete(&self, uploads: Vec<PendingUpload>) -> Result<bool, CommitError> {
         let outcomes = self
             .each(uploads, |output, upload| async move {
@@ -295,7 +295,7 @@ impl Output {
                     .await;
                 match done {
                     Ok(()) => Ok(true),
-                    // Completed before, by an attempt without an answer, or by another run.
+                    // It may have been completed before: by an attempt whose answer was lost, or by another run.
                     Err(fault) => match output.s3.head(&output.bucket, &key).await? {
                         Some(object) if object.size == Some(upload.file.size) => Ok(true),
                         _ if fault.kind == Kind::Missing => Ok(false),
@@ -307,7 +307,7 @@ impl Output {
         Ok(outcomes.into_iter().all(|done| done))
     }
 
-    /// Does the same for each of many, a few at a time.
+    /// Runs `work` on each item, a few at a time. Outcomes come in any order.
     async fn each<T, R, F>(
         &self,
         items: impl IntoIterator<Item = T>,
@@ -333,7 +333,7 @@ impl Output {
         Ok(done)
     }
 
-    /// Looks whether the mode allows to write, and what becomes of the files that are there.
+    /// Checks that the mode allows writing, and decides which existing files stay and which are deleted.
     pub async fn plan(&self, seen: &Manifest, mode: WriteMode) -> Result<Plan, CommitError> {
         let mut plan = Plan::default();
         let known = seen.current.as_ref().map_or(&[][..], |current| &current.files);
@@ -349,7 +349,7 @@ impl Output {
                 plan.garbage = names.cloned().collect::<BTreeSet<_>>().into_iter().collect();
             }
             WriteMode::Append => {
-                // The files that are there count: somebody may have deleted or added some.
+                // The listing counts, not the manifest: somebody may have deleted or added files.
                 let known: HashMap<_, _> = known.iter().map(|file| (&file.name, file)).collect();
                 let parts = found.iter().filter(|(name, _)| is_part(name));
                 plan.kept = parts
@@ -363,7 +363,8 @@ impl Output {
         Ok(plan)
     }
 
-    /// Names and sizes of the visible files, but for manifest and mark.
+    /// Names and sizes of the visible files of a result, without manifest and mark. Any other file is an error,
+    /// except for an append.
     async fn files(&self, mode: WriteMode) -> Result<Vec<(String, u64)>, CommitError> {
         let mut files = Vec::new();
         let [_, errors] = folders();
@@ -400,10 +401,9 @@ impl Output {
         Ok(files)
     }
 
-    /// Makes the uploads of a run the result, or a part of it.
+    /// Commits the uploads of a run, as the whole result or as an addition to it.
     ///
-    /// `begun` is set before the point of no return. A run whose name `id` is in the result already is not added
-    /// again.
+    /// `begun` is set before the point of no return. A run whose `id` was committed before is refused.
     pub async fn commit(
         &self,
         run: &str,
@@ -420,7 +420,7 @@ impl Output {
                 Some(false) => {
                     return Err(CommitError::Lost(names(uploads)));
                 }
-                // Another run was faster: back before the point.
+                // Not committed yet, perhaps because another run was faster: still before the point of no return.
                 None => begun.store(false, Ordering::SeqCst),
             }
             self.check_is_new(&manifest, id).await?;
@@ -444,28 +444,28 @@ impl Output {
                 kept: plan.kept,
                 garbage: plan.garbage,
             };
-            // Even if another run has come between: it may have done so after an attempt without an answer that did
-            // it. The next round sees it.
+            // The outcome is ignored: if the answer was lost, the swap may have succeeded before another run changed
+            // the manifest again. The next round finds out.
             self.swap(&manifest.begin(pending), etag).await?;
             self.give_way(round).await;
         }
         Err(CommitError::Contended)
     }
 
-    /// Refuses a run whose name `id` a committed one has had.
+    /// Refuses a run whose `id` is that of a committed run.
     pub async fn check_is_new(&self, seen: &Manifest, id: Option<&str>) -> Result<(), CommitError> {
         let Some((id, run)) = id.and_then(|id| Some((id, seen.committed(id)?))) else {
             return Ok(());
         };
         let is_of_it = |name: &str| is_of_rows(name) && run_of(name) == Some(run);
         let named = seen.current.iter().flat_map(|current| &current.files);
-        // Somebody may have deleted what the manifest names.
+        // Somebody may have deleted files that the manifest names.
         let is_there = named.map(|file| file.name.as_str()).any(is_of_it)
             && self.files(WriteMode::Append).await?.iter().any(|(name, _)| is_of_it(name));
         Err(if is_there { CommitError::Committed } else { CommitError::Replaced(id.to_owned()) })
     }
 
-    /// Before the point of no return: the server must still have every upload.
+    /// Checks, before the point of no return, that the server still has every upload.
     async fn check_alive(&self, uploads: &[PendingUpload]) -> Result<(), CommitError> {
         let lost = self
             .each(uploads.to_vec(), |output, upload| async move {
@@ -478,7 +478,7 @@ impl Output {
         if lost.is_empty() { Ok(()) } else { Err(CommitError::Lost(lost)) }
     }
 
-    /// Gives up uploads, given as keys and ids.
+    /// Aborts uploads, given as keys and ids.
     pub async fn abort(&self, uploads: Vec<(String, String)>) -> Result<(), Fault> {
         self.each(uploads, |output, (key, id)| async move {
             output.s3.abort_upload(&output.bucket, &key, &id).await
@@ -487,7 +487,7 @@ impl Output {
         Ok(())
     }
 
-    /// Keys and ids of the uploads under way that are of our kind, with their runs.
+    /// Runs, keys and ids of the unfinished uploads whose names are those of our files.
     pub async fn uploads(&self) -> Result<Vec<(String, (String, String))>, Fault> {
         let mut found = Vec::new();
         for folder in folders() {
@@ -515,12 +515,12 @@ impl Output {
     }
 }
 
-/// Where a result has files: in the output itself and in the folder of failures.
+/// Folders in which a result has files: the output itself, and the folder of failures.
 fn folders() -> [String; 2] {
     [String::new(), format!("{ERRORS}/")]
 }
 
-/// Which of the present files stay, and which go.
+/// Which of the existing files stay, and which are deleted.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     pub kept: Vec<ResultFile>,
@@ -528,10 +528,11 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// The result that is added to, if rows of one stay.
+    /// The current result, if files of rows in the output stay; `None` means that there is nothing to append to.
     ///
-    /// Its columns and notes are what is compared, and its notes stay those of the whole: they are of the rows that
-    /// were first, while the first file by its name may be any. A result whose files were all deleted binds nobody.
+    /// The new rows are compared with its columns and notes, and its notes become those of the whole: they are of the
+    /// rows that came first, while the first file by name may be of any run. A result whose files were all deleted sets
+    /// no conditions.
     pub fn stays<'a>(&self, seen: &'a Manifest) -> Option<&'a Current> {
         seen.current.as_ref().filter(|_| self.kept.iter().any(|file| is_of_rows(&file.name)))
     }
@@ -551,12 +552,12 @@ fn names(uploads: &[PendingUpload]) -> Vec<String> {
     uploads.iter().map(|upload| upload.file.name.clone()).collect()
 }
 
-/// Whether a name of a result's file is that of rows, and not of failures: every run has such a file.
+/// Whether a file of a result holds rows, not failures. Every run has such a file.
 fn is_of_rows(name: &str) -> bool {
     name.starts_with("part-")
 }
 
-/// Whether a name of a result's file is that of rows or failures, and not of what Spark leaves beside them.
+/// Whether a file of a result holds rows or failures, and is not one of Spark's side files.
 fn is_part(name: &str) -> bool {
     name.rsplit('/').next().is_some_and(|file| file.starts_with("part-"))
 }

@@ -1,4 +1,4 @@
-//! The sign that a run is alive: an object in `_work/` that is written anew all the time.
+//! The sign that a run is alive: an object in `_work/` that is rewritten periodically.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,12 +16,12 @@ pub(super) const MAX_LEASE_BYTES: u64 = 4 << 10;
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Holder {
-    /// A hash of the machine and the output, which tells whether process numbers are those of this machine.
+    /// A hash of the machine and the output. Process ids can be compared only on the same machine.
     machine: Option<String>,
     process: u32,
-    /// When the process started, as numbers are used again.
+    /// When the process started, as process ids are reused.
     started: Option<String>,
-    /// Milliseconds without a renewal after which the run is dead.
+    /// Milliseconds without a renewal after which the run counts as dead.
     lease_ms: u64,
 }
 
@@ -34,29 +34,29 @@ impl Holder {
     }
 
     pub fn to_bytes(&self) -> Bytes {
-        // Strings and numbers cannot fail.
+        // Serializing strings and numbers cannot fail.
         serde_json::to_vec(self).unwrap_or_default().into()
     }
 
-    /// Reads a lease of ours; none if it is something else.
+    /// Reads a lease; `None` if it is not one of ours.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice(bytes).ok()
     }
 
-    /// How long the lease holds after each renewal.
+    /// How long the lease is valid after each renewal.
     pub fn lease(&self) -> Duration {
         Duration::from_millis(self.lease_ms)
     }
 
-    /// Whether the process is known to be gone: only ever on the machine that it ran on.
+    /// Whether the process is known to have ended; always false on another machine.
     pub fn is_gone(&self, output: &str) -> bool {
         if self.machine.is_none() || self.machine != machine(output) || self.started.is_none() {
             return false;
         }
         match started(self.process) {
-            // Another one has its number now.
+            // If it differs, another process has this id now.
             Some(started) => Some(started) != self.started,
-            // A process that we may not look at may live.
+            // A process that we may not look at may be alive.
             None => does_not_exist(self.process),
         }
     }
@@ -77,23 +77,23 @@ fn does_not_exist(process: u32) -> bool {
     }
 }
 
-/// Whether a lease of this length, last written at `written`, holds at `now`, both by the server's clock.
+/// Whether a lease of this length, last written at `written`, is valid at `now`; both times are the server's.
 pub(super) fn holds(written: SystemTime, now: SystemTime, lease: Duration) -> bool {
     now.duration_since(written).is_ok_and(|age| age < lease) || written >= now
 }
 
-/// Writes a lease anew until it is dropped.
+/// Renews a lease until this is dropped.
 #[derive(Debug)]
 pub(super) struct Renewal(JoinHandle<()>);
 
 impl Renewal {
-    /// Renews a lease eight times in its length.
+    /// Renews the lease about eight times within its length.
     pub fn begin(s3: &S3, bucket: String, key: String, holder: Bytes, lease: Duration) -> Self {
         let client = s3.clone();
         Self(s3.spawn(async move {
             loop {
                 tokio::time::sleep(lease / 8).await;
-                // The next one may pass; none may take so long that the lease ends meanwhile.
+                // A failed renewal is ignored, as the next may succeed. The timeout keeps it from outlasting the lease.
                 let put = client.put(&bucket, &key, holder.clone(), &Condition::None);
                 let _ = tokio::time::timeout(lease / 8, put).await;
             }
@@ -107,10 +107,10 @@ impl Drop for Renewal {
     }
 }
 
-/// Tells machines, and containers on one machine, apart.
+/// Identifies a machine, and a container on it.
 ///
-/// A hash with the output, so that whoever reads the lease learns nothing that holds elsewhere: the machine's boot
-/// id is not published.
+/// It is hashed together with the output, so that a reader of the lease learns nothing of use elsewhere: the
+/// machine's boot id is not published.
 fn machine(output: &str) -> Option<String> {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     let namespace = std::fs::read_link("/proc/self/ns/pid").ok()?;
@@ -119,10 +119,10 @@ fn machine(output: &str) -> Option<String> {
     Some(sum.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}")))
 }
 
-/// When a process started, as far as it can be seen; a zombie counts as running.
+/// When a process started; `None` if that cannot be seen. A zombie counts as dead.
 fn started(process: u32) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The name, in brackets, may hold anything; the start is the 20th field after it.
+    // The process name, in brackets, may hold any character; the start time is the 20th field after it.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     match fields.next() {
         Some("Z" | "X") => Some("dead".to_owned()),
@@ -144,7 +144,7 @@ mod tests {
         assert!(holds(now - lease + Duration::from_secs(1), now, lease));
         assert!(!holds(now - lease, now, lease));
         assert!(holds(now + Duration::from_secs(5), now, lease));
-        // Of the length that its holder gave it.
+        // The lease has the length that its holder gave it.
         let holder = Holder::from_bytes(&Holder::this_process(OUTPUT, lease).to_bytes()).unwrap();
         assert_eq!(holder.lease(), lease);
     }
@@ -192,7 +192,7 @@ mod tests {
         child.wait().unwrap();
         assert!(copy.is_gone(OUTPUT));
         assert!(does_not_exist(holder.process) && !does_not_exist(std::process::id()));
-        // Dead, and not buried.
+        // A zombie: dead, but not waited for yet.
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let end = std::time::Instant::now() + Duration::from_secs(20);
         while started(child.id()).as_deref() != Some("dead") {
@@ -200,7 +200,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(5));
         }
         child.wait().unwrap();
-        // Of another machine nothing is known.
+        // Nothing is known about processes of another machine.
         let other = Holder { machine: Some("elsewhere".to_owned()), ..holder };
         assert!(!other.is_gone(OUTPUT));
     }

@@ -15,18 +15,18 @@ const FORMAT: &str = "orb_features.manifest";
 /// The format that this version reads and writes.
 const FORMAT_VERSION: u64 = 1;
 
-/// Last generation of a manifest that is read: no output sees so many changes, and the next ones do not overflow.
+/// Largest generation that is read. No output sees as many changes, and later generations cannot overflow.
 const MAX_GENERATION: u64 = u64::MAX / 2;
 
-/// Longest manifest that is read or written, in bytes: some 400,000 files.
+/// Longest manifest that is read or written, in bytes: enough for some 400,000 files.
 pub(super) const MAX_MANIFEST_BYTES: u64 = 64 << 20;
 
-/// Runs that a manifest remembers though none of their files is left.
+/// Newest runs that a manifest remembers even if none of their files is left.
 const REMEMBERED: usize = 16;
 
 /// The state of an output: its complete result, and the commit that is under way.
 ///
-/// It is only ever changed by compare-and-swap.
+/// It is changed only by compare-and-swap, where the server supports that.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Manifest {
@@ -36,28 +36,28 @@ pub(super) struct Manifest {
     generation: u64,
     /// The complete result, if there is one.
     pub current: Option<Current>,
-    /// A result that is about to take its place.
+    /// The commit that is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<Pending>,
-    /// The rest of the last commit.
+    /// The remaining work of the last commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finishing: Option<Finishing>,
-    /// The last runs, and all whose files are in the result, newest first. A run whose answer was lost, or that
-    /// is repeated, finds its outcome here.
+    /// The newest runs, and all runs whose files are in the result, newest first. A run that is repeated, or whose
+    /// answer was lost, finds its outcome here.
     #[serde(default)]
     pub recent: Vec<Recent>,
 }
 
-/// A complete result. Names are below the output.
+/// A complete result. Names are relative to the output.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Current {
-    /// The run that made it what it is.
+    /// The run that committed it.
     pub run: String,
     /// The columns of its rows.
     #[serde(default)]
     pub columns: Vec<String>,
-    /// The notes in the footers of the files that were its first.
+    /// The notes in the footers of the files that were committed first; an append keeps them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub notes: BTreeMap<String, String>,
     pub files: Vec<ResultFile>,
@@ -68,11 +68,11 @@ pub(super) struct Current {
 pub(super) struct ResultFile {
     pub name: String,
     pub size: u64,
-    /// Not known of files that another program wrote.
+    /// Unknown for files that another program wrote.
     pub rows: Option<u64>,
 }
 
-/// A commit that can only go forward.
+/// A commit past its point of no return: it is completed, unless the server has lost an upload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Pending {
@@ -87,7 +87,7 @@ pub(super) struct Pending {
     pub uploads: Vec<PendingUpload>,
     /// Files of the old result that stay.
     pub kept: Vec<ResultFile>,
-    /// Files of the old result that go.
+    /// Files of the old result that are deleted.
     pub garbage: Vec<String>,
 }
 
@@ -137,7 +137,7 @@ impl Manifest {
         self
     }
 
-    /// The next state: the new result cannot come about, the old one stays.
+    /// The next state: the new result cannot be completed, so the old one stays.
     pub fn back_out(mut self) -> Self {
         let Some(pending) = self.pending.take() else { return self };
         self.generation += 1;
@@ -161,12 +161,12 @@ impl Manifest {
         self
     }
 
-    /// Whether a run was committed, if it is known.
+    /// Whether a run was committed; `None` if the run is unknown.
     pub fn outcome(&self, run: &str) -> Option<bool> {
         self.recent.iter().find(|recent| recent.run == run).map(|recent| recent.committed)
     }
 
-    /// The run that was committed under this name, which its caller or this crate gave it, if it is known.
+    /// The run that was committed under this name, be it the caller's id or this crate's; `None` if it is unknown.
     pub fn committed(&self, id: &str) -> Option<&str> {
         let is_it = |recent: &&Recent| recent.id.as_deref() == Some(id) || recent.run == id;
         let mut committed = self.recent.iter().filter(|recent| recent.committed);
@@ -184,10 +184,10 @@ impl Manifest {
         });
     }
 
-    /// Reads a manifest of ours, and refuses all else.
+    /// Reads a manifest of ours, and refuses anything else.
     ///
     /// # Errors
-    /// Why it is none, or why it is not to be acted upon.
+    /// Why it is not one of ours, or must not be acted upon.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
         /// The fields that every format has.
         #[derive(Deserialize)]
@@ -212,7 +212,7 @@ impl Manifest {
         }
     }
 
-    /// Refuses what no run of ours puts into a manifest: what it names may be deleted.
+    /// Refuses content that no run of ours writes, because files that a manifest names may be deleted.
     fn check(&self) -> Result<(), String> {
         if self.generation > MAX_GENERATION {
             return Err(format!("its generation {} is above {MAX_GENERATION}", self.generation));
@@ -229,7 +229,7 @@ impl Manifest {
         let (mut kept, mut replaced) = (Vec::new(), Vec::new());
         if let Some(pending) = &self.pending {
             runs.push(&pending.run);
-            // Each run has a file, if only to show the columns.
+            // Each run has at least one file, if only to show the columns.
             if pending.uploads.is_empty() {
                 return Err(format!("the run {} is to commit no file", pending.run));
             }
@@ -274,8 +274,8 @@ impl Default for Manifest {
     }
 }
 
-/// Whether a name below the output is that of a file that a job of ours, or of Spark, leaves in a result; the mark of
-/// success is none.
+/// Whether a name, relative to the output, is that of a file that this crate or Spark leaves in a result, except the
+/// mark of success.
 pub(super) fn is_name_of_a_result(name: &str) -> bool {
     name != SUCCESS && is_file_of_a_result(name)
 }
@@ -300,8 +300,8 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Whatever happens in whatever order, no state comes back, a run that is committed stays so, and what is
-        /// written is read again.
+        /// After any sequence of steps: no state recurs, a committed run stays committed, and what is written is read
+        /// back equal.
         #[test]
         fn any_history_goes_forward(steps in proptest::collection::vec(0_u8..5, 0..60)) {
             let (mut manifest, mut committed) = (Manifest::default(), None);
@@ -332,7 +332,7 @@ mod tests {
         }
     }
 
-    /// Equal manifests are taken for the same state, so no state may come back.
+    /// Equal manifests count as the same state, so no state may recur.
     #[test]
     fn every_state_is_a_new_generation() {
         let mut manifest = Manifest::default();

@@ -1,4 +1,4 @@
-//! A multipart upload as a file that is written.
+//! A multipart upload behind the interface of a file.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,25 +9,25 @@ use tokio::task::JoinHandle;
 use super::manifest::{PendingUpload, ResultFile};
 use crate::s3::{Fault, S3, UploadedPart};
 
-/// The size of a part: the least that S3 allows (but for the last).
+/// The size of the first parts: the minimum that S3 allows for all parts but the last.
 const PART_BYTES: usize = 5 << 20;
 
-/// So many parts have the same size; then it doubles, as there can be 10,000 parts of one upload.
+/// Number of parts of the same size. After them the size doubles, as one upload can have at most 10,000 parts.
 const PARTS_OF_A_SIZE: usize = 1000;
 
 /// The uploads of a run.
 #[derive(Debug, Default)]
 pub(in crate::sink) struct Uploads {
-    /// Keys and ids of all that were begun.
+    /// Keys and ids of all uploads that were begun.
     pub(super) begun: Vec<(String, String)>,
-    /// Those that are complete but for their last request.
+    /// Uploads that lack only the request that completes them.
     pub(super) whole: Vec<PendingUpload>,
 }
 
 /// Shared by the files of a run.
 pub(in crate::sink) type SharedUploads = Arc<Mutex<Uploads>>;
 
-/// A file on its way up, invisible until the commit.
+/// A file that is being uploaded; invisible until the commit.
 #[derive(Debug)]
 pub(in crate::sink) struct Upload {
     s3: S3,
@@ -39,7 +39,7 @@ pub(in crate::sink) struct Upload {
     buffer: Vec<u8>,
     size: u64,
     begun: usize,
-    /// The part on its way: with the one that fills up it bounds the memory.
+    /// The part in flight. It and `buffer` bound the memory.
     flying: Option<JoinHandle<Result<UploadedPart, Fault>>>,
     parts: Vec<UploadedPart>,
 }
@@ -58,7 +58,7 @@ impl Upload {
                 (s3.clone(), bucket.to_owned(), key.clone(), Arc::clone(uploads));
             async move {
                 let id = s3.create_upload(&bucket, &key).await?;
-                // Even if nobody waits for it any more: it has to be given up later.
+                // Recorded even if nobody waits for the answer any more: the upload has to be aborted later.
                 let mut uploads = uploads.lock().unwrap_or_else(PoisonError::into_inner);
                 uploads.begun.push((key, id.clone()));
                 Ok::<_, Fault>(id)
@@ -80,7 +80,7 @@ impl Upload {
         })
     }
 
-    /// Sends what is left, and waits until the server has all of it. Returns its length.
+    /// Sends the rest, and waits until the server has all of it. Returns the length of the file.
     pub fn close(mut self, rows: u64) -> io::Result<u64> {
         if !self.buffer.is_empty() || self.begun == 0 {
             self.send()?;
@@ -116,7 +116,7 @@ impl Upload {
         Ok(())
     }
 
-    /// Waits for the part on its way.
+    /// Waits for the part in flight.
     fn land(&mut self) -> io::Result<()> {
         if let Some(part) = self.flying.take() {
             self.parts.push(wait(&self.s3, part)?);
@@ -128,7 +128,7 @@ impl Upload {
 /// Waits for a request.
 fn wait<T>(s3: &S3, request: JoinHandle<Result<T, Fault>>) -> io::Result<T> {
     s3.wait_for(request)
-        // Not `ErrorKind::Interrupted`, which asks writers to try again.
+        // Not `ErrorKind::Interrupted`, on which writers try again.
         .map_err(io::Error::other)?
         .map_err(io::Error::other)?
         .map_err(io::Error::other)
@@ -137,7 +137,7 @@ fn wait<T>(s3: &S3, request: JoinHandle<Result<T, Fault>>) -> io::Result<T> {
 impl Write for Upload {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.buffer.capacity() == 0 {
-            // Small files are common: grow to it.
+            // Small files are common, so the buffer starts small and grows.
             self.buffer.reserve(bytes.len().min(self.part_bytes()));
         }
         let room = self.part_bytes() - self.buffer.len();
@@ -150,7 +150,7 @@ impl Write for Upload {
         Ok(taken)
     }
 
-    /// Does nothing: parts have a least size.
+    /// Does nothing: parts have a minimum size.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }

@@ -1,6 +1,6 @@
-//! An S3 server in memory, to try the command line against: it holds the photos of a folder, or
-//! samples that it draws, in `s3://lab/in`, prints the environment in which it is found, and serves
-//! until it is stopped.
+//! An S3 server in memory for trying the command line. It holds the photos of a folder, or drawn samples, in
+//! `s3://lab/in`, prints the environment variables with which clients find it, and serves until it is
+//! stopped.
 //!
 //! ```sh
 //! cargo run --release -p orb-features-testkit --features s3 -- [FOLDER [COPIES]] > server.env

@@ -1,5 +1,5 @@
-//! A strict S3 in memory: conditions on writes are atomic, checksums are verified, parts have a least
-//! size. What AWS refuses, it refuses.
+//! A strict S3 in memory: conditions on writes are atomic, checksums are verified, parts have a minimum size.
+//! It refuses whatever AWS refuses.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -40,13 +40,13 @@ struct State {
     buckets: BTreeMap<String, BTreeMap<String, Object>>,
     uploads: BTreeMap<String, Upload>,
     begun: u64,
-    /// Whether conditions on writes are passed over, as some servers do.
+    /// Whether conditions on writes are ignored, as by some servers.
     ignores_conditions: bool,
-    /// Most uploads in a page of a listing, if not S3's own number.
+    /// Uploads in a page of a listing; `None` for the 1000 of S3.
     uploads_in_a_page: Option<usize>,
 }
 
-/// A store; clones are the same store.
+/// A store; clones share its content.
 #[derive(Clone, Default)]
 pub struct Memory(Arc<Mutex<State>>);
 
@@ -77,12 +77,12 @@ impl Memory {
         self.0.lock().unwrap()
     }
 
-    /// Sets the length of a page of uploads.
+    /// Sets how many uploads a page of a listing has.
     pub fn page_uploads(&self, most: usize) {
         self.lock().uploads_in_a_page = Some(most);
     }
 
-    /// Has conditions on writes passed over.
+    /// Ignores conditions on writes from now on.
     pub fn ignore_conditions(&self) {
         self.lock().ignores_conditions = true;
     }
@@ -98,15 +98,15 @@ impl Memory {
         self.insert(bucket, keys, data, etag, Checksum::default());
     }
 
-    /// Puts an object as new clients do; its ETag is no MD5, as those of encrypted objects.
+    /// Puts an object as new clients do, with a checksum. Its ETag is not an MD5, as for encrypted objects.
     pub fn seed_with_checksum(&self, bucket: &str, key: &str, data: impl Into<Bytes>) {
         let data = data.into();
-        // What was just computed fits.
+        // Cannot fail, as no checksum is declared that could differ.
         let (_, checksum) = verify(&data, Checksum::default(), Some("CRC32"), None).unwrap();
         self.insert(bucket, [key.to_owned()], data, "not-an-md5".to_owned(), checksum);
     }
 
-    /// Puts an object whose ETag is what it likes.
+    /// Puts an object with any ETag.
     pub fn seed_with_etag(&self, bucket: &str, key: &str, data: impl Into<Bytes>, etag: &str) {
         self.insert(bucket, [key.to_owned()], data.into(), etag.to_owned(), Checksum::default());
     }
@@ -153,7 +153,7 @@ impl Memory {
         self.lock().uploads.clear();
     }
 
-    /// Dates all objects below a prefix back.
+    /// Backdates all objects below a prefix.
     pub fn age(&self, bucket: &str, prefix: &str, by: std::time::Duration) {
         let mut state = self.lock();
         for (key, object) in state.buckets.get_mut(bucket).unwrap() {
@@ -238,7 +238,7 @@ fn verify(
     Ok((etag, got))
 }
 
-/// Encodes a key as listings do on demand.
+/// URL-encodes a key if a listing was asked for encoded keys.
 fn url(key: &str, encode: bool) -> String {
     if !encode {
         return key.to_owned();

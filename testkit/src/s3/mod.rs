@@ -50,8 +50,9 @@ pub fn endless_body(
     StreamBody::new(stream::repeat_with(frame))
 }
 
-/// What must hold for an output at every moment, for both kinds of reader: the one that asks the
-/// manifest for the files, and the one that looks for the mark and reads all there are.
+/// Finds a violation of the invariant that holds for an output at every moment, for both kinds of reader: the
+/// one that reads the files in the manifest, and the one that looks for the mark of success and reads all
+/// files.
 pub fn violation(
     memory: &Memory,
     bucket: &str,
@@ -86,29 +87,29 @@ pub fn violation(
 /// What goes wrong with one request.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// An error is answered, and the request not executed.
+    /// Answers an error without executing the request.
     Error(u16, &'static str),
     /// As [`Error`](Self::Error), with the bucket's region.
     WrongRegion(&'static str),
-    /// It is executed, but a 500 is answered.
+    /// Executes the request, but answers 500.
     ErrorAfterEffect,
-    /// It is executed, then the connection is reset.
+    /// Executes the request, then resets the connection.
     ResetAfterEffect,
     /// The answer comes late.
     Late(Duration),
-    /// The connection is reset after so many bytes of the body.
+    /// Resets the connection after this many bytes of the body.
     Reset(usize),
-    /// The connection is closed after so many bytes, with the length of the whole declared.
+    /// Closes the connection after this many bytes of the body, of which the full length is declared.
     Truncate(usize),
-    /// Nothing comes after so many bytes.
+    /// Stalls after this many bytes of the body.
     Stall(usize),
-    /// A bit of this byte is flipped.
+    /// Flips a bit of this byte of the body.
     Flip(usize),
-    /// Body and declared length are cut alike.
+    /// Cuts both the body and the declared length to this many bytes.
     Shorten(usize),
 }
 
-/// A request, for whoever decides about its fault.
+/// A request, as the plan sees it that decides about its fault.
 #[derive(Clone, Debug)]
 pub struct Asked {
     /// Requests before it.
@@ -180,7 +181,7 @@ impl Server {
         params_of(self.endpoint())
     }
 
-    /// The environment in which another process finds the server.
+    /// The environment variables with which another process finds the server.
     pub fn environment(&self) -> [(&'static str, String); 6] {
         [
             ("AWS_ENDPOINT_URL_S3", self.endpoint()),
@@ -192,20 +193,20 @@ impl Server {
         ]
     }
 
-    /// Has requests go wrong.
+    /// Sets the plan that decides about the fault of each request.
     pub fn plan(&self, plan: impl Fn(&Asked) -> Option<Fault> + Send + Sync + 'static) {
         self.shared.seen.lock().unwrap().clear();
         *self.shared.plan.lock().unwrap() = Some(Arc::new(plan));
     }
 
-    /// Has a third of all requests go wrong, in every way there is.
+    /// Plans faults of every kind for a third of all requests.
     pub fn storm(&self, seed: u64) {
         self.plan(move |asked| {
             let mut x = (asked.number ^ seed << 32).wrapping_mul(0x9E37_79B9_7F4A_7C15);
             x = (x ^ x >> 31).wrapping_mul(0xBF58_476D_1CE4_E5B9);
             x ^= x >> 29;
             let at = (x >> 32) as usize % 3000;
-            // Cut or changed answers to anything but reads and listings have no sense of their own.
+            // Cut or changed answers make sense only for reads and listings.
             let is_read = asked.method == "GET";
             x.is_multiple_of(3).then(|| match x / 3 % 16 {
                 0..=2 => Fault::Error(503, "SlowDown"),
@@ -217,7 +218,7 @@ impl Server {
                 8 | 9 if is_read => Fault::Truncate(at),
                 10 if is_read && (x / 48).is_multiple_of(8) => Fault::Stall(at),
                 10 | 11 if is_read => Fault::Reset(at),
-                // A flipped bit in a listing is another key: nobody could tell.
+                // A flipped bit in a listing gives another key, which no client can detect.
                 12 | 13 if is_read && !asked.query.contains("list-type") => Fault::Flip(at),
                 14 | 15 if is_read => Fault::Shorten(at),
                 _ => Fault::Error(429, "TooManyRequests"),
@@ -321,7 +322,7 @@ impl Faulty {
         }
         match fault {
             Some(Fault::Error(status, code)) => {
-                // Read first: what is not read when an answer comes resets the connection.
+                // The body is read first: unread data would reset the connection.
                 let _ = request.into_body().collect().await;
                 return Ok(error(status, code));
             }
@@ -334,7 +335,7 @@ impl Faulty {
         }
         let request = if let Some(Fault::Late(by)) = fault {
             let (head, body) = request.into_parts();
-            // Read first: only then is it seen that the client has gone.
+            // The body is read first: only then is it noticed if the client has gone.
             let body = body.collect().await?.to_bytes();
             tokio::time::sleep(by).await;
             Request::from_parts(head, s3s::Body::from(body))
@@ -387,7 +388,7 @@ impl Faulty {
 
     fn asked(&self, request: &Request<Incoming>, number: u64) -> Asked {
         let query = request.uri().query().unwrap_or("").to_owned();
-        // The SDK tells servers' logs what it does.
+        // The SDK adds this only for the logs of servers; it does not make requests different.
         let of = query.replace("x-id=GetObject", "");
         let name = format!("{} {} {of}", request.method(), request.uri().path());
         let mut seen = self.shared.seen.lock().unwrap();
@@ -418,7 +419,7 @@ fn full(bytes: Bytes) -> Body {
 fn cut(mut all: Bytes, len: usize, end: End) -> Body {
     all.truncate(len.min(all.len().saturating_sub(1)));
     let rest = async move {
-        // For the first part to get out.
+        // Gives the first part time to be sent.
         tokio::time::sleep(Duration::from_millis(10)).await;
         match end {
             End::Never => std::future::pending::<()>().await,
@@ -440,7 +441,7 @@ fn error(status: u16, code: &str) -> Response<Body> {
     answer.body(full(xml.into())).unwrap()
 }
 
-/// A connection that is reset when it is dropped, if so wished.
+/// A connection that is reset on drop if the flag is set.
 struct Connection {
     io: TcpStream,
     reset: Arc<AtomicBool>,

@@ -1,4 +1,4 @@
-//! A server whose answers are given byte by byte, for what no real server sends.
+//! A server whose answers are scripted byte by byte, for answers that no real server sends.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
@@ -52,7 +52,7 @@ impl Scripted {
     }
 }
 
-/// An answer of this status, such as `200 OK`, and these headers, each with its line end.
+/// An answer with this status, such as `200 OK`, and these headers, each with its line end.
 pub fn answer(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
     let length = body.len();
     let head = format!(

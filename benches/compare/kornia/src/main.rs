@@ -1,5 +1,5 @@
-//! The side of kornia-imgproc: `compare-kornia FOLDER N_FEATURES` runs its ORB on each `*.pgm` of a folder,
-//! on one thread, and prints the seconds for each image and how many features it found.
+//! kornia-imgproc's side of the comparison: `compare-kornia FOLDER N_FEATURES` runs its ORB on each `*.pgm` of a
+//! folder, on one thread, and prints the seconds per image and the total number of features.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use kornia_image::{Image, ImageSize};
 use kornia_imgproc::features::OrbDetector;
 
-/// How long one side works before the other has its turn.
+/// How long one side is timed before the other side's turn.
 const TURN: Duration = Duration::from_millis(300);
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
