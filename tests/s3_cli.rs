@@ -350,6 +350,21 @@ fn a_profile_without_credentials_is_named() {
 }
 
 #[test]
+fn a_server_that_is_down_for_a_while_is_told_of_once() {
+    let bench = Bench::new(2);
+    let start = Instant::now();
+    bench.server.plan(move |_| {
+        (start.elapsed() < Duration::from_secs(7)).then_some(Fault::Error(503, "SlowDown"))
+    });
+    let output = bench.extract(&["s3://lab/in", "out", "--no-pca", "--attempts", "20"]);
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{message}");
+    let says = "warning: S3 has served no request for 5 s, still trying: ";
+    assert!(message.starts_with(says) && message.contains("slow down"), "{message}");
+    assert_eq!(message.lines().count(), 1, "{message}");
+}
+
+#[test]
 fn an_object_that_fails_follows_the_policy() {
     let bench = Bench::new(12);
     bench

@@ -5,8 +5,8 @@ use std::fmt;
 use std::future::Future;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use aws_sdk_s3::Client;
 use tokio::runtime::Runtime;
@@ -45,6 +45,16 @@ pub struct S3 {
     retries: Arc<AtomicU64>,
 }
 
+/// Requests are being repeated, and none has succeeded since.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Trouble {
+    /// When the first of them failed.
+    pub since: Instant,
+    /// Why the last of them failed.
+    pub cause: String,
+}
+
 struct Inner {
     client: Client,
     wallet: Wallet,
@@ -54,6 +64,7 @@ struct Inner {
     routes: RwLock<HashMap<String, Arc<Route>>>,
     params: S3Params,
     retries: AtomicU64,
+    trouble: Mutex<Option<Trouble>>,
     /// Whether the server has ever answered.
     reached: AtomicBool,
     interrupted: watch::Sender<bool>,
@@ -112,6 +123,7 @@ impl S3 {
                 routes: RwLock::default(),
                 params,
                 retries: AtomicU64::new(0),
+                trouble: Mutex::default(),
                 reached: AtomicBool::new(false),
                 interrupted: watch::Sender::new(false),
                 runtime,
@@ -123,6 +135,14 @@ impl S3 {
     #[must_use]
     pub fn retries(&self) -> u64 {
         self.inner.retries.load(Ordering::Relaxed)
+    }
+
+    /// Why requests are being repeated at the moment; `None` once one has succeeded.
+    ///
+    /// A server that is down costs minutes of retries: a program can tell its user meanwhile.
+    #[must_use]
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.inner.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A handle with its own count of retries.
@@ -258,7 +278,7 @@ impl S3 {
         loop {
             match attempt().await {
                 Ok(done) => {
-                    self.was_reached();
+                    self.succeeded();
                     return Ok(done);
                 }
                 Err(fault) => {
@@ -269,8 +289,14 @@ impl S3 {
         }
     }
 
+    /// Notes that a request has succeeded.
+    pub(super) fn succeeded(&self) {
+        self.was_reached();
+        *self.inner.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// Notes that the server answers.
-    pub(super) fn was_reached(&self) {
+    fn was_reached(&self) {
         self.inner.reached.store(true, Ordering::Relaxed);
     }
 
@@ -294,6 +320,12 @@ impl S3 {
             }
             return Err(fault);
         }
+        inner
+            .trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert_with(|| Trouble { since: Instant::now(), cause: String::new() })
+            .cause = fault.to_string();
         inner.retries.fetch_add(1, Ordering::Relaxed);
         self.retries.fetch_add(1, Ordering::Relaxed);
         let (first, longest) = inner.params.backoff;

@@ -76,7 +76,10 @@ impl S3 {
                 Err(fault) => Err(fault),
             };
             let fault = match outcome {
-                Ok(()) => break,
+                Ok(()) => {
+                    self.succeeded();
+                    break;
+                }
                 Err(fault) => fault,
             };
             // Without an ETag, nothing tells whether the rest would be of the same version.

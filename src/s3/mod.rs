@@ -21,8 +21,8 @@ mod route;
 mod runtime;
 mod whole;
 
-pub use client::S3;
 pub(crate) use client::{HASTE, outcome_of};
+pub use client::{S3, Trouble};
 pub(crate) use location::MAX_KEY_BYTES;
 pub use location::S3Location;
 pub use params::{

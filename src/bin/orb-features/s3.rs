@@ -1,10 +1,12 @@
 //! The options of S3.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use orb_features::prelude::*;
+use orb_features::s3::Trouble;
 
 use crate::choices::names;
 use crate::exit::Exit;
@@ -113,6 +115,35 @@ impl S3Args {
         if let Some(seconds) = self.timeout {
             params = params.with_timeout(Duration::from_secs(seconds.into()));
         }
-        params.connect()
+        let s3 = params.connect()?;
+        tell_of_trouble(s3.clone());
+        Ok(s3)
     }
+}
+
+/// How long requests are repeated without a word.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// Says so, once each time, when requests have been repeated in vain for a while.
+fn tell_of_trouble(s3: S3) {
+    let watch = move || {
+        let mut told = None;
+        loop {
+            std::thread::sleep(Duration::from_millis(500));
+            let trouble = s3.trouble().filter(|t| t.since.elapsed() > SILENCE);
+            if let Some(Trouble { since, cause, .. }) = trouble
+                && told != Some(since)
+            {
+                told = Some(since);
+                let seconds = SILENCE.as_secs();
+                // Nobody may be listening.
+                let _ = writeln!(
+                    std::io::stderr(),
+                    "warning: S3 has served no request for {seconds} s, still trying: {cause}"
+                );
+            }
+        }
+    };
+    // Without a thread there is no warning, and no harm.
+    let _ = std::thread::Builder::new().spawn(watch);
 }
