@@ -23,6 +23,8 @@ pub enum Stage {
     Decode,
     /// Pixels to keypoints and descriptors.
     Orb,
+    /// Pixels to the vectors of a network.
+    Onnx,
     /// Rows, batches and the spool between the two passes.
     Rows,
     /// Fit, projection and the model file.
@@ -40,6 +42,7 @@ impl Stage {
             Self::Source => "source",
             Self::Decode => "decode",
             Self::Orb => "orb",
+            Self::Onnx => "onnx",
             Self::Rows => "rows",
             Self::Pca => "pca",
             Self::Sink => "sink",
@@ -225,6 +228,17 @@ pub enum Error {
     /// OpenCV itself failed (the optional backend).
     #[error("opencv: {0}")]
     OpenCv(BoxError),
+    /// A network cannot be used: its file cannot be read or is no network, or it is not one for images.
+    #[error("cannot use the network {uri}: {reason}")]
+    Network {
+        /// The network's file.
+        uri: Box<str>,
+        /// What is wrong with it.
+        reason: Box<str>,
+    },
+    /// A network failed on an image, or gave a number that is not finite.
+    #[error("the network failed: {0}")]
+    Inference(Box<str>),
     /// Extraction failed on one image.
     #[error("cannot extract features from {uri}: {source}")]
     Extract {
@@ -428,6 +442,8 @@ impl Error {
             | Self::Read { .. }
             | Self::NotUtf8 { .. } => Stage::Source,
             Self::Decode { .. } => Stage::Decode,
+            Self::Network { .. } | Self::Inference(_) => Stage::Onnx,
+            Self::Extract { source, .. } if matches!(**source, Self::Inference(_)) => Stage::Onnx,
             Self::EmptyLevel { .. }
             | Self::HugeLevel { .. }
             | Self::TooManyKeypoints { .. }
@@ -466,6 +482,8 @@ impl Error {
             Self::KeyPoint { .. } => "bad_keypoint",
             Self::Panic(_) => "panic",
             Self::OpenCv(_) => "opencv",
+            Self::Network { .. } => "network",
+            Self::Inference(_) => "inference",
             Self::Extract { source, .. } => source.code(),
             Self::AllFailed { .. } => "all_failed",
             Self::TooManyFailures { .. } => "too_many_failures",
@@ -496,6 +514,7 @@ impl Error {
             | Self::NotUtf8 { uri }
             | Self::Decode { uri, .. }
             | Self::Extract { uri, .. }
+            | Self::Network { uri, .. }
             | Self::Model { uri, .. } => Some(uri),
             Self::Spool { path, .. }
             | Self::OutputExists { path, .. }

@@ -75,6 +75,8 @@
 //! | `s3` | no | S3 as source and as sink (with `parquet`), through the AWS SDK |
 //! | `cli` | no | the program `orb-features` |
 //! | `opencv` | no | OpenCV's own ORB behind [`Feature2D`](features::Feature2D), and the parity tests |
+//! | `onnx` | no | [`OnnxExtractor`](onnx::OnnxExtractor): embeddings of photos by a network in an ONNX file, run by tract |
+//! | `onnxruntime` | no | the same, run by Microsoft's ONNX Runtime, whose library is loaded at run time |
 //! | `arrow` | by `parquet` | batches as Arrow's `RecordBatch`, without a sink |
 //!
 //! Without default features there are ORB, rows and PCA, in pure Rust, and every image format but JPEG. Rust 1.94.1 or
@@ -89,6 +91,8 @@ pub mod decode;
 mod error;
 pub mod features;
 mod give_up;
+#[cfg(feature = "onnx")]
+pub mod onnx;
 pub mod orb;
 mod parallel;
 pub mod pca;

@@ -3,7 +3,10 @@
 mod buffer;
 mod gray;
 mod meta;
+mod resample;
 
 pub use buffer::{PixelFormat, PixelSpec, PixelView, Pixels};
 pub use gray::{ColorOrder, GrayImage, GrayView, gray_of};
 pub use meta::ImageMeta;
+pub(crate) use resample::Resampler;
+pub use resample::Resize;
