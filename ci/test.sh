@@ -30,7 +30,7 @@ else
     echo "not root, or no apt-get: taking what is installed"
 fi
 
-features=cli,s3
+features=cli,s3,onnxruntime
 if command -v clang >/dev/null && pkg-config --exists opencv4 2>/dev/null; then
     features+=,opencv
 else
@@ -65,7 +65,7 @@ else
 fi
 
 say "documentation"
-RUSTDOCFLAGS=-Dwarnings cargo doc --quiet --no-deps --features cli
+RUSTDOCFLAGS=-Dwarnings cargo doc --quiet --no-deps --features cli,onnxruntime
 
 say "another architecture, and Miri"
 aarch64=aarch64-unknown-linux-gnu
@@ -91,7 +91,7 @@ fi
 
 say "features keep to themselves"
 tree=$(cargo tree --no-default-features --edges normal --prefix none)
-for crate in opencv mozjpeg-sys clap parquet arrow-array aws-sdk-s3 tokio; do
+for crate in opencv mozjpeg-sys clap parquet arrow-array aws-sdk-s3 tokio tract-onnx ort; do
     if grep -q "^$crate v" <<<"$tree"; then
         echo "$crate is built without its feature" && exit 1
     fi
@@ -121,11 +121,18 @@ say "other readers, another S3 server and the newest OpenCV, from PyPI"
 venv=target/venv
 if { [ -x $venv/bin/python ] || python3 -m venv $venv; } &&
     $venv/bin/pip install --quiet --disable-pip-version-check \
-        numpy pandas pyarrow polars duckdb scikit-learn opencv-python-headless 'moto[server]'; then
+        numpy pandas pyarrow polars duckdb scikit-learn opencv-python-headless onnxruntime pillow 'moto[server]'; then
     ORB_FEATURES_MOTO=$PWD/$venv/bin/moto_server \
         tests --features "$features" --test s3_other_server -- --include-ignored
     # The program is the one that the tests have built.
     $venv/bin/python ci/read_back.py target/debug/orb-features target/quickstart-test/photos
+    ORT_DYLIB_PATH=$(echo $PWD/$venv/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime.so.*)
+    export ORT_DYLIB_PATH
+    tests --features "$features" --test onnx
+    for backend in tract onnxruntime; do
+        $venv/bin/python ci/compare_embed.py target/debug/orb-features tests/fixtures/onnx/nhwc.onnx \
+            target/quickstart-test/photos --backend $backend --repeat 1
+    done
     $venv/bin/python ci/compare_wheel.py target/debug/orb-features target/quickstart-test/photos --keypoints 3000000
 else
     left_out+=("the checks in Python (need python3 with venv, and PyPI)")

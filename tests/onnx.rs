@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use orb_features::features::FeatureExtractor as _;
-use orb_features::onnx::{OnnxBackend, OnnxExtractor, OnnxParams, Scale};
+use orb_features::onnx::{OnnxBackend, OnnxExtractor, OnnxParams, OnnxScratch, Scale};
 use orb_features::pixels::{PixelFormat, PixelView, Resize};
 use orb_features::prelude::*;
 use serde::Deserialize;
@@ -58,12 +58,20 @@ fn photo(width: usize, height: usize, channels: usize, seed: u64) -> Vec<u8> {
         .collect()
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .map(|n| char::from_digit(n.into(), 16).unwrap())
+        .collect()
+}
+
 fn file(network: &str) -> PathBuf {
     ["tests", "fixtures", "onnx", &format!("{network}.onnx")].iter().collect()
 }
 
 fn vector_of(extractor: &OnnxExtractor, image: PixelView<'_>) -> Vec<f32> {
-    let extracted = extractor.extract(image, &mut Default::default()).unwrap();
+    let extracted = extractor.extract(image, &mut OnnxScratch::default()).unwrap();
     extracted.vectors.as_f32().unwrap().to_vec()
 }
 
@@ -129,8 +137,7 @@ fn images_are_resized_as_by_pillow_and_tensorflow() {
         if let Some(want) = case.sha256 {
             let bytes: Vec<u8> = got.iter().map(|&v| v as u8).collect();
             assert!(bytes.iter().zip(&got).all(|(&byte, &v)| f32::from(byte) == v), "{what}");
-            let hash = Sha256::digest(&bytes);
-            let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+            let hash = hex(&Sha256::digest(&bytes));
             assert_eq!(hash, want, "{what}");
         }
         for (y, x, c, want) in case.values.unwrap_or_default() {
@@ -189,7 +196,7 @@ fn a_vector_does_not_depend_on_its_batch() {
         let extractor = OnnxExtractor::open(file(network), &params).unwrap();
         assert_eq!(extractor.batch_len(), batch.unwrap_or(4));
         let views: Vec<_> = photos.iter().map(|p| view(p)).collect();
-        let together = extractor.extract_batch(&views, &mut Default::default());
+        let together = extractor.extract_batch(&views, &mut OnnxScratch::default());
         assert_eq!(together.len(), 7);
         for (image, vector) in views.iter().zip(together) {
             assert_eq!(vector.unwrap().vectors.as_f32().unwrap(), vector_of(&extractor, *image));
@@ -231,8 +238,8 @@ fn numbers_that_are_not_finite_are_the_images_error() {
         OnnxExtractor::open(file("nan"), &OnnxParams::default().with_scale(Scale::None)).unwrap();
     let (good, bad) = ([9; 12], [9, 9, 9, 0, 9, 9, 9, 9, 9, 9, 9, 9]);
     let view = |pixels| PixelView::new(pixels, 2, 2, PixelFormat::Rgb).unwrap();
-    let got =
-        extractor.extract_batch(&[view(&good), view(&bad), view(&good)], &mut Default::default());
+    let got = extractor
+        .extract_batch(&[view(&good), view(&bad), view(&good)], &mut OnnxScratch::default());
     assert!(got[0].is_ok() && got[2].is_ok());
     let error = got[1].as_ref().unwrap_err();
     assert_eq!((error.code(), error.stage()), ("inference", orb_features::Stage::Onnx));
@@ -291,9 +298,9 @@ fn a_damaged_network_is_an_error() {
         let mut bytes = whole.clone();
         let at = i.wrapping_mul(2_654_435_761) % bytes.len();
         if i % 4 == 0 {
-            bytes.truncate(at)
+            bytes.truncate(at);
         } else {
-            bytes[at] ^= 1 << (i % 8)
+            bytes[at] ^= 1 << (i % 8);
         }
         refused += u32::from(OnnxExtractor::new(&bytes, "n", &OnnxParams::default()).is_err());
     }

@@ -1,6 +1,6 @@
 //! The extractor that runs a network.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -126,10 +126,13 @@ impl Network {
         };
         let output = &declared.outputs[output_of(&declared, params)?];
         let digest = Sha256::digest(network);
-        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut sha256 = String::new();
+        for byte in digest {
+            let _ = write!(sha256, "{byte:02x}");
+        }
         let description = json!({
             "extractor": "onnx",
-            "network": format!("sha256:{digest}"),
+            "network": format!("sha256:{sha256}"),
             "output": output,
             "size": [preparation.width, preparation.height],
             "channels": preparation.channels,

@@ -150,8 +150,13 @@ impl fmt::Display for RunReport {
         )?;
         write!(
             f,
-            "  by stage, s       read {:.2}  decode {:.2}  orb {:.2}  fit {:.2}  project {:.2}  write {:.2}",
-            seconds.read, seconds.decode, seconds.orb, seconds.fit, seconds.project, seconds.write
+            "  by stage, s       read {:.2}  decode {:.2}  extract {:.2}  fit {:.2}  project {:.2}  write {:.2}",
+            seconds.read,
+            seconds.decode,
+            seconds.extract,
+            seconds.fit,
+            seconds.project,
+            seconds.write
         )?;
         for failure in &self.first_failures {
             write!(f, "\nleft out: {}", failure.message)?;

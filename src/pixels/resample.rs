@@ -39,7 +39,7 @@ struct Weights {
     /// For each new pixel, the first old one and the number of them.
     spans: Vec<(usize, usize)>,
     /// `stride` weights for each new pixel, of which the first are used.
-    weights: Vec<i32>,
+    all: Vec<i32>,
     stride: usize,
 }
 
@@ -57,8 +57,7 @@ pub(crate) struct Resampler {
 }
 
 impl Resampler {
-    /// Resizes an image to `width` x `height`, and calls with each of its bytes or floats in turn: row by row, pixel by
-    /// pixel, channels interleaved.
+    /// Replaces `out` by the image resized to `width` x `height`: rows of pixels, channels interleaved, from 0 to 255.
     pub fn resize(
         &mut self,
         image: PixelView<'_>,
@@ -132,7 +131,7 @@ impl Weights {
         let support = reach * widening;
         self.stride = support.ceil() as usize * 2 + 1;
         self.spans.clear();
-        self.weights.clear();
+        self.all.clear();
         let mut exact = Vec::with_capacity(self.stride);
         for at in 0..new {
             let centre = (at as f64 + 0.5) * scale;
@@ -149,14 +148,14 @@ impl Weights {
                 (w * one + if w < 0.0 { -0.5 } else { 0.5 }) as i32
             };
             self.spans.push((first, end - first));
-            self.weights.extend(exact.iter().map(whole));
-            self.weights.resize(self.spans.len() * self.stride, 0);
+            self.all.extend(exact.iter().map(whole));
+            self.all.resize(self.spans.len() * self.stride, 0);
         }
     }
 
     /// Span and weights of each new pixel.
     fn iter(&self) -> impl Iterator<Item = (usize, &[i32])> {
-        let weights = self.weights.chunks_exact(self.stride);
+        let weights = self.all.chunks_exact(self.stride);
         self.spans.iter().zip(weights).map(|(&(first, len), weights)| (first, &weights[..len]))
     }
 

@@ -42,7 +42,7 @@ pub struct Seconds {
     /// Decoding.
     pub decode: f64,
     /// Extracting features: with ORB, keypoints and descriptors.
-    pub orb: f64,
+    pub extract: f64,
     /// Solving the PCA.
     pub fit: f64,
     /// Projecting rows.
@@ -170,7 +170,7 @@ impl Tally {
             total: 0.0,
             read: self.counts.read.seconds(),
             decode: self.counts.decode.seconds(),
-            orb: self.counts.extract.seconds(),
+            extract: self.counts.extract.seconds(),
             fit: self.counts.fit.seconds(),
             project: self.counts.project.seconds(),
             write: self.counts.write.seconds(),

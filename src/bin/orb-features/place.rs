@@ -19,6 +19,10 @@ impl Place {
             _ => Ok(Self::Folder(text.into())),
         }
     }
+
+    pub fn is_s3(&self) -> bool {
+        matches!(self, Self::S3(_))
+    }
 }
 
 /// Whether a text is meant as an S3 URI. A misspelt one, such as `s3:/x`, counts too: it is hardly a folder's name.

@@ -63,9 +63,9 @@ pub struct S3Args {
 
 impl S3Args {
     /// Refuses options that would have no effect.
-    pub fn check(&self, input: &Place, output: &Place) -> Result<(), Exit> {
-        let (from_s3, to_s3) = (matches!(input, Place::S3(_)), matches!(output, Place::S3(_)));
-        let either = from_s3 || to_s3;
+    pub fn check(&self, input: &Place, output: &Place, other: Option<&Place>) -> Result<(), Exit> {
+        let (from_s3, to_s3) = (input.is_s3(), output.is_s3());
+        let either = from_s3 || to_s3 || other.is_some_and(Place::is_s3);
         for (is_given, name, has_part, what) in [
             (self.endpoint_url.is_some(), "--endpoint-url", either, "IN or OUT"),
             (self.region.is_some(), "--region", either, "IN or OUT"),

@@ -1,0 +1,177 @@
+//! The options of the PCA.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use orb_features::features::{DESCRIPTOR_LEN, VectorFormat};
+use orb_features::pca::DEFAULT_SEED;
+use orb_features::prelude::*;
+
+use crate::choices::names;
+use crate::exit::Exit;
+use crate::place::{Place, looks_like_s3};
+
+/// Most symbolic links that Linux follows in one path.
+const MAX_LINKS: u32 = 40;
+
+#[derive(Args)]
+pub struct PcaArgs {
+    /// Number of principal components, at most the length of a vector [default: 20; embed: none].
+    #[arg(long, value_name = "K", conflicts_with_all = ["no_pca", "model"])]
+    pca: Option<usize>,
+    /// Write no principal components.
+    #[arg(long, conflicts_with_all = ["solver", "seed", "center", "save_model", "model"])]
+    no_pca: bool,
+    /// Solver that finds the components [default: randomized].
+    #[arg(long, conflicts_with = "model",
+          value_parser = names([Solver::default(), Solver::Covariance, Solver::Auto { seed: 0 }], Solver::as_str))]
+    solver: Option<Solver>,
+    /// Seed of the randomized solver; the other solvers take none [default: 0].
+    #[arg(long, value_name = "N", conflicts_with = "model")]
+    seed: Option<u64>,
+    /// Subtract the mean before projecting (scikit-learn), or not (Spark) [default: mean].
+    #[arg(long, value_parser = names(Centering::ALL, Centering::as_str))]
+    center: Option<Centering>,
+    /// Write the fitted model to a JSON file.
+    #[arg(long, value_name = "FILE", conflicts_with = "model")]
+    pub save_model: Option<PathBuf>,
+    /// Project onto the model of this JSON file instead of fitting one.
+    #[arg(long, value_name = "FILE")]
+    pub model: Option<PathBuf>,
+}
+
+/// What becomes of the vectors.
+pub enum Scores {
+    None,
+    Fit(PcaParams),
+    Model(Box<PcaModel>),
+}
+
+impl PcaArgs {
+    /// Refuses files that cannot be meant: before anything is connected to or read.
+    pub fn check_files(&self, output: &Place) -> Result<(), Exit> {
+        for (name, path) in [("--model", &self.model), ("--save-model", &self.save_model)] {
+            if let Some(path) = path.as_ref().and_then(|p| p.to_str()).filter(|p| looks_like_s3(p))
+            {
+                return Err(Exit::usage(&format!("{name} {path}: the model is a local file")));
+            }
+        }
+        let Some(path) = &self.save_model else { return Ok(()) };
+        // Checked now rather than after a long job.
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let file = path.display();
+        if !folder.is_dir() {
+            let why = format!("--save-model {file}: there is no folder {}", folder.display());
+            return Err(Exit::usage(&why));
+        }
+        if path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+            return Err(Exit::usage(&format!("--save-model {file}: this is a folder")));
+        }
+        if let Place::Folder(out) = output
+            && is_inside(path, out)
+        {
+            let out = out.display();
+            let why = format!(
+                "--save-model {file}: it would be a file in {out} that is not part of a result, which \
+                 is then not overwritten any more: name a file elsewhere"
+            );
+            return Err(Exit::usage(&why));
+        }
+        Ok(())
+    }
+
+    /// What the options make of vectors of this format and origin. `default` is the number of components if no option
+    /// says it; none is no PCA.
+    pub fn scores(
+        &self,
+        format: VectorFormat,
+        origin: &Origin,
+        default: Option<usize>,
+        force: bool,
+    ) -> Result<Scores, Exit> {
+        let dimensions = format.len();
+        if let Some(path) = &self.model {
+            let file = path.display();
+            let model = PcaModel::load(path)?;
+            if model.dimensions() != dimensions {
+                let d = model.dimensions();
+                let why =
+                    format!("--model {file}: it is for rows of {d} elements, not of {dimensions}");
+                return Err(Exit::usage(&why));
+            }
+            if !force && let Err(Error::Model { reason, .. }) = model.check_origin(origin) {
+                let why = format!("--model {file}: {reason} (--force takes it all the same)");
+                return Err(Exit { message: why, status: 1 });
+            }
+            let centering = self.center.unwrap_or(model.centering());
+            return Ok(Scores::Model(Box::new(model.with_centering(centering))));
+        }
+        let Some(components) = self.pca.or(default).filter(|_| !self.no_pca) else {
+            return match self.without_effect() {
+                Some(name) => Err(Exit::usage(&format!("{name} is for --pca"))),
+                None => Ok(Scores::None),
+            };
+        };
+        let params = PcaParams::new(components)
+            .with_solver(self.solver(dimensions)?)
+            .with_centering(self.center.unwrap_or_default());
+        params.check(dimensions)?;
+        Ok(Scores::Fit(params))
+    }
+
+    /// An option that has no effect without a fit or a model.
+    fn without_effect(&self) -> Option<&'static str> {
+        let given = [
+            ("--solver", self.solver.is_some()),
+            ("--seed", self.seed.is_some()),
+            ("--center", self.center.is_some()),
+            ("--save-model", self.save_model.is_some()),
+        ];
+        given.into_iter().find(|(_, is_given)| *is_given).map(|(name, _)| name)
+    }
+
+    fn solver(&self, dimensions: usize) -> Result<Solver, Exit> {
+        let seed = self.seed.unwrap_or(DEFAULT_SEED);
+        match self.solver {
+            None | Some(Solver::Randomized { .. }) => Ok(Solver::seeded(seed)),
+            Some(Solver::Covariance) if self.seed.is_some() => {
+                Err(Exit::usage("--seed has no part in --solver covariance"))
+            }
+            // Up to 50 elements, 500 rows are ten times as many, and fewer rows need no random vectors either.
+            Some(Solver::Auto { .. }) if self.seed.is_some() && dimensions <= DESCRIPTOR_LEN => {
+                let why = format!(
+                    "--seed has no part in --solver auto: for {dimensions} elements that is covariance"
+                );
+                Err(Exit::usage(&why))
+            }
+            Some(Solver::Auto { .. }) => Ok(Solver::Auto { seed }),
+            Some(solver) => Ok(solver),
+        }
+    }
+
+    /// Writes the model; called once the result is complete.
+    pub fn save_model(&self, report: &RunReport, output: &Place) -> Result<(), Exit> {
+        let (Some(path), Some(model)) = (&self.save_model, &report.pca_model) else {
+            return Ok(());
+        };
+        model.save(path).map_err(|error| {
+            let failed = Exit::from(error);
+            let message = format!("{} (the result in {output} is complete)", failed.message);
+            Exit { message, ..failed }
+        })
+    }
+}
+
+/// Whether a file lies, or would lie, inside a folder. The file need not exist yet.
+fn is_inside(file: &Path, folder: &Path) -> bool {
+    let Ok(folder) = fs::canonicalize(folder) else { return false };
+    let mut file = file.to_owned();
+    // Follows symbolic links, also dangling ones, for which `canonicalize` fails.
+    for _ in 0..MAX_LINKS {
+        let Ok(to) = fs::read_link(&file) else { break };
+        file = file.parent().unwrap_or(Path::new("")).join(to);
+    }
+    let parent = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::canonicalize(parent).is_ok_and(|parent| parent.starts_with(&folder))
+}
