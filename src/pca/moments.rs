@@ -1,7 +1,10 @@
 //! Count, sums and sums of products of rows: all that a fit needs.
 
+use std::borrow::Cow;
+
 use nalgebra::DMatrix;
-use ndarray::{Array2, ArrayView2, Axis};
+use ndarray::linalg::general_mat_mul;
+use ndarray::{Array2, ArrayView2, Axis, s};
 use rayon::prelude::*;
 
 use super::{PcaModel, PcaParams, TASK_ROWS, solve};
@@ -12,8 +15,9 @@ use crate::features::{Element, VectorFormat, VectorsView};
 /// Count, sum and Gram matrix of rows of bytes or of 32-bit floats.
 ///
 /// For bytes these are exact integers: any split of the rows, in any order, merges to the same moments. For floats
-/// these are float64 sums in the order of the rows, however many rows are pushed at a time. Merging adds the sums, so
-/// the same parts merged in the same order give the same bits.
+/// these are float64 sums over blocks of 256 rows, in the order of the rows, however many rows are pushed at a time.
+/// Merging adds the sums, so the same parts merged in the same order give the same bits. A product of two float32 is
+/// exact in float64, so neither threads nor instruction sets change a bit.
 ///
 /// # Examples
 /// ```
@@ -32,7 +36,7 @@ use crate::features::{Element, VectorFormat, VectorsView};
 /// assert_eq!(model.components().dim(), (2, 3));
 /// # Ok::<(), orb_features::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Moments {
     count: u64,
     dimensions: usize,
@@ -40,11 +44,28 @@ pub struct Moments {
 }
 
 /// Sums, of shape (dimensions), and sums of products, of shape (dimensions, dimensions): for floats only the upper
-/// triangle.
+/// triangle. `pending` are the rows of a block that is not whole yet, whose products are not in `gram`.
 #[derive(Clone, Debug, PartialEq)]
 enum ElementSums {
     U8 { sum: Vec<u64>, gram: Array2<u64> },
-    F32 { sum: Vec<f64>, gram: Array2<f64> },
+    F32 { sum: Vec<f64>, gram: Array2<f64>, pending: Vec<f32> },
+}
+
+/// Rows of floats whose products are summed before they are added to those of others. Matrix products of more rows may
+/// split the sums in ways that depend on the machine.
+const BLOCK_ROWS: usize = 256;
+/// Rows and columns of the Gram matrix that a thread works on at a time.
+const BAND: usize = 128;
+/// Most bytes of rows that are converted to float64 at a time, if a block has no more.
+const CONVERTED_BYTES: usize = 16 << 20;
+/// Elements that a thread converts at a time.
+const CONVERTED_LEN: usize = 64 << 10;
+
+/// Equal if [`Moments::to_bytes`] are.
+impl PartialEq for Moments {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_bytes() == other.to_bytes()
+    }
 }
 
 /// The number of rows whose products of bytes sum exactly in float32: 256 * 255^2 < 2^24.
@@ -70,7 +91,7 @@ impl Moments {
     #[must_use]
     pub fn new_f32(dimensions: usize) -> Self {
         let gram = Array2::zeros((dimensions, dimensions));
-        let sums = ElementSums::F32 { sum: vec![0.0; dimensions], gram };
+        let sums = ElementSums::F32 { sum: vec![0.0; dimensions], gram, pending: Vec::new() };
         Self { count: 0, dimensions, sums }
     }
 
@@ -138,32 +159,55 @@ impl Moments {
         parts.iter().try_for_each(|part| self.merge(part))
     }
 
-    /// Adds rows of floats: an array of shape (rows, dimensions).
+    /// Adds rows of floats: an array of shape (rows, dimensions). The products are shared out to the threads of
+    /// rayon's current pool.
     ///
     /// # Errors
     /// [`Error::Shape`] for rows of another length or with an element that is not finite, or for moments of bytes.
     pub fn push_rows_f32(&mut self, rows: ArrayView2<'_, f32>) -> Result<()> {
         self.check(Element::F32, rows.ncols())?;
-        if let Some(((row, at), _)) = rows.indexed_iter().find(|(_, v)| !v.is_finite()) {
-            return Err(Error::shape(format!("element {at} of row {row} is not finite")));
+        check_finite(rows)?;
+        self.count += rows.nrows() as u64;
+        let d = self.dimensions;
+        let ElementSums::F32 { sum, gram, pending } = &mut self.sums else { return Ok(()) };
+        let rows = rows.as_standard_layout();
+        let Some(values) = rows.as_slice().filter(|values| !values.is_empty()) else {
+            return Ok(());
+        };
+        for row in values.chunks_exact(d) {
+            sum.iter_mut().zip(row).for_each(|(sum, &v)| *sum += f64::from(v));
         }
-        let ElementSums::F32 { sum, gram } = &mut self.sums else { return Ok(()) };
-        let wide = rows.as_standard_layout().mapv(f64::from);
-        for row in wide.rows() {
-            sum.iter_mut().zip(row).for_each(|(sum, v)| *sum += v);
+        let block = BLOCK_ROWS * d;
+        // Up to a whole block first, then whole blocks as they are.
+        let (first, values) = values.split_at(values.len().min((block - pending.len()) % block));
+        pending.extend_from_slice(first);
+        if pending.len() == block {
+            add_products(pending, gram);
+            pending.clear();
         }
-        // A product of two float32 is exact in float64, fused or not, and each sum runs over the rows in their
-        // order: no instruction set changes a bit.
-        for (i, mut sums) in gram.outer_iter_mut().enumerate() {
-            let sums = sums.as_slice_mut().expect("a row of an array in standard layout");
-            for row in wide.rows() {
-                let row = row.to_slice().expect("a row of an array in standard layout");
-                let factor = row[i];
-                sums[i..].iter_mut().zip(&row[i..]).for_each(|(sum, v)| *sum += factor * v);
-            }
-        }
-        self.count += wide.nrows() as u64;
+        let (whole, rest) = values.split_at(values.len() / block * block);
+        add_products(whole, gram);
+        pending.extend_from_slice(rest);
         Ok(())
+    }
+
+    /// The same with the products of all rows in the sums.
+    fn settled(&self) -> Cow<'_, Self> {
+        match &self.sums {
+            ElementSums::F32 { pending, .. } if !pending.is_empty() => {
+                let mut settled = self.clone();
+                settled.settle();
+                Cow::Owned(settled)
+            }
+            _ => Cow::Borrowed(self),
+        }
+    }
+
+    fn settle(&mut self) {
+        if let ElementSums::F32 { gram, pending, .. } = &mut self.sums {
+            add_products(pending, gram);
+            pending.clear();
+        }
     }
 
     /// Adds rows of bytes of the right length.
@@ -184,6 +228,8 @@ impl Moments {
     /// [`Error::Shape`] for rows of another format, [`Error::Moments`] for more than 2^48 rows in all.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         self.check(other.element(), other.dimensions)?;
+        self.settle();
+        let other = other.settled();
         let count = self.count.checked_add(other.count).filter(|&count| count <= MAX_COUNT);
         self.count = count.ok_or_else(|| Error::Moments("they are of too many rows".into()))?;
         match (&mut self.sums, &other.sums) {
@@ -191,7 +237,10 @@ impl Moments {
                 sum.iter_mut().zip(others).for_each(|(a, b)| *a += b);
                 *gram += more;
             }
-            (ElementSums::F32 { sum, gram }, ElementSums::F32 { sum: others, gram: more }) => {
+            (
+                ElementSums::F32 { sum, gram, .. },
+                ElementSums::F32 { sum: others, gram: more, .. },
+            ) => {
                 sum.iter_mut().zip(others).for_each(|(a, b)| *a += b);
                 *gram += more;
             }
@@ -230,12 +279,12 @@ impl Moments {
         let numbers = [self.element().size() as u64, d as u64, self.count];
         bytes.extend_from_slice(numbers.map(u64::to_le_bytes).as_flattened());
         let upper = || (0..d).flat_map(|i| (i..d).map(move |j| (i, j)));
-        match &self.sums {
+        match &self.settled().sums {
             ElementSums::U8 { sum, gram } => {
                 let all = sum.iter().copied().chain(upper().map(|at| gram[at]));
                 all.for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
             }
-            ElementSums::F32 { sum, gram } => {
+            ElementSums::F32 { sum, gram, .. } => {
                 let all = sum.iter().copied().chain(upper().map(|at| gram[at]));
                 all.for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
             }
@@ -285,7 +334,7 @@ impl Moments {
                     return Err(bad("so many rows of bytes do not have such sums"));
                 }
             }
-            ElementSums::F32 { sum, gram } => {
+            ElementSums::F32 { sum, gram, .. } => {
                 let number = |bytes: &[u8; 8]| f64::from_le_bytes(*bytes);
                 sum.iter_mut().zip(first).for_each(|(sum, bytes)| *sum = number(bytes));
                 for (at, bytes) in upper.zip(products.by_ref()) {
@@ -312,7 +361,7 @@ impl Moments {
     /// division. For floats the relative error of a variance grows with the square of mean / standard deviation.
     pub(super) fn covariance(&self) -> DMatrix<f64> {
         let (n, wide) = (self.count as f64, i128::from(self.count));
-        match &self.sums {
+        match &self.settled().sums {
             ElementSums::U8 { sum, gram } => {
                 let scale = n * (n - 1.0);
                 DMatrix::from_fn(self.dimensions, self.dimensions, |i, j| {
@@ -320,13 +369,13 @@ impl Moments {
                     (wide * i128::from(gram[(i, j)]) - sums) as f64 / scale
                 })
             }
-            ElementSums::F32 { sum, gram } => {
+            ElementSums::F32 { sum, gram, .. } => {
+                let sizes: Vec<f64> = gram.diag().iter().map(|square| square.sqrt()).collect();
                 DMatrix::from_fn(self.dimensions, self.dimensions, |i, j| {
                     let (i, j) = (i.min(j), i.max(j));
                     let difference = gram[(i, j)] - sum[i] * (sum[j] / n);
-                    // Each sum is rounded n times. A difference no larger than this noise counts as 0.
-                    let size = gram[(i, i)].sqrt() * gram[(j, j)].sqrt();
-                    let noise = n * f64::EPSILON * size;
+                    // Each sum is rounded up to n times. A difference no larger than this noise counts as 0.
+                    let noise = n * f64::EPSILON * sizes[i] * sizes[j];
                     if difference.abs() <= noise { 0.0 } else { difference / (n - 1.0) }
                 })
             }
@@ -339,6 +388,48 @@ impl Moments {
         }
         let (own, d) = (self.element(), self.dimensions);
         Err(Error::shape(format!("rows of {dimensions} x {element} for moments of {d} x {own}")))
+    }
+}
+
+/// Refuses rows with an element that is not finite.
+pub(super) fn check_finite(rows: ArrayView2<'_, f32>) -> Result<()> {
+    let is_finite = |values: &[f32]| values.iter().fold(true, |all, v| all & v.is_finite());
+    if rows.as_slice().is_some_and(is_finite) {
+        return Ok(());
+    }
+    let found = rows.indexed_iter().find(|(_, v)| !v.is_finite());
+    match found {
+        Some(((row, at), _)) => {
+            Err(Error::shape(format!("element {at} of row {row} is not finite")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Adds the products of two elements of each row to the upper triangle of `gram`, block by block.
+fn add_products(rows: &[f32], gram: &mut Array2<f64>) {
+    let d = gram.ncols();
+    if d == 0 {
+        return;
+    }
+    let mut wide = Vec::new();
+    let at_a_time = (CONVERTED_BYTES / (8 * BLOCK_ROWS * d)).max(1) * BLOCK_ROWS * d;
+    for rows in rows.chunks(at_a_time) {
+        wide.resize(rows.len(), 0.0);
+        let convert = |(to, from): (&mut [f64], &[f32])| {
+            to.iter_mut().zip(from).for_each(|(to, &v)| *to = f64::from(v));
+        };
+        wide.par_chunks_mut(CONVERTED_LEN).zip(rows.par_chunks(CONVERTED_LEN)).for_each(convert);
+        let wide = ArrayView2::from_shape((rows.len() / d, d), &wide).expect("whole rows");
+        let bands: Vec<_> = gram.axis_chunks_iter_mut(Axis(0), BAND).enumerate().collect();
+        bands.into_par_iter().for_each(|(band, mut gram)| {
+            let (start, end) = (band * BAND, band * BAND + gram.nrows());
+            for block in wide.axis_chunks_iter(Axis(0), BLOCK_ROWS) {
+                let (left, right) = (block.slice(s![.., start..end]), block.slice(s![.., start..]));
+                let mut gram = gram.slice_mut(s![.., start..]);
+                general_mat_mul(1.0, &left.t(), &right, 1.0, &mut gram);
+            }
+        });
     }
 }
 

@@ -16,6 +16,10 @@ const MAX_ITERATIONS: usize = 1000;
 /// eigenvalue, is at most this.
 const TOLERANCE: f64 = 1e-12;
 
+/// With more dimensions, the powers of the randomized solver take longer until they have converged than an exact
+/// decomposition, which is faer's then, if it is built in (feature `wide`): nalgebra takes ten times as long.
+const WIDE: usize = 256;
+
 /// The leading eigenvalues, descending, and their vectors as columns.
 struct Eigen {
     values: DVector<f64>,
@@ -84,12 +88,41 @@ fn make_largest_positive(mut component: ArrayViewMut1<'_, f64>) {
 }
 
 fn exact(matrix: &DMatrix<f64>) -> Eigen {
+    #[cfg(feature = "wide")]
+    if matrix.nrows() > WIDE {
+        return exact_wide(matrix);
+    }
     let eigen = SymmetricEigen::new(matrix.clone());
     let mut order: Vec<usize> = (0..eigen.eigenvalues.len()).collect();
     order.sort_by(|&a, &b| eigen.eigenvalues[b].total_cmp(&eigen.eigenvalues[a]));
     Eigen {
         values: DVector::from_iterator(order.len(), order.iter().map(|&i| eigen.eigenvalues[i])),
         vectors: eigen.eigenvectors.select_columns(&order),
+    }
+}
+
+/// The same on one thread, so that the number of threads changes no bit. The sums' order depends on the instruction set.
+#[cfg(feature = "wide")]
+fn exact_wide(matrix: &DMatrix<f64>) -> Eigen {
+    use faer::diag::Diag;
+    use faer::dyn_stack::{MemBuffer, MemStack};
+    use faer::linalg::evd::{ComputeEigenvectors, self_adjoint_evd, self_adjoint_evd_scratch};
+    use faer::{Mat, MatRef, Par, Spec};
+    let d = matrix.nrows();
+    let view = MatRef::from_column_major_slice(matrix.as_slice(), d, d);
+    let (mut values, mut vectors) = (Diag::zeros(d), Mat::zeros(d, d));
+    let par = Par::Seq;
+    let params = Spec::default();
+    let size = self_adjoint_evd_scratch::<f64>(d, ComputeEigenvectors::Yes, par, params);
+    let mut memory = MemBuffer::new(size);
+    let stack = MemStack::new(&mut memory);
+    self_adjoint_evd(view, values.as_mut(), Some(vectors.as_mut()), par, stack, params)
+        .expect("a finite symmetric matrix");
+    // Ascending.
+    let values = values.column_vector();
+    Eigen {
+        values: DVector::from_fn(d, |i, _| values[d - 1 - i]),
+        vectors: DMatrix::from_fn(d, d, |i, j| vectors[(i, d - 1 - j)]),
     }
 }
 
@@ -106,6 +139,9 @@ fn randomized(
     // If more than half of the dimensions are wanted, all are taken: that costs hardly more than
     // iterating until the last ones converge.
     let wanted = k.saturating_add(oversamples);
+    if dimensions > WIDE && power_iterations == PowerIterations::Auto {
+        return (exact(matrix), 0);
+    }
     let width = if wanted > dimensions / 2 { dimensions } else { wanted };
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let start = DMatrix::from_fn(dimensions, width, |_, _| StandardNormal.sample(&mut random));
