@@ -11,6 +11,7 @@ mod model;
 mod moments;
 mod origin;
 mod params;
+mod passes;
 mod solve;
 
 pub use model::{PcaModel, Score};
@@ -21,6 +22,7 @@ pub use params::{
     Centering, DEFAULT_N_COMPONENTS, DEFAULT_OVERSAMPLES, DEFAULT_SEED, PcaParams, PowerIterations,
     Solver,
 };
+pub(crate) use passes::{Totals, is_for_passes};
 
 /// The number of rows that a thread takes at a time, if many rows are shared out to threads.
 const TASK_ROWS: usize = 16_384;

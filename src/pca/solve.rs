@@ -43,12 +43,26 @@ pub(super) fn fit(moments: &Moments, covariance: &DMatrix<f64>, params: &PcaPara
         // Rounding errors in the sums can make the trace less than the sum of the variances.
         Element::F32 => covariance.trace().max(variance.sum()),
     };
-    let mut components = Array2::from_shape_fn((k, dimensions), |(i, j)| eigen.vectors[(j, i)]);
+    let components = Array2::from_shape_fn((k, dimensions), |(i, j)| eigen.vectors[(j, i)]);
+    let (mean, found) = (moments.mean().into(), (variance, components));
+    model(moments.element(), rows, mean, total, found, (solver, iterations), params)
+}
+
+/// The model of these variances and components, whose signs are set.
+pub(super) fn model(
+    element: Element,
+    rows: u64,
+    mean: Array1<f64>,
+    total: f64,
+    (variance, mut components): (Array1<f64>, Array2<f64>),
+    (solver, iterations): (Solver, usize),
+    params: &PcaParams,
+) -> PcaModel {
     components.rows_mut().into_iter().for_each(make_largest_positive);
     PcaModel {
-        element: moments.element(),
+        element,
         n_rows: rows,
-        rank: rank(&variance, dimensions),
+        rank: rank(&variance, mean.len()),
         solver,
         iterations,
         centering: params.centering(),
@@ -56,9 +70,33 @@ pub(super) fn fit(moments: &Moments, covariance: &DMatrix<f64>, params: &PcaPara
         singular_values: variance.mapv(|v| (v * (rows as f64 - 1.0)).sqrt()),
         explained_variance: variance,
         total_variance: total,
-        mean: moments.mean().into(),
+        mean,
         components,
         origin: None,
+    }
+}
+
+/// Eigenvalues of a symmetric matrix, descending, and their vectors as columns.
+pub(super) fn eigen(matrix: &Array2<f64>) -> (Vec<f64>, Array2<f64>) {
+    let n = matrix.nrows();
+    let Eigen { values, vectors } = exact(&DMatrix::from_fn(n, n, |i, j| matrix[(i, j)]));
+    (values.iter().copied().collect(), Array2::from_shape_fn((n, n), |at| vectors[at]))
+}
+
+/// An orthonormal basis of the columns.
+pub(super) fn orthonormal(vectors: &Array2<f64>) -> Array2<f64> {
+    let (d, n) = vectors.dim();
+    #[cfg(feature = "wide")]
+    {
+        use faer::{Mat, Par, set_global_parallelism};
+        set_global_parallelism(Par::Seq);
+        let basis = Mat::from_fn(d, n, |i, j| vectors[(i, j)]).qr().compute_thin_Q();
+        Array2::from_shape_fn((d, n), |(i, j)| basis[(i, j)])
+    }
+    #[cfg(not(feature = "wide"))]
+    {
+        let basis = DMatrix::from_fn(d, n, |i, j| vectors[(i, j)]).qr().q();
+        Array2::from_shape_fn((d, n), |at| basis[at])
     }
 }
 

@@ -228,7 +228,7 @@ where
                 (batches.write_to(Watched { sink, watch })?, Some(*model))
             }
             Scores::Fit(params) => {
-                let spooled = batches.spool(&spool)?;
+                let mut spooled = batches.spool(&spool)?;
                 let model =
                     tally.counts.fit.time(|| spooled.fit(&params)).map_err(|e| explain(e, &tally));
                 let model = model?.with_origin(origin);

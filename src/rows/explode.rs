@@ -6,6 +6,8 @@ use crate::features::{ImageFeatures, VectorFormat};
 
 /// The number of rows that stages gather into a batch.
 pub const DEFAULT_BATCH_ROWS: usize = 1024;
+/// Most bytes of the vectors of a batch, unless the caller sets its rows.
+const BATCH_BYTES: usize = 4 << 20;
 
 /// Most images in a batch; those without rows and those that failed count too.
 const MAX_IMAGES: usize = 1024;
@@ -35,7 +37,8 @@ impl From<ImageFeatures> for ImageOutcome {
 #[derive(Debug)]
 pub struct Explode<I> {
     images: I,
-    size: usize,
+    /// Rows of a batch, if the caller has set them.
+    size: Option<usize>,
     format: Option<VectorFormat>,
     /// The batch in progress.
     batch: Option<RowBatch>,
@@ -52,7 +55,7 @@ impl<I> Explode<I> {
     pub(crate) fn new(images: I) -> Self {
         Self {
             images,
-            size: DEFAULT_BATCH_ROWS,
+            size: None,
             format: None,
             batch: None,
             current: None,
@@ -62,10 +65,10 @@ impl<I> Explode<I> {
         }
     }
 
-    /// Sets the rows of a batch (default [`DEFAULT_BATCH_ROWS`]). A batch may have fewer. 0 ends the stream with an
+    /// Sets the rows of a batch (default [`DEFAULT_BATCH_ROWS`], or fewer if their vectors exceed 4 MiB). A batch may have fewer. 0 ends the stream with an
     /// [`Error::InvalidParam`].
     pub fn with_batch_rows(mut self, rows: usize) -> Self {
-        self.size = rows;
+        self.size = Some(rows);
         self
     }
 
@@ -76,9 +79,15 @@ impl<I> Explode<I> {
         self
     }
 
+    /// Rows of a batch.
+    fn size_of(&self, format: VectorFormat) -> usize {
+        let bytes = format.len().max(1) * format.element().size();
+        self.size.unwrap_or_else(|| DEFAULT_BATCH_ROWS.min((BATCH_BYTES / bytes).max(1)))
+    }
+
     /// The batch in progress.
     fn open(&mut self, format: VectorFormat) -> &mut RowBatch {
-        let size = self.size;
+        let size = self.size_of(format);
         let failed = &mut self.failed;
         self.batch.get_or_insert_with(|| {
             let mut batch = RowBatch::new(format);
@@ -92,7 +101,8 @@ impl<I> Explode<I> {
     /// Whether the batch has reached its limit of rows or of images.
     fn is_full(&self) -> bool {
         self.batch.as_ref().is_some_and(|batch| {
-            batch.len() >= self.size || batch.images().len() + batch.failed().len() >= MAX_IMAGES
+            batch.len() >= self.size_of(batch.format())
+                || batch.images().len() + batch.failed().len() >= MAX_IMAGES
         })
     }
 
@@ -100,7 +110,7 @@ impl<I> Explode<I> {
     fn fill(&mut self) {
         let Some((image, taken)) = self.current.take() else { return };
         let format = self.format.unwrap_or_else(|| image.format());
-        let size = self.size;
+        let size = self.size_of(format);
         let batch = self.open(format);
         let end = image.len().min(taken + (size - batch.len()));
         batch.push_some(&image, taken..end);
@@ -117,7 +127,7 @@ impl<T: Into<ImageOutcome>, I: Iterator<Item = Result<T>>> Iterator for Explode<
         if let Some(error) = self.error.take() {
             return Some(Err(error));
         }
-        if self.size == 0 {
+        if self.size == Some(0) {
             return self.is_first.then(|| {
                 self.is_first = false;
                 Err(Error::param("batch_rows", 0, "at least 1"))

@@ -93,7 +93,8 @@ impl Spooling {
             Ok(BufReader::with_capacity(1 << 16, file))
         };
         let file = rewind(self.file).map_err(|e| self.spool.error(e))?;
-        Ok(SpooledBatches { spool: self.spool, file, left: self.batches })
+        let batches = self.batches;
+        Ok(SpooledBatches { spool: self.spool, file, left: batches, batches })
     }
 }
 
@@ -102,6 +103,19 @@ pub struct SpooledBatches {
     spool: Spool,
     file: BufReader<SpooledTempFile>,
     left: u64,
+    batches: u64,
+}
+
+impl SpooledBatches {
+    /// Goes back to the first batch.
+    ///
+    /// # Errors
+    /// [`Error::Spool`], naming the folder.
+    pub fn rewind(&mut self) -> Result<()> {
+        self.file.rewind().map_err(|e| self.spool.error(e))?;
+        self.left = self.batches;
+        Ok(())
+    }
 }
 
 impl std::fmt::Debug for SpooledBatches {
@@ -134,6 +148,8 @@ impl std::iter::FusedIterator for SpooledBatches {}
 const BATCH: u8 = 0xb5;
 /// Length of a text that is absent.
 const ABSENT: u64 = u64::MAX;
+/// Floats that are written at a time.
+const FLOATS_AT_A_TIME: usize = 16 << 10;
 /// Bytes of a keypoint.
 const KEYPOINT_LEN: usize = 6 * 4;
 
@@ -164,8 +180,13 @@ fn write_batch(file: &mut impl Write, batch: &RowBatch) -> io::Result<()> {
     if let Some(bytes) = batch.vectors().as_u8() {
         file.write_all(bytes)?;
     }
-    let floats = batch.vectors().as_f32().unwrap_or_default();
-    floats.iter().try_for_each(|v| file.write_all(&v.to_le_bytes()))
+    let mut bytes = Vec::new();
+    for floats in batch.vectors().as_f32().unwrap_or_default().chunks(FLOATS_AT_A_TIME) {
+        bytes.clear();
+        bytes.extend(floats.iter().flat_map(|v| v.to_le_bytes()));
+        file.write_all(&bytes)?;
+    }
+    Ok(())
 }
 
 fn write_number(file: &mut impl Write, number: u64) -> io::Result<()> {

@@ -1,28 +1,43 @@
 //! The first pass of a fit: spools all batches and accumulates their moments.
 
 use crate::error::Result;
-use crate::pca::{Moments, PcaModel, PcaParams};
+use crate::features::VectorsView;
+use crate::pca::{Moments, PcaModel, PcaParams, Totals, is_for_passes};
 use crate::rows::{RowBatch, Spool, SpooledBatches, Spooling};
 
 /// The result of [`StageExt::spool`](crate::StageExt::spool).
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Spooled {
-    /// The moments of all vectors; none if there was no batch.
+    /// The moments of all vectors; none if there was no batch, or vectors of more than 4,096 floats: their fit reads
+    /// the batches several times.
     pub moments: Option<Moments>,
+    totals: Option<Totals>,
     /// The batches, for the second pass.
     pub batches: SpooledBatches,
 }
 
 impl Spooled {
-    /// Fits a PCA to the moments.
+    /// Fits a PCA to the moments, or to the batches.
     ///
     /// # Errors
-    /// As [`Moments::fit`].
-    pub fn fit(&self, params: &PcaParams) -> Result<PcaModel> {
-        match &self.moments {
-            Some(moments) => moments.fit(params),
-            None => Err(params.too_few_rows(0)),
+    /// As [`Moments::fit`], and [`Error::Spool`](crate::Error::Spool) if the batches cannot be read again.
+    pub fn fit(&mut self, params: &PcaParams) -> Result<PcaModel> {
+        let Self { moments, totals, batches } = self;
+        match (moments, totals) {
+            (Some(moments), _) => moments.fit(params),
+            (None, Some(totals)) => {
+                let model = totals.fit(params, &mut |work| {
+                    batches.rewind()?;
+                    batches.try_for_each(|batch| match batch?.vectors().view() {
+                        VectorsView::F32(rows) => work(rows),
+                        VectorsView::U8(_) => Ok(()),
+                    })
+                });
+                batches.rewind()?;
+                model
+            }
+            (None, None) => Err(params.too_few_rows(0)),
         }
     }
 }
@@ -31,13 +46,17 @@ pub(super) fn spool(
     batches: impl Iterator<Item = Result<RowBatch>>,
     spool: &Spool,
 ) -> Result<Spooled> {
-    let (mut spooling, mut moments) = (Spooling::new(spool), None);
+    let (mut spooling, mut moments, mut totals) = (Spooling::new(spool), None, None);
     for batch in batches {
         let batch = batch?;
         spooling.push(&batch)?;
-        moments
-            .get_or_insert_with(|| Moments::of_format(batch.format()))
-            .push(batch.vectors().view())?;
+        let (format, vectors) = (batch.format(), batch.vectors().view());
+        match vectors {
+            VectorsView::F32(rows) if is_for_passes(format) => {
+                totals.get_or_insert_with(|| Totals::new(format.len())).push(rows)?;
+            }
+            _ => moments.get_or_insert_with(|| Moments::of_format(format)).push(vectors)?,
+        }
     }
-    Ok(Spooled { moments, batches: spooling.finish()? })
+    Ok(Spooled { moments, totals, batches: spooling.finish()? })
 }

@@ -154,7 +154,7 @@ pub trait StageExt: Iterator + Sized {
     where
         Self: Iterator<Item = Result<RowBatch>>,
     {
-        let spooled = self.spool(spool)?;
+        let mut spooled = self.spool(spool)?;
         Ok((spooled.fit(params)?, spooled.batches))
     }
 

@@ -1,0 +1,318 @@
+//! The PCA of vectors so long that a matrix of dimensions x dimensions does not pay: the rows are read several times.
+
+use ndarray::linalg::general_mat_mul;
+use ndarray::{Array1, Array2, ArrayView2, Axis, concatenate, s};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use rand_distr::{Distribution, StandardNormal};
+use rayon::prelude::*;
+
+use super::moments::check_finite;
+use super::{PcaModel, PcaParams, PowerIterations, Solver, solve};
+use crate::error::{Error, Result};
+use crate::features::{Element, VectorFormat};
+
+/// Vectors of more elements are not summed up as [`Moments`](super::Moments), whose matrix would be larger than 128 MiB.
+const MOST_SUMMED: usize = 4096;
+/// At most as many rows are decomposed exactly, by the products of each two of them, if they also fit in
+/// [`EXACT_BYTES`].
+const EXACT_ROWS: u64 = 2048;
+/// Most bytes of rows, as float64, that are held.
+const EXACT_BYTES: u64 = 512 << 20;
+/// Most bytes of the basis and of its image.
+const BASIS_BYTES: usize = 384 << 20;
+/// The passes of [`PowerIterations::Auto`] end at this number, the first, for the mean, not counted.
+const MOST_PASSES: usize = 7;
+/// They end earlier once the residual of every component, relative to the largest eigenvalue, is at most this.
+const TOLERANCE: f64 = 1e-7;
+
+/// Rows that are multiplied at a time, however they come.
+const BLOCK_ROWS: usize = 256;
+/// Rows or columns of a product that a thread computes at a time.
+const BAND: usize = 128;
+
+/// Whether vectors are read several times rather than summed up as moments.
+pub(crate) fn is_for_passes(format: VectorFormat) -> bool {
+    format.element() == Element::F32 && format.len() > MOST_SUMMED
+}
+
+/// What the first pass gives: the number of rows, and sums of elements and of their squares.
+#[derive(Clone, Debug)]
+pub(crate) struct Totals {
+    count: u64,
+    sum: Array1<f64>,
+    squares: Array1<f64>,
+}
+
+/// Calls with all rows, in order, in arrays of shape (rows, dimensions).
+pub(crate) type Rows<'a> =
+    dyn FnMut(&mut dyn FnMut(ArrayView2<'_, f32>) -> Result<()>) -> Result<()> + 'a;
+
+impl Totals {
+    pub fn new(dimensions: usize) -> Self {
+        Self { count: 0, sum: Array1::zeros(dimensions), squares: Array1::zeros(dimensions) }
+    }
+
+    /// Adds rows of the right length.
+    pub fn push(&mut self, rows: ArrayView2<'_, f32>) -> Result<()> {
+        check_finite(rows)?;
+        self.count += rows.nrows() as u64;
+        for row in rows.rows() {
+            let sums = self.sum.iter_mut().zip(&mut self.squares);
+            for ((sum, square), &v) in sums.zip(row) {
+                let v = f64::from(v);
+                *sum += v;
+                *square += v * v;
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds the principal components.
+    pub fn fit(&self, params: &PcaParams, rows: &mut Rows<'_>) -> Result<PcaModel> {
+        let (n, d) = (self.count, self.sum.len());
+        params.check(d)?;
+        if n < params.needed() {
+            return Err(params.too_few_rows(n));
+        }
+        let count = n as f64;
+        let mean = &self.sum / count;
+        // As for moments, a difference within the rounding of the sums counts as 0.
+        let variances = self.squares.iter().zip(&self.sum).map(|(&square, &sum)| {
+            let difference = square - sum * (sum / count);
+            if difference <= count * f64::EPSILON * square { 0.0 } else { difference }
+        });
+        let total = variances.sum::<f64>() / (count - 1.0);
+        if !total.is_finite() {
+            return Err(Error::Fit("the variances are beyond what float64 holds".into()));
+        }
+        let k = params.n_components();
+        let solver = params.solver().resolve(n, d, k);
+        let is_small = n <= EXACT_ROWS && n.saturating_mul(8 * d as u64) <= EXACT_BYTES;
+        let (found, iterations) = match solver {
+            Solver::Randomized { oversamples, power_iterations, seed }
+                if !is_small || power_iterations != PowerIterations::Auto =>
+            {
+                let mut random = ChaCha8Rng::seed_from_u64(seed);
+                let width = k.saturating_add(oversamples).min(d).min(n as usize);
+                let start =
+                    Array2::from_shape_fn((d, width), |_| StandardNormal.sample(&mut random));
+                krylov(&mean, n, k, start, power_iterations, rows)?
+            }
+            _ if is_small => (exact(&mean, n, k, rows)?, 0),
+            _ => {
+                let why = format!(
+                    "the solver {solver} takes vectors of up to {MOST_SUMMED} elements, or {EXACT_ROWS} rows: these are \
+                     {n} rows of {d}"
+                );
+                return Err(Error::Fit(why.into()));
+            }
+        };
+        Ok(solve::model(
+            Element::F32,
+            n,
+            mean,
+            total.max(found.0.sum()),
+            found,
+            (solver, iterations),
+            params,
+        ))
+    }
+}
+
+/// Variances, and components as rows.
+pub(super) type Found = (Array1<f64>, Array2<f64>);
+
+/// Calls with blocks of [`BLOCK_ROWS`] centred rows; the last may have fewer.
+fn blocks(
+    mean: &Array1<f64>,
+    rows: &mut Rows<'_>,
+    work: &mut dyn FnMut(ArrayView2<'_, f64>),
+) -> Result<()> {
+    let d = mean.len();
+    let mut block: Vec<f64> = Vec::with_capacity(BLOCK_ROWS * d);
+    let mut work = |block: &[f64]| {
+        work(ArrayView2::from_shape((block.len() / d, d), block).expect("whole rows"));
+    };
+    rows(&mut |rows| {
+        for row in rows.rows() {
+            block.extend(row.iter().zip(mean).map(|(&v, mean)| f64::from(v) - mean));
+            if block.len() == BLOCK_ROWS * d {
+                work(&block);
+                block.clear();
+            }
+        }
+        Ok(())
+    })?;
+    if !block.is_empty() {
+        work(&block);
+    }
+    Ok(())
+}
+
+/// `out += a b`, each band of rows by a thread.
+fn add_product(a: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>, out: &mut Array2<f64>) {
+    let bands: Vec<_> = out.axis_chunks_iter_mut(Axis(0), BAND).enumerate().collect();
+    bands.into_par_iter().for_each(|(band, mut out)| {
+        let rows = a.slice(s![band * BAND..band * BAND + out.nrows(), ..]);
+        general_mat_mul(1.0, &rows, &b, 1.0, &mut out);
+    });
+}
+
+fn product(a: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>) -> Array2<f64> {
+    let mut out = Array2::zeros((a.nrows(), b.ncols()));
+    add_product(a, b, &mut out);
+    out
+}
+
+/// By the eigenvectors of the products of each two rows.
+fn exact(mean: &Array1<f64>, n: u64, k: usize, rows: &mut Rows<'_>) -> Result<Found> {
+    let mut centred = Vec::new();
+    blocks(mean, rows, &mut |block| centred.push(block.to_owned()))?;
+    let views: Vec<_> = centred.iter().map(|block| block.view()).collect();
+    let centred = concatenate(Axis(0), &views).map_err(|e| Error::shape(e.to_string()))?;
+    drop(views);
+    let gram = product(centred.view(), centred.t()) / (n as f64 - 1.0);
+    let (values, vectors) = solve::eigen(&gram);
+    let variance: Array1<f64> = values.iter().take(k).map(|v| v.max(0.0)).collect();
+    let mut components = product(vectors.slice(s![.., ..k]).t(), centred.view());
+    let rank = solve::rank(&variance, mean.len());
+    for (i, mut component) in components.rows_mut().into_iter().enumerate() {
+        let norm = component.dot(&component).sqrt();
+        component.mapv_inplace(|v| if i < rank && norm > 0.0 { v / norm } else { 0.0 });
+    }
+    complete(&mut components, rank);
+    Ok((variance, components))
+}
+
+/// Makes the rows from `rank` on unit vectors that are orthogonal to all before.
+fn complete(components: &mut Array2<f64>, rank: usize) {
+    let mut axis = 0;
+    for i in rank..components.nrows() {
+        let (before, mut row) = components.view_mut().split_at(Axis(0), i);
+        let mut row = row.row_mut(0);
+        loop {
+            row.fill(0.0);
+            row[axis] = 1.0;
+            axis += 1;
+            // Twice: rounding leaves something the first time.
+            for _ in 0..2 {
+                for other in before.rows() {
+                    let along = other.dot(&row);
+                    row.scaled_add(-along, &other);
+                }
+            }
+            let norm = row.dot(&row).sqrt();
+            if norm > 0.1 {
+                row.mapv_inplace(|v| v / norm);
+                break;
+            }
+        }
+    }
+}
+
+/// A block Lanczos iteration: the covariance is applied to the basis, a block of vectors in a pass, and the components
+/// are the best in the span of all of them. Returns the number of passes but the first, too.
+///
+/// # Source
+/// C. Musco, C. Musco: "Randomized Block Krylov Methods for Stronger and Faster Approximate Singular Value
+/// Decomposition", NeurIPS 2015.
+fn krylov(
+    mean: &Array1<f64>,
+    n: u64,
+    k: usize,
+    start: Array2<f64>,
+    power_iterations: PowerIterations,
+    rows: &mut Rows<'_>,
+) -> Result<(Found, usize)> {
+    let (d, width) = start.dim();
+    let most_blocks = (BASIS_BYTES / (16 * d * width)).max(2);
+    let passes = match power_iterations {
+        PowerIterations::Auto => MOST_PASSES,
+        PowerIterations::Fixed(iterations) => iterations + 1,
+    };
+    let mut basis: Vec<Array2<f64>> = Vec::new();
+    let mut images: Vec<Array2<f64>> = Vec::new();
+    let mut next = solve::orthonormal(&start);
+    for pass in 1.. {
+        images.push(apply(mean, n, &next, rows)?);
+        basis.push(next);
+        let is_last = pass == passes;
+        let (values, vectors) = solve::eigen(&projected(&basis, &images));
+        let (ritz, image) = (combined(&basis, &vectors, width), combined(&images, &vectors, width));
+        let is_settled = || {
+            let residual = |i: usize| {
+                let difference = &image.column(i) - &(&ritz.column(i) * values[i]);
+                difference.dot(&difference).sqrt()
+            };
+            (0..k).all(|i| residual(i) <= TOLERANCE * values[0].abs())
+        };
+        if is_last || power_iterations == PowerIterations::Auto && is_settled() {
+            let variance: Array1<f64> = values.iter().take(k).map(|v| v.max(0.0)).collect();
+            let mut components = ritz.slice(s![.., ..k]).t().as_standard_layout().to_owned();
+            let rank = solve::rank(&variance, d);
+            complete(&mut components, rank);
+            return Ok(((variance, components), pass - 1));
+        }
+        let last = images.last().expect("an image has just been added").clone();
+        if basis.len() == most_blocks {
+            (basis, images) = (vec![ritz], vec![image]);
+        }
+        next = orthogonal_to(&basis, last);
+    }
+    unreachable!("the passes are counted")
+}
+
+/// The covariance times `vectors`, in one pass.
+fn apply(
+    mean: &Array1<f64>,
+    n: u64,
+    vectors: &Array2<f64>,
+    rows: &mut Rows<'_>,
+) -> Result<Array2<f64>> {
+    let mut image = Array2::zeros(vectors.dim());
+    blocks(mean, rows, &mut |block| {
+        let scores = product(block, vectors.view());
+        add_product(block.t(), scores.view(), &mut image);
+    })?;
+    Ok(image / (n as f64 - 1.0))
+}
+
+/// The covariance in the basis, made symmetric.
+fn projected(basis: &[Array2<f64>], images: &[Array2<f64>]) -> Array2<f64> {
+    let width = basis[0].ncols();
+    let mut out = Array2::zeros((basis.len() * width, basis.len() * width));
+    for (i, left) in basis.iter().enumerate() {
+        for (j, right) in images.iter().enumerate() {
+            let rows = i * width..(i + 1) * width;
+            let part = product(left.t(), right.view());
+            out.slice_mut(s![rows, j * width..(j + 1) * width]).assign(&part);
+        }
+    }
+    let turned = out.t().to_owned();
+    (out + turned) / 2.0
+}
+
+/// The first `n` combinations of the blocks' vectors.
+fn combined(blocks: &[Array2<f64>], weights: &Array2<f64>, n: usize) -> Array2<f64> {
+    let (d, width) = blocks[0].dim();
+    let mut out = Array2::zeros((d, n));
+    for (i, block) in blocks.iter().enumerate() {
+        let weights = weights.slice(s![i * width..(i + 1) * width, ..n]);
+        add_product(block.view(), weights, &mut out);
+    }
+    out
+}
+
+/// An orthonormal basis of the vectors less what they have of the blocks.
+fn orthogonal_to(blocks: &[Array2<f64>], mut vectors: Array2<f64>) -> Array2<f64> {
+    for _ in 0..2 {
+        for block in blocks {
+            let along = product(block.t(), vectors.view());
+            add_product(block.view(), (-along).view(), &mut vectors);
+        }
+        // Between the rounds, too: what is left may be small beside what was taken away.
+        vectors = solve::orthonormal(&vectors);
+    }
+    vectors
+}
