@@ -77,6 +77,7 @@
 //! | `opencv` | no | OpenCV's own ORB behind [`Feature2D`](features::Feature2D), and the parity tests |
 //! | `onnx` | no | [`OnnxExtractor`](onnx::OnnxExtractor): embeddings of photos by a network in an ONNX file, run by tract |
 //! | `onnxruntime` | no | the same, run by Microsoft's ONNX Runtime, whose library is loaded at run time |
+//! | `wide` | by `onnx` | a fast PCA of vectors of more than 256 elements: the eigen-decomposition of faer |
 //! | `arrow` | by `parquet` | batches as Arrow's `RecordBatch`, without a sink |
 //!
 //! Without default features there are ORB, rows and PCA, in pure Rust, and every image format but JPEG. Rust 1.94.1 or
