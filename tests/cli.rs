@@ -98,6 +98,25 @@ fn the_report_is_one_json_object() {
     assert_eq!(report.model.unwrap().explained_variance_ratio.len(), 5);
 }
 
+#[test]
+fn components_by_the_share_of_the_variance() {
+    let bench = Bench::new(4);
+    let all = bench.report(&["--pca", "32"]).model.unwrap();
+    for (name, share) in [("90%", 0.9), ("95%", 0.95), ("99%", 0.99)] {
+        let k = all.components_for[name];
+        let sum = |k: usize| all.explained_variance_ratio.iter().take(k).sum::<f64>();
+        assert!(sum(k) >= share && sum(k - 1) < share, "{name}: {k}");
+        let text = share.to_string();
+        let args = ["--pca", &text, "--mode", "overwrite"];
+        let model = bench.report(&args).model.unwrap();
+        assert_eq!((model.n_components, &model.solver), (k, &Solver::Covariance));
+        assert!(bench.ok(&args).contains(&format!("for {name}")));
+    }
+    bench.fails(&["--pca", "1.5"], &["--pca", "0.95"]);
+    bench.fails(&["--pca", "0"], &["--pca", "1 to 32"]);
+    bench.fails(&["--pca", "0.9", "--seed", "1"], &["--seed has no part in --pca 0.9"]);
+}
+
 /// A JPEG with metadata that ask for a quarter turn.
 fn turned(jpeg: &[u8]) -> Vec<u8> {
     let tiff = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";

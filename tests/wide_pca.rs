@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ndarray::{Array2, Axis};
 use orb_features::features::{ImageFeatures, Vectors};
-use orb_features::pca::{PowerIterations, Solver};
+use orb_features::pca::{Components, PowerIterations, Solver};
 use orb_features::pixels::ImageMeta;
 use orb_features::prelude::*;
 
@@ -125,6 +125,40 @@ fn passes_over_many_rows_find_the_same_components() {
     let covariance = PcaParams::new(8).with_solver(Solver::Covariance);
     let line = fit(&rows, 300, &covariance).unwrap_err().to_line();
     assert!(line.contains("2100 rows of 4100"), "{line}");
+}
+
+#[test]
+fn as_many_components_as_explain_a_share() {
+    for (n, d) in [(60, 5000), (400, 300), (90, 20)] {
+        let rows = rows(n, d);
+        let all = fit(&rows, 50, &PcaParams::new(n.min(d))).unwrap();
+        for share in [0.1, 0.5, 0.9, 0.95] {
+            let model = fit(&rows, 50, &PcaParams::of_share(share)).unwrap();
+            check(&model, &rows, 1e-10);
+            let k = model.n_components();
+            let sum = |k: usize| all.explained_variance_ratio().iter().take(k).sum::<f64>();
+            assert!(sum(k) >= share && sum(k - 1) < share, "{n} x {d} {share}: {k}");
+            assert_eq!((all.reaching(share), model.reaching(share)), (Some(k), Some(k)));
+            assert_eq!(model.reaching(1.0), None);
+        }
+    }
+    let same = Array2::from_elem((5, 300), 0.3_f32);
+    assert_eq!(fit(&same, 2, &PcaParams::of_share(0.9)).unwrap().n_components(), 1);
+    for share in [0.0, 1.0, -0.5, f64::NAN] {
+        PcaParams::of_share(share).check(10).unwrap_err();
+    }
+    let params = PcaParams::of_share(0.95);
+    let json = serde_json::to_string(&params).unwrap();
+    assert!(json.contains("\"n_components\":0.95"), "{json}");
+    assert_eq!(serde_json::from_str::<PcaParams>(&json).unwrap(), params);
+    assert_eq!(
+        serde_json::from_str::<PcaParams>("{\"n_components\":7}").unwrap(),
+        PcaParams::new(7)
+    );
+    for text in ["", "0", "1.5", "1.0", "x", "-3", "nan"] {
+        let parsed = text.parse::<Components>();
+        assert!(parsed.is_err() || PcaParams::of(parsed.unwrap()).check(9).is_err(), "{text}");
+    }
 }
 
 #[test]

@@ -19,8 +19,8 @@ pub use moments::Moments;
 pub(crate) use origin::describe_decode;
 pub use origin::{Difference, Origin};
 pub use params::{
-    Centering, DEFAULT_N_COMPONENTS, DEFAULT_OVERSAMPLES, DEFAULT_SEED, PcaParams, PowerIterations,
-    Solver,
+    Centering, Components, DEFAULT_N_COMPONENTS, DEFAULT_OVERSAMPLES, DEFAULT_SEED, PcaParams,
+    PowerIterations, Solver,
 };
 pub(crate) use passes::{Totals, is_for_passes};
 

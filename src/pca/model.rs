@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -80,6 +80,31 @@ impl PcaModel {
     #[must_use]
     pub fn solver(&self) -> Solver {
         self.solver
+    }
+
+    /// The smallest number of components that together explain this share of the variance; `None` if all do not.
+    #[must_use]
+    pub fn reaching(&self, share: f64) -> Option<usize> {
+        let mut sum = 0.0;
+        // A share that is reached but for rounding is reached.
+        let reached = self.explained_variance_ratio.iter().position(|ratio| {
+            sum += ratio;
+            sum >= share - 1e-12
+        });
+        reached.map(|at| at + 1)
+    }
+
+    /// Keeps the first `k` components.
+    pub(super) fn truncate(&mut self, k: usize) {
+        self.rank = self.rank.min(k);
+        for values in [
+            &mut self.explained_variance,
+            &mut self.explained_variance_ratio,
+            &mut self.singular_values,
+        ] {
+            *values = values.slice(s![..k]).to_owned();
+        }
+        self.components = self.components.slice(s![..k, ..]).to_owned();
     }
 
     /// How many power iterations the randomized solver took.

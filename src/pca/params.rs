@@ -130,12 +130,51 @@ pub enum Centering {
 
 choice!(Centering, "centering", Mean = "mean", None = "none");
 
+/// How many components are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+#[non_exhaustive]
+pub enum Components {
+    /// A number.
+    Number(usize),
+    /// As many as explain this share of the variance, above 0 and below 1. All components are computed for that: exactly,
+    /// whatever the solver.
+    Share(f64),
+}
+
+impl fmt::Display for Components {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(k) => k.fmt(f),
+            Self::Share(share) => share.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Components {
+    type Err = Error;
+
+    /// Reads `20` as a number, `0.95` as a share.
+    fn from_str(text: &str) -> Result<Self> {
+        let number = text.parse().ok().map(Self::Number);
+        let share = || text.parse().ok().filter(|v| 0.0 < *v && *v < 1.0).map(Self::Share);
+        number.or_else(share).ok_or_else(|| {
+            Error::param(
+                "n_components",
+                text,
+                "a number such as 20, or a share of the variance such as 0.95",
+            )
+        })
+    }
+}
+
 /// The parameters of a PCA.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[must_use]
 pub struct PcaParams {
-    n_components: usize,
+    #[serde(rename = "n_components")]
+    components: Components,
     solver: Solver,
     centering: Centering,
 }
@@ -149,7 +188,17 @@ impl Default for PcaParams {
 impl PcaParams {
     /// The default parameters, with this number of components.
     pub fn new(n_components: usize) -> Self {
-        Self { n_components, solver: Solver::default(), centering: Centering::default() }
+        Self::of(Components::Number(n_components))
+    }
+
+    /// The default parameters, with as many components as explain this share of the variance.
+    pub fn of_share(share: f64) -> Self {
+        Self::of(Components::Share(share))
+    }
+
+    /// The default parameters, with these components.
+    pub fn of(components: Components) -> Self {
+        Self { components, solver: Solver::default(), centering: Centering::default() }
     }
 
     /// Sets the solver (default [`Solver::Randomized`]).
@@ -164,10 +213,10 @@ impl PcaParams {
         self
     }
 
-    /// The number of components.
+    /// The components that are kept.
     #[must_use]
-    pub fn n_components(&self) -> usize {
-        self.n_components
+    pub fn components(&self) -> Components {
+        self.components
     }
 
     /// The solver.
@@ -185,23 +234,40 @@ impl PcaParams {
     /// Checks the parameters for rows of `dimensions` elements, before there is any row.
     ///
     /// # Errors
-    /// [`Error::InvalidParam`] unless there are 1 to `dimensions` components.
+    /// [`Error::InvalidParam`] unless there are 1 to `dimensions` components, or a share above 0 and below 1.
     pub fn check(&self, dimensions: usize) -> Result<()> {
-        if (1..=dimensions).contains(&self.n_components) {
-            return Ok(());
+        let (is_good, allowed) = match self.components {
+            Components::Number(k) => ((1..=dimensions).contains(&k), format!("1 to {dimensions}")),
+            Components::Share(share) => (0.0 < share && share < 1.0, "above 0 and below 1".into()),
+        };
+        if is_good { Ok(()) } else { Err(Error::param("n_components", self.components, allowed)) }
+    }
+
+    /// The components that are computed from this number of rows, before a share decides.
+    pub(super) fn computed(&self, rows: u64, dimensions: usize) -> usize {
+        match self.components {
+            Components::Number(k) => k,
+            Components::Share(_) => dimensions.min(usize::try_from(rows).unwrap_or(usize::MAX)),
         }
-        Err(Error::param("n_components", self.n_components, format!("1 to {dimensions}")))
+    }
+
+    /// The solver for a fit to this number of rows: a share needs all components.
+    pub(super) fn solver_for(&self, rows: u64, dimensions: usize) -> Solver {
+        match self.components {
+            Components::Number(k) => self.solver.resolve(rows, dimensions, k),
+            Components::Share(_) => Solver::Covariance,
+        }
     }
 
     /// The smallest number of rows that can be fitted.
     pub(super) fn needed(&self) -> u64 {
-        self.n_components.max(2) as u64
+        self.computed(2, 2).max(2) as u64
     }
 
     /// The error for a fit to fewer rows than [`needed`](Self::needed).
     pub(crate) fn too_few_rows(&self, rows: u64) -> Error {
-        let (k, needed) = (self.n_components, self.needed());
-        let why = format!("{rows} rows for {k} components, at least {needed} are needed");
+        let (components, needed) = (self.components, self.needed());
+        let why = format!("{rows} rows for {components} components, at least {needed} are needed");
         Error::Fit(why.into())
     }
 }

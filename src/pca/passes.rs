@@ -89,8 +89,7 @@ impl Totals {
         if !total.is_finite() {
             return Err(Error::Fit("the variances are beyond what float64 holds".into()));
         }
-        let k = params.n_components();
-        let solver = params.solver().resolve(n, d, k);
+        let (k, solver) = (params.computed(n, d), params.solver_for(n, d));
         let is_small = n <= EXACT_ROWS && n.saturating_mul(8 * d as u64) <= EXACT_BYTES;
         let (found, iterations) = match solver {
             Solver::Randomized { oversamples, power_iterations, seed }
@@ -105,7 +104,7 @@ impl Totals {
             _ if is_small => (exact(&mean, n, k, rows)?, 0),
             _ => {
                 let why = format!(
-                    "the solver {solver} takes vectors of up to {MOST_SUMMED} elements, or {EXACT_ROWS} rows: these are \
+                    "the solver {solver}, which a share of the variance needs, takes vectors of up to {MOST_SUMMED} elements, or {EXACT_ROWS} rows: these are \
                      {n} rows of {d}"
                 );
                 return Err(Error::Fit(why.into()));

@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
 
-use super::{Moments, PcaModel, PcaParams, PowerIterations, Solver};
+use super::{Components, Moments, PcaModel, PcaParams, PowerIterations, Solver};
 use crate::features::Element;
 
 /// The most power iterations that [`PowerIterations::Auto`] takes.
@@ -28,9 +28,8 @@ struct Eigen {
 
 /// Fits a model; the parameters have been checked.
 pub(super) fn fit(moments: &Moments, covariance: &DMatrix<f64>, params: &PcaParams) -> PcaModel {
-    let k = params.n_components();
     let (rows, dimensions) = (moments.count(), moments.dimensions());
-    let solver = params.solver().resolve(rows, dimensions, k);
+    let (k, solver) = (params.computed(rows, dimensions), params.solver_for(rows, dimensions));
     let (eigen, iterations) = match solver {
         Solver::Randomized { oversamples, power_iterations, seed } => {
             randomized(covariance, k, oversamples, power_iterations, seed)
@@ -59,7 +58,7 @@ pub(super) fn model(
     params: &PcaParams,
 ) -> PcaModel {
     components.rows_mut().into_iter().for_each(make_largest_positive);
-    PcaModel {
+    let mut model = PcaModel {
         element,
         n_rows: rows,
         rank: rank(&variance, mean.len()),
@@ -73,7 +72,11 @@ pub(super) fn model(
         mean,
         components,
         origin: None,
+    };
+    if let Components::Share(share) = params.components() {
+        model.truncate(model.reaching(share).unwrap_or(model.rank.max(1)));
     }
+    model
 }
 
 /// Eigenvalues of a symmetric matrix, descending, and their vectors as columns.

@@ -93,7 +93,13 @@ pub struct ModelSummary {
     pub explained_variance_ratio: Vec<f64>,
     /// The sum of `explained_variance_ratio`.
     pub explained_variance_ratio_sum: f64,
+    /// How many components explain 90 %, 95 % and 99 % of the variance, as far as all of them do.
+    #[serde(default)]
+    pub components_for: BTreeMap<String, usize>,
 }
+
+/// The shares of [`ModelSummary::components_for`].
+const SHARES: [(&str, f64); 3] = [("90%", 0.9), ("95%", 0.95), ("99%", 0.99)];
 
 impl From<&PcaModel> for ModelSummary {
     fn from(model: &PcaModel) -> Self {
@@ -104,6 +110,10 @@ impl From<&PcaModel> for ModelSummary {
             solver: model.solver(),
             explained_variance_ratio: model.explained_variance_ratio().to_vec(),
             explained_variance_ratio_sum: model.explained_variance_ratio().sum(),
+            components_for: SHARES
+                .into_iter()
+                .filter_map(|(name, share)| Some((name.to_owned(), model.reaching(share)?)))
+                .collect(),
         }
     }
 }
@@ -136,6 +146,9 @@ impl fmt::Display for RunReport {
                 model.n_rows
             );
             line("components", model.n_components as u64, note)?;
+            for (share, k) in &model.components_for {
+                line(&format!("  for {share}"), *k as u64, String::new())?;
+            }
             if model.rank < model.n_components {
                 let note = "the other components have no variance and are arbitrary";
                 line("  of full rank", model.rank as u64, note.to_owned())?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use orb_features::features::{DESCRIPTOR_LEN, VectorFormat};
-use orb_features::pca::DEFAULT_SEED;
+use orb_features::pca::{Components, DEFAULT_SEED};
 use orb_features::prelude::*;
 
 use crate::choices::names;
@@ -17,9 +17,10 @@ const MAX_LINKS: u32 = 40;
 
 #[derive(Args)]
 pub struct PcaArgs {
-    /// Number of principal components, at most the length of a vector [default: 20; embed: none].
-    #[arg(long, value_name = "K", conflicts_with_all = ["no_pca", "model"])]
-    pca: Option<usize>,
+    /// Number of principal components, at most the length of a vector, or the share of the variance that they are to
+    /// explain, such as 0.95 [default: 20; embed: none].
+    #[arg(long, value_name = "K|SHARE", conflicts_with_all = ["no_pca", "model"])]
+    pca: Option<Components>,
     /// Write no principal components.
     #[arg(long, conflicts_with_all = ["solver", "seed", "center", "save_model", "model"])]
     no_pca: bool,
@@ -107,13 +108,23 @@ impl PcaArgs {
             let centering = self.center.unwrap_or(model.centering());
             return Ok(Scores::Model(Box::new(model.with_centering(centering))));
         }
-        let Some(components) = self.pca.or(default).filter(|_| !self.no_pca) else {
+        let Some(components) =
+            self.pca.or(default.map(Components::Number)).filter(|_| !self.no_pca)
+        else {
             return match self.without_effect() {
                 Some(name) => Err(Exit::usage(&format!("{name} is for --pca"))),
                 None => Ok(Scores::None),
             };
         };
-        let params = PcaParams::new(components)
+        let given = [("--solver", self.solver.is_some()), ("--seed", self.seed.is_some())];
+        if let (Components::Share(_), Some((name, _))) =
+            (components, given.into_iter().find(|(_, is_given)| *is_given))
+        {
+            let why =
+                format!("{name} has no part in --pca {components}: a share takes all components");
+            return Err(Exit::usage(&why));
+        }
+        let params = PcaParams::of(components)
             .with_solver(self.solver(dimensions)?)
             .with_centering(self.center.unwrap_or_default());
         params.check(dimensions)?;
