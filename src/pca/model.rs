@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -102,9 +102,9 @@ impl PcaModel {
             &mut self.explained_variance_ratio,
             &mut self.singular_values,
         ] {
-            *values = values.slice(s![..k]).to_owned();
+            *values = values.view().split_at(Axis(0), k).0.to_owned();
         }
-        self.components = self.components.slice(s![..k, ..]).to_owned();
+        self.components = self.components.view().split_at(Axis(0), k).0.to_owned();
     }
 
     /// How many power iterations the randomized solver took.
