@@ -127,6 +127,23 @@ fn passes_over_many_rows_find_the_same_components() {
     assert!(line.contains("2100 rows of 4100"), "{line}");
 }
 
+/// The basis of the passes soon holds all directions, and what is left of the vectors is noise.
+#[test]
+fn passes_over_rows_of_few_directions_end_well() {
+    let few = Array2::from_shape_fn((2100, 4100), |(row, i)| {
+        let (row, i) = (row as u64, i as u64);
+        (0..3).map(|c| mix(row, c + 1000) * mix(c + 77, i)).sum::<f32>()
+    });
+    let model = fit(&few, 500, &PcaParams::new(3)).unwrap();
+    check(&model, &few, 1e-7);
+    let more = fit(&few, 500, &PcaParams::new(8)).unwrap();
+    check(&more, &few, 1e-7);
+    assert!(more.explained_variance_ratio().iter().skip(3).all(|&v| v < 1e-10));
+    let same = fit(&Array2::from_elem((2100, 4100), 0.3_f32), 500, &PcaParams::new(4)).unwrap();
+    assert_eq!((same.rank(), same.total_variance()), (0, 0.0));
+    check_file(&same);
+}
+
 #[test]
 fn as_many_components_as_explain_a_share() {
     for (n, d) in [(60, 5000), (400, 300), (90, 20)] {

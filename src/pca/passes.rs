@@ -247,7 +247,7 @@ fn krylov(
     };
     let mut basis: Vec<Array2<f64>> = Vec::new();
     let mut images: Vec<Array2<f64>> = Vec::new();
-    let mut next = solve::orthonormal(&start);
+    let mut next = orthonormal(start);
     for pass in 1.. {
         images.push(apply(mean, n, &next, rows)?);
         basis.push(next);
@@ -318,6 +318,18 @@ fn combined(blocks: &[Array2<f64>], weights: &Array2<f64>, n: usize) -> Array2<f
     out
 }
 
+/// An orthonormal basis of the vectors: by Cholesky factors, in products on all threads, unless the vectors nearly
+/// depend on each other. The second factor takes away what rounding leaves of the first.
+fn orthonormal(mut vectors: Array2<f64>) -> Array2<f64> {
+    for _ in 0..2 {
+        match solve::inverse_root(&product(vectors.t(), vectors.view())) {
+            Some(inverse) => vectors = product(vectors.view(), inverse.view()),
+            None => return solve::orthonormal(&vectors),
+        }
+    }
+    vectors
+}
+
 /// An orthonormal basis of the vectors less what they have of the blocks.
 fn orthogonal_to(blocks: &[Array2<f64>], mut vectors: Array2<f64>) -> Array2<f64> {
     for _ in 0..2 {
@@ -326,7 +338,7 @@ fn orthogonal_to(blocks: &[Array2<f64>], mut vectors: Array2<f64>) -> Array2<f64
             add_product(block.view(), (-along).view(), &mut vectors);
         }
         // Between the rounds, too: what is left may be small beside what was taken away.
-        vectors = solve::orthonormal(&vectors);
+        vectors = orthonormal(vectors);
     }
     vectors
 }

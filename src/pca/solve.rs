@@ -20,6 +20,9 @@ const TOLERANCE: f64 = 1e-12;
 /// decomposition, which is faer's then, if it is built in (feature `wide`): nalgebra takes ten times as long.
 const WIDE: usize = 256;
 
+/// Smallest pivot of a Cholesky factor, relative to the largest, with which it makes vectors orthonormal.
+const LEAST_PIVOT: f64 = 1e-6;
+
 /// The leading eigenvalues, descending, and their vectors as columns.
 struct Eigen {
     values: DVector<f64>,
@@ -86,21 +89,22 @@ pub(super) fn eigen(matrix: &Array2<f64>) -> (Vec<f64>, Array2<f64>) {
     (values.iter().copied().collect(), Array2::from_shape_fn((n, n), |at| vectors[at]))
 }
 
-/// An orthonormal basis of the columns.
+/// An orthonormal basis of the columns, by Householder reflections.
 pub(super) fn orthonormal(vectors: &Array2<f64>) -> Array2<f64> {
     let (d, n) = vectors.dim();
-    #[cfg(feature = "wide")]
-    {
-        use faer::{Mat, Par, set_global_parallelism};
-        set_global_parallelism(Par::Seq);
-        let basis = Mat::from_fn(d, n, |i, j| vectors[(i, j)]).qr().compute_thin_Q();
-        Array2::from_shape_fn((d, n), |(i, j)| basis[(i, j)])
+    let basis = DMatrix::from_fn(d, n, |i, j| vectors[(i, j)]).qr().q();
+    Array2::from_shape_fn((d, n), |at| basis[at])
+}
+
+/// The inverse of the upper triangular `r` of the matrix `r' r`; `None` if the matrix is close to a singular one.
+pub(super) fn inverse_root(matrix: &Array2<f64>) -> Option<Array2<f64>> {
+    let n = matrix.nrows();
+    let root = DMatrix::from_fn(n, n, |i, j| matrix[(i, j)]).cholesky()?.l().transpose();
+    if root.diagonal().min() < LEAST_PIVOT * root.diagonal().max() {
+        return None;
     }
-    #[cfg(not(feature = "wide"))]
-    {
-        let basis = DMatrix::from_fn(d, n, |i, j| vectors[(i, j)]).qr().q();
-        Array2::from_shape_fn((d, n), |at| basis[at])
-    }
+    let inverse = root.solve_upper_triangular(&DMatrix::identity(n, n))?;
+    Some(Array2::from_shape_fn((n, n), |at| inverse[at]))
 }
 
 /// The number of variances above the rounding noise of the largest.
