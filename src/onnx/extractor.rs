@@ -103,20 +103,19 @@ impl OnnxExtractor {
 
 impl Network {
     fn load(network: &[u8], params: &OnnxParams, failed: &dyn Fn(Why) -> Error) -> Result<Self> {
-        let (plan, declared, preparation, batch) = match params.backend() {
+        let (plan, declared, Fitted { preparation, batch, output }) = match params.backend() {
             OnnxBackend::Tract => {
                 let (model, declared) = tract::declared(network).map_err(failed)?;
-                let (preparation, batch) = fit(&declared, params, failed)?;
-                let output = output_of(&declared, params)?;
-                let plan = tract::plan(model, preparation.shape(batch), output).map_err(failed)?;
-                (Plan::Tract(plan), declared, preparation, batch)
+                let fitted = fit(&declared, params, failed)?;
+                let shape = fitted.preparation.shape(fitted.batch);
+                let plan = tract::plan(model, shape, fitted.output).map_err(failed)?;
+                (Plan::Tract(plan), declared, fitted)
             }
             #[cfg(feature = "onnxruntime")]
             OnnxBackend::OnnxRuntime => {
                 let (plan, declared) = runtime::Plan::open(network).map_err(failed)?;
-                let (preparation, batch) = fit(&declared, params, failed)?;
-                let plan = plan.with_output(output_of(&declared, params)?);
-                (Plan::Runtime(plan), declared, preparation, batch)
+                let fitted = fit(&declared, params, failed)?;
+                (Plan::Runtime(plan.with_output(fitted.output)), declared, fitted)
             }
             #[cfg(not(feature = "onnxruntime"))]
             OnnxBackend::OnnxRuntime => {
@@ -124,7 +123,7 @@ impl Network {
                 return Err(Error::param("onnx_backend", OnnxBackend::OnnxRuntime, allowed));
             }
         };
-        let output = &declared.outputs[output_of(&declared, params)?];
+        let output = &declared.outputs[output];
         let digest = Sha256::digest(network);
         let mut sha256 = String::new();
         for byte in digest {
@@ -176,12 +175,16 @@ impl Network {
     }
 }
 
-/// How images are made to fit the network's input, and how many it takes at a time.
-fn fit(
-    declared: &Declared,
-    params: &OnnxParams,
-    failed: &dyn Fn(Why) -> Error,
-) -> Result<(Preparation, usize)> {
+/// The parameters and what the network declares, brought together.
+struct Fitted {
+    preparation: Preparation,
+    /// Images that the network takes at a time.
+    batch: usize,
+    /// Index of the output.
+    output: usize,
+}
+
+fn fit(declared: &Declared, params: &OnnxParams, failed: &dyn Fn(Why) -> Error) -> Result<Fitted> {
     let channels = params.channels().channels();
     let is = |dim: Option<usize>| dim == Some(channels);
     let (layout, [height, width], batch) = match declared.input[..] {
@@ -220,7 +223,8 @@ fn fit(
         (None, None) => 1,
     };
     let (channels, resize, scale) = (params.channels(), params.resize(), params.scale());
-    Ok((Preparation { layout, width, height, channels, resize, scale }, batch))
+    let preparation = Preparation { layout, width, height, channels, resize, scale };
+    Ok(Fitted { preparation, batch, output: output_of(declared, params)? })
 }
 
 /// The index of the output.

@@ -104,8 +104,8 @@ impl Totals {
             _ if is_small => (exact(&mean, n, k, rows)?, 0),
             _ => {
                 let why = format!(
-                    "the solver {solver}, which a share of the variance needs, takes vectors of up to {MOST_SUMMED} elements, or {EXACT_ROWS} rows: these are \
-                     {n} rows of {d}"
+                    "the solver {solver}, which a share of the variance needs, takes vectors of up to \
+                     {MOST_SUMMED} elements, or {EXACT_ROWS} rows: these are {n} rows of {d}"
                 );
                 return Err(Error::Fit(why.into()));
             }

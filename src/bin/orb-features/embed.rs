@@ -7,7 +7,6 @@ pub use without_onnx::Embed;
 
 #[cfg(feature = "onnx")]
 mod with_onnx {
-    use std::ffi::OsString;
     use std::str::FromStr;
 
     use clap::Args;
@@ -29,7 +28,7 @@ mod with_onnx {
         job: Job,
 
         /// The network: an ONNX file with one image input, or s3://bucket/key.
-        #[arg(long, value_name = "FILE", value_parser = OsStringValueParser::new().try_map(network))]
+        #[arg(long, value_name = "FILE", value_parser = OsStringValueParser::new().try_map(Place::parse))]
         onnx: Place,
         /// Output of the network that is the vector [default: the last].
         #[arg(long = "output", value_name = "NAME")]
@@ -51,7 +50,7 @@ mod with_onnx {
         /// Images that the network is given at a time [default: what the network says, or 1].
         #[arg(long, value_name = "N")]
         batch: Option<usize>,
-        /// What runs the network: tract, or ONNX Runtime, whose library ORT_DYLIB_PATH names (if built with it).
+        /// Backend that runs the network: tract, or ONNX Runtime, whose library ORT_DYLIB_PATH names (if built with it).
         #[arg(long, default_value_t, value_parser = names(OnnxBackend::ALL, OnnxBackend::as_str))]
         onnx_backend: OnnxBackend,
 
@@ -60,10 +59,6 @@ mod with_onnx {
         // Flattened last, because a help heading applies to all options after it.
         #[command(flatten)]
         s3: S3Args,
-    }
-
-    fn network(text: OsString) -> Result<Place> {
-        Place::parse(text)
     }
 
     #[derive(Clone, Copy)]

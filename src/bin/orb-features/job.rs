@@ -1,4 +1,4 @@
-//! What the commands share: where images come from, what becomes of those that fail, and where rows go.
+//! The options and steps that all commands share: input, selection, failures and output.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::ops::Bound;

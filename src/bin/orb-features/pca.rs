@@ -42,7 +42,7 @@ pub struct PcaArgs {
     pub model: Option<PathBuf>,
 }
 
-/// What becomes of the vectors.
+/// Whether vectors are projected, and onto which components.
 pub enum Scores {
     None,
     Fit(PcaParams),
