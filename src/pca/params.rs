@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::choice::choice;
 use crate::error::{Error, Result};
 
-/// Default of [`PcaParams::n_components`].
+/// Default number of components of [`PcaParams`].
 pub const DEFAULT_N_COMPONENTS: usize = 20;
 /// Default of the oversamples of [`Solver::Randomized`].
 pub const DEFAULT_OVERSAMPLES: usize = 10;
