@@ -51,8 +51,8 @@ fn write(c: &mut Criterion) {
             b.iter_batched(
                 || {
                     let params =
-                        ParquetParams::default().with_mode(WriteMode::Overwrite).with_codec(codec);
-                    (ParquetSink::create(&out, params).unwrap(), batches.clone())
+                        FileParams::default().with_mode(WriteMode::Overwrite).with_codec(codec);
+                    (FileSink::create(&out, params).unwrap(), batches.clone())
                 },
                 |(mut sink, batches)| {
                     for batch in batches {

@@ -41,8 +41,8 @@ fn pipeline(c: &mut Criterion) {
         #[cfg(feature = "parquet")]
         {
             let sink = || {
-                let params = ParquetParams::default().with_mode(WriteMode::Overwrite);
-                ParquetSink::create(folder.path().join("out"), params).unwrap()
+                let params = FileParams::default().with_mode(WriteMode::Overwrite);
+                FileSink::create(folder.path().join("out"), params).unwrap()
             };
             group.bench_function(BenchmarkId::new("folder_to_parquet", threads), |b| {
                 b.iter(|| one_call(&photos, &orb, threads, sink()));

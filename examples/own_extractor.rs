@@ -38,8 +38,8 @@ impl FeatureExtractor for ColorHistogram {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = std::env::args().nth(1).unwrap_or_else(|| "target/own_extractor".to_owned());
     testkit::photos::write_photos(format!("{folder}/photos").as_ref(), 20)?;
-    let parquet = ParquetParams::default().with_mode(WriteMode::Overwrite);
-    let sink = ParquetSink::create(format!("{folder}/features"), parquet)?;
+    let parquet = FileParams::default().with_mode(WriteMode::Overwrite);
+    let sink = FileSink::create(format!("{folder}/features"), parquet)?;
     let photos = FsSource::new(format!("{folder}/photos"));
     let report = Pipeline::new(photos, ColorHistogram, sink).with_pca(PcaParams::new(8)).run()?;
     println!("{report}");

@@ -18,11 +18,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("drew {drawn} photos in {}\n", photos.display());
 
     let orb = OrbParams::default().with_n_features(30).build()?;
-    let parquet = ParquetParams::default().with_mode(WriteMode::Overwrite);
-    let report =
-        Pipeline::new(FsSource::new(&photos), orb, ParquetSink::create(&features, parquet)?)
-            .with_pca(PcaParams::new(20))
-            .run()?;
+    let parquet = FileParams::default().with_mode(WriteMode::Overwrite);
+    let report = Pipeline::new(FsSource::new(&photos), orb, FileSink::create(&features, parquet)?)
+        .with_pca(PcaParams::new(20))
+        .run()?;
 
     println!("{report}\n\nlook at it with one of");
     let out = features.display();

@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .with_credentials(ACCESS_KEY, SECRET_KEY, None)
         .connect()?;
     let photos = S3Source::new(&s3, "s3://fruits/photos")?;
-    let sink = ParquetSink::create_in_s3(&s3, "s3://fruits/features", ParquetParams::default())?;
+    let sink = FileSink::create_in_s3(&s3, "s3://fruits/features", FileParams::default())?;
     let orb = OrbParams::default().with_n_features(30).build()?;
     let report = Pipeline::new(photos, orb, sink).with_pca(PcaParams::new(20)).run()?;
     println!("{report}\n");

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
+use std::fmt;
 use std::io;
+use std::ops::Deref;
 use std::path::Path;
 
 /// A boxed foreign error: the cause behind an [`Error`], without making its crate part of our API.
@@ -109,6 +111,51 @@ impl ObjectCause {
     }
 }
 
+/// An image that has failed: its path or key, and what else was known of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageName(Box<Facts>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Facts {
+    uri: Box<str>,
+    label: Option<Box<str>>,
+    byte_len: Option<u64>,
+}
+
+impl ImageName {
+    /// The label, if it has one that was known.
+    #[must_use]
+    pub fn label(&self) -> Option<&str> {
+        self.0.label.as_deref()
+    }
+
+    /// Length of the encoded image in bytes, if it could be read.
+    #[must_use]
+    pub fn byte_len(&self) -> Option<u64> {
+        self.0.byte_len
+    }
+}
+
+impl<T: Into<Box<str>>> From<T> for ImageName {
+    fn from(uri: T) -> Self {
+        Self(Box::new(Facts { uri: uri.into(), label: None, byte_len: None }))
+    }
+}
+
+impl Deref for ImageName {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0.uri
+    }
+}
+
+impl fmt::Display for ImageName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.uri.fmt(f)
+    }
+}
+
 /// Everything that can go wrong, by what a caller can do about it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -152,7 +199,7 @@ pub enum Error {
     #[error("cannot read {uri}: {source}")]
     Object {
         /// The object.
-        uri: Box<str>,
+        uri: ImageName,
         /// The kind of failure.
         cause: ObjectCause,
         /// The number of retries.
@@ -164,7 +211,7 @@ pub enum Error {
     #[error("cannot read {uri}: {source}")]
     Read {
         /// The path or key.
-        uri: Box<str>,
+        uri: ImageName,
         /// The system's answer.
         source: io::Error,
     },
@@ -172,13 +219,13 @@ pub enum Error {
     #[error("cannot use {uri}: the path is not valid UTF-8")]
     NotUtf8 {
         /// The path, with invalid bytes escaped.
-        uri: Box<str>,
+        uri: ImageName,
     },
     /// An image cannot be decoded.
     #[error("cannot decode {uri}: {source}")]
     Decode {
         /// The image.
-        uri: Box<str>,
+        uri: ImageName,
         /// The kind of failure.
         cause: DecodeCause,
         /// What the decoder said.
@@ -243,7 +290,7 @@ pub enum Error {
     #[error("cannot extract features from {uri}: {source}")]
     Extract {
         /// The image.
-        uri: Box<str>,
+        uri: ImageName,
         /// What the extractor said.
         source: Box<Error>,
     },
@@ -328,7 +375,7 @@ pub enum Error {
     /// It is unknown whether the result was committed: the store failed in the middle of the commit.
     ///
     /// The next run that writes there finishes the commit, if it had begun. To be safe, repeat the work under the same
-    /// run id (see `ParquetParams::with_run_id`): a committed run is then recognised and not done twice.
+    /// run id (see `FileParams::with_run_id`): a committed run is then recognised and not done twice.
     #[error(
         "it is in doubt whether {path} was written: {source} (the same work again as run {run_id} is done once, \
          and settles it)"
@@ -378,7 +425,7 @@ impl Error {
 
     /// Makes an [`Error::Read`], for custom sources.
     #[cold]
-    pub fn read(uri: impl Into<Box<str>>, source: io::Error) -> Self {
+    pub fn read(uri: impl Into<ImageName>, source: io::Error) -> Self {
         Self::Read { uri: uri.into(), source }
     }
 
@@ -423,7 +470,7 @@ impl Error {
 
     #[cold]
     pub(crate) fn decode(
-        uri: impl Into<Box<str>>,
+        uri: impl Into<ImageName>,
         cause: DecodeCause,
         source: impl Into<BoxError>,
     ) -> Self {
@@ -507,13 +554,13 @@ impl Error {
             Self::AllFailed { source, .. }
             | Self::TooManyFailures { source, .. }
             | Self::NoAccess { source, .. } => source.uri(),
-            Self::NoInput { uri, .. }
-            | Self::List { uri, .. }
-            | Self::Object { uri, .. }
+            Self::Object { uri, .. }
             | Self::Read { uri, .. }
             | Self::NotUtf8 { uri }
             | Self::Decode { uri, .. }
-            | Self::Extract { uri, .. }
+            | Self::Extract { uri, .. } => Some(uri),
+            Self::NoInput { uri, .. }
+            | Self::List { uri, .. }
             | Self::Network { uri, .. }
             | Self::Model { uri, .. } => Some(uri),
             Self::Spool { path, .. }
@@ -525,17 +572,39 @@ impl Error {
         }
     }
 
+    /// The image that the error is about, if it is about one, so that a job can go on without it.
+    #[must_use]
+    pub fn image(&self) -> Option<&ImageName> {
+        match self {
+            Self::Object { uri, .. }
+            | Self::Read { uri, .. }
+            | Self::NotUtf8 { uri }
+            | Self::Decode { uri, .. }
+            | Self::Extract { uri, .. } => Some(uri),
+            _ => None,
+        }
+    }
+
     /// Whether the error is about one image, so that a job can go on without that image.
     #[must_use]
     pub fn is_of_one_image(&self) -> bool {
-        matches!(
-            self,
-            Self::Object { .. }
-                | Self::Read { .. }
-                | Self::NotUtf8 { .. }
-                | Self::Decode { .. }
-                | Self::Extract { .. }
-        )
+        self.image().is_some()
+    }
+
+    /// Adds what is known of the image, if the error is about one.
+    pub(crate) fn with_facts(mut self, label: Option<String>, byte_len: Option<u64>) -> Self {
+        match &mut self {
+            Self::Object { uri, .. }
+            | Self::Read { uri, .. }
+            | Self::NotUtf8 { uri }
+            | Self::Decode { uri, .. }
+            | Self::Extract { uri, .. } => {
+                uri.0.label = label.map(Into::into);
+                uri.0.byte_len = byte_len;
+            }
+            _ => {}
+        }
+        self
     }
 
     /// The number of retries before the object was given up; 0 for other errors.

@@ -22,7 +22,7 @@
 //! - **An extractor of your own**: [`FeatureExtractor`](features::FeatureExtractor), for bytes or floats, with or without
 //!   keypoints.
 //! - **PCA alone**: [`Moments`](pca::Moments), which can be merged, and [`PcaModel`](pca::PcaModel).
-//! - **Rows as Arrow**: `RowBatch::to_record_batch`; **as Parquet**: `sink::ParquetSink`; or a
+//! - **Rows as Arrow**: `RowBatch::to_record_batch`; **as Parquet**: `sink::FileSink`; or a
 //!   [`RowSink`](sink::RowSink) of your own.
 //! - **Speed**: [`Parallelism`](stage::Parallelism) and [`Simd`]; neither changes a bit of the results.
 //!
@@ -108,7 +108,7 @@ pub mod source;
 pub mod stage;
 
 pub use arch::Simd;
-pub use error::{BoxError, DecodeCause, Error, ObjectCause, Result, Stage};
+pub use error::{BoxError, DecodeCause, Error, ImageName, ObjectCause, Result, Stage};
 pub use stage::StageExt;
 #[cfg(feature = "arrow")]
 pub use {arrow_array, arrow_schema};

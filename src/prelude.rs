@@ -3,24 +3,26 @@
 pub use crate::decode::{DecodeParams, DecodedImage, Decoder, ExifOrientation, GrayMode};
 pub use crate::error::{DecodeCause, Error, ObjectCause, Result, Stage};
 pub use crate::features::{
-    Extracted, Feature2D, FeatureExtractor, Features, ImageFeatures, KeyPoint, VectorFormat,
-    Vectors,
+    Extracted, Feature2D, FeatureExtractor, Features, ImageFeatures, KeyPoint, PixelExtractor,
+    PixelParams, VectorFormat, Vectors,
 };
 #[cfg(feature = "opencv")]
 pub use crate::orb::OpenCvOrb;
 pub use crate::orb::{OpenCvBuild, Orb, OrbParams, OrbScratch, ScoreType};
-pub use crate::pca::{Centering, Moments, Origin, PcaModel, PcaParams, PowerIterations, Solver};
+pub use crate::pca::{
+    Centering, Moments, Origin, PcaInput, PcaModel, PcaParams, PowerIterations, Solver,
+};
 pub use crate::pipeline::{Pipeline, RunReport};
 pub use crate::pixels::{
-    ColorOrder, GrayImage, GrayView, ImageMeta, PixelFormat, PixelSpec, PixelView, Pixels,
+    ColorOrder, GrayImage, GrayView, ImageMeta, PixelFormat, PixelSpec, PixelView, Pixels, Resize,
 };
-#[cfg(feature = "arrow")]
-pub use crate::rows::ScoreWidth;
 pub use crate::rows::{FailedImage, RowBatch, Spool, SpooledBatches};
+#[cfg(feature = "arrow")]
+pub use crate::rows::{Layout, RowShape, ScoreWidth, TableParams};
 #[cfg(feature = "s3")]
 pub use crate::s3::{Addressing, S3, S3Location, S3Params};
 #[cfg(feature = "parquet")]
-pub use crate::sink::{Codec, ParquetParams, ParquetSink, WriteMode};
+pub use crate::sink::{Codec, FileFormat, FileParams, FileSink, WriteMode};
 pub use crate::sink::{NullSink, RowSink, SinkReport};
 #[cfg(feature = "s3")]
 pub use crate::source::S3Source;

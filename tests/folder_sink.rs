@@ -24,8 +24,8 @@ fn rows(n: u32) -> RowBatch {
     testkit::rows::batch([&testkit::rows::image(meta, (0..n).map(|_| (keypoint, [7; 32])))])
 }
 
-fn create(out: &Path, mode: WriteMode) -> Result<ParquetSink> {
-    ParquetSink::create(out, ParquetParams::default().with_mode(mode).with_rows_per_file(2))
+fn create(out: &Path, mode: WriteMode) -> Result<FileSink> {
+    FileSink::create(out, FileParams::default().with_mode(mode).with_rows_per_file(2))
 }
 
 fn write(out: &Path, mode: WriteMode, n: u32) -> Result<SinkReport> {

@@ -79,8 +79,8 @@ fn read(path: &Path) -> RecordBatch {
     concat_batches(&schema, &batches).unwrap()
 }
 
-fn write(path: &Path, params: ParquetParams, batches: &[RowBatch]) -> Result<SinkReport> {
-    let mut sink = ParquetSink::create(path, params)?;
+fn write(path: &Path, params: FileParams, batches: &[RowBatch]) -> Result<SinkReport> {
+    let mut sink = FileSink::create(path, params)?;
     batches.iter().try_for_each(|b| sink.write(b.clone()))?;
     sink.finish()
 }
@@ -89,7 +89,7 @@ fn write(path: &Path, params: ParquetParams, batches: &[RowBatch]) -> Result<Sin
 fn what_is_written_is_read_back() {
     let root = tempfile::tempdir().unwrap();
     let out = root.path().join("new/out");
-    let mut sink = ParquetSink::create(&out, ParquetParams::default()).unwrap();
+    let mut sink = FileSink::create(&out, FileParams::default()).unwrap();
     sink.annotate("orb", "{\"n_features\":30}");
     sink.write(batch(0..5, Some(4))).unwrap();
     sink.write(batch(5..11, Some(4))).unwrap();
@@ -141,8 +141,7 @@ fn what_is_written_is_read_back() {
 fn the_footer_explains_the_file() {
     let root = tempfile::tempdir().unwrap();
     let out = root.path().join("out");
-    let mut sink =
-        ParquetSink::create(&out, ParquetParams::default().with_rows_per_file(2)).unwrap();
+    let mut sink = FileSink::create(&out, FileParams::default().with_rows_per_file(2)).unwrap();
     sink.annotate("orb", "params");
     sink.write(batch(0..5, None)).unwrap();
     sink.finish().unwrap();
@@ -171,7 +170,7 @@ fn codecs_groups_files_and_widths_are_as_asked() {
     .enumerate()
     {
         let out = root.path().join(i.to_string());
-        let params = ParquetParams::default()
+        let params = FileParams::default()
             .with_codec(codec)
             .with_row_group_rows(4)
             .with_rows_per_file(10)
@@ -197,11 +196,11 @@ fn codecs_groups_files_and_widths_are_as_asked() {
         assert_eq!(last.as_primitive::<Float64Type>().values(), &[32.0, 32.0 + 1.0 / 3.0]);
     }
     for bad in [
-        ParquetParams::default().with_row_group_rows(0),
-        ParquetParams::default().with_rows_per_file(0),
-        ParquetParams::default().with_codec(Codec::Zstd(99)),
+        FileParams::default().with_row_group_rows(0),
+        FileParams::default().with_rows_per_file(0),
+        FileParams::default().with_codec(Codec::Zstd(99)),
     ] {
-        let error = ParquetSink::create(root.path().join("bad"), bad).unwrap_err();
+        let error = FileSink::create(root.path().join("bad"), bad).unwrap_err();
         assert!(matches!(error, Error::InvalidParam { .. }), "{error}");
     }
     assert!(!root.path().join("bad").exists());
@@ -211,18 +210,18 @@ fn codecs_groups_files_and_widths_are_as_asked() {
 fn no_row_still_makes_a_readable_file() {
     let root = tempfile::tempdir().unwrap();
     let report =
-        write(&root.path().join("a"), ParquetParams::default(), &[batch(0..0, None)]).unwrap();
+        write(&root.path().join("a"), FileParams::default(), &[batch(0..0, None)]).unwrap();
     assert_eq!((report.rows, report.files), (0, 1));
     let table = read(&parts(&root.path().join("a"))[0]);
     assert_eq!((table.num_rows(), table.num_columns()), (0, 13));
-    write(&root.path().join("b"), ParquetParams::default(), &[batch(0..0, Some(3))]).unwrap();
+    write(&root.path().join("b"), FileParams::default(), &[batch(0..0, Some(3))]).unwrap();
     let table = read(&parts(&root.path().join("b"))[0]);
     assert_eq!((table.num_rows(), table.num_columns()), (0, 14));
     let DataType::FixedSizeList(_, 3) = table.schema().field(13).data_type() else { panic!() };
 }
 
-fn mode(mode: WriteMode) -> ParquetParams {
-    ParquetParams::default().with_mode(mode)
+fn mode(mode: WriteMode) -> FileParams {
+    FileParams::default().with_mode(mode)
 }
 
 #[test]
@@ -261,24 +260,24 @@ fn a_folder_of_other_things_is_never_overwritten() {
     let out = root.path().join("photos");
     fs::create_dir(&out).unwrap();
     fs::write(out.join("dear.jpg"), b"photo").unwrap();
-    let error = ParquetSink::create(&out, mode(WriteMode::Overwrite)).unwrap_err().to_line();
+    let error = FileSink::create(&out, mode(WriteMode::Overwrite)).unwrap_err().to_line();
     assert!(error.contains("dear.jpg"), "{error}");
     // Folders and files that only look like ours.
     fs::remove_file(out.join("dear.jpg")).unwrap();
     for name in ["_photos", ".git", "part-of-me.parquet"] {
         fs::create_dir(out.join(name)).unwrap();
-        assert!(ParquetSink::create(&out, mode(WriteMode::Overwrite)).is_err(), "{name}");
+        assert!(FileSink::create(&out, mode(WriteMode::Overwrite)).is_err(), "{name}");
         fs::remove_dir(out.join(name)).unwrap();
     }
     for name in ["train.parquet", ".env", "_notes"] {
         fs::write(out.join(name), b"x").unwrap();
-        assert!(ParquetSink::create(&out, mode(WriteMode::Overwrite)).is_err(), "{name}");
+        assert!(FileSink::create(&out, mode(WriteMode::Overwrite)).is_err(), "{name}");
         fs::remove_file(out.join(name)).unwrap();
     }
     fs::write(out.join("dear.jpg"), b"photo").unwrap();
     // Files that came after the start are not overwritten, either.
     fs::remove_file(out.join("dear.jpg")).unwrap();
-    let mut sink = ParquetSink::create(&out, mode(WriteMode::Overwrite)).unwrap();
+    let mut sink = FileSink::create(&out, mode(WriteMode::Overwrite)).unwrap();
     sink.write(batch(0..3, None)).unwrap();
     fs::write(out.join("dear.jpg"), b"photo").unwrap();
     let error = sink.finish().unwrap_err().to_line();
@@ -293,7 +292,7 @@ fn a_dropped_sink_leaves_nothing_and_the_old_result_in_place() {
     let root = tempfile::tempdir().unwrap();
     let out = root.path().join("out");
     for kind in [WriteMode::Error, WriteMode::Overwrite, WriteMode::Append] {
-        let mut sink = ParquetSink::create(root.path().join("dropped"), mode(kind)).unwrap();
+        let mut sink = FileSink::create(root.path().join("dropped"), mode(kind)).unwrap();
         sink.write(batch(0..3, None)).unwrap();
         drop(sink);
         let left = root.path().join("dropped");
@@ -302,7 +301,7 @@ fn a_dropped_sink_leaves_nothing_and_the_old_result_in_place() {
     write(&out, mode(WriteMode::Error), &[batch(0..3, None)]).unwrap();
     let before = names(&out);
     for kind in [WriteMode::Overwrite, WriteMode::Append] {
-        let mut sink = ParquetSink::create(&out, mode(kind)).unwrap();
+        let mut sink = FileSink::create(&out, mode(kind)).unwrap();
         sink.write(batch(0..9, None)).unwrap();
         drop(sink);
         assert_eq!(names(&out), before);
@@ -328,7 +327,7 @@ fn a_failed_append_undoes_itself() {
     let out = root.path().join("out");
     write(&out, mode(WriteMode::Error), &[batch(0..3, None)]).unwrap();
     let before = names(&out);
-    let mut sink = ParquetSink::create(&out, mode(WriteMode::Append)).unwrap();
+    let mut sink = FileSink::create(&out, mode(WriteMode::Append)).unwrap();
     sink.write(batch(0..3, None)).unwrap();
     sink.write(failed(FailedImage::new(None, "orb", "x", "y"))).unwrap();
     // A file where the folder of failures should go.
@@ -346,8 +345,8 @@ fn a_failed_append_undoes_itself() {
 fn files_of_other_parameters_are_not_added_unless_forced() {
     let root = tempfile::tempdir().unwrap();
     let out = root.path().join("out");
-    let write = |params: ParquetParams, orb: Option<&OrbParams>, begin: bool| {
-        let mut sink = ParquetSink::create(&out, params)?;
+    let write = |params: FileParams, orb: Option<&OrbParams>, begin: bool| {
+        let mut sink = FileSink::create(&out, params)?;
         if let Some(orb) = orb {
             sink.annotate("orb", &orb.clone().build().unwrap().describe());
         }
@@ -366,7 +365,7 @@ fn files_of_other_parameters_are_not_added_unless_forced() {
         assert!(error.contains("out/part-00000-"), "{error}");
     }
     assert_eq!(parts(&out).len(), 2);
-    let mut sink = ParquetSink::create(&out, mode(WriteMode::Append)).unwrap();
+    let mut sink = FileSink::create(&out, mode(WriteMode::Append)).unwrap();
     sink.annotate("orb", &other.clone().build().unwrap().describe());
     sink.begin().expect_err("before the work begins");
     drop(sink);
@@ -384,7 +383,7 @@ fn appends_of_other_parameters_at_the_same_time_do_not_mix() {
     let out = root.path().join("out");
     let begin = |force, wta_k| {
         let params = mode(WriteMode::Append).with_force(force);
-        let mut sink = ParquetSink::create(&out, params).unwrap();
+        let mut sink = FileSink::create(&out, params).unwrap();
         let orb = OrbParams::default().with_wta_k(wta_k).build().unwrap();
         sink.annotate("orb", &orb.describe());
         sink.begin().unwrap();
@@ -408,7 +407,7 @@ fn what_is_added_to_is_complete() {
     write(&out, mode(WriteMode::Error), &[batch(0..3, None)]).unwrap();
     // As if a run had died while it added its files.
     fs::remove_file(out.join("_SUCCESS")).unwrap();
-    let error = ParquetSink::create(&out, mode(WriteMode::Append)).unwrap_err();
+    let error = FileSink::create(&out, mode(WriteMode::Append)).unwrap_err();
     assert!(error.to_line().contains("no _SUCCESS"), "{error}");
     fs::write(out.join("_SUCCESS"), b"").unwrap();
     write(&out, mode(WriteMode::Append), &[batch(3..5, None)]).unwrap();
@@ -419,7 +418,7 @@ fn what_is_added_to_is_complete() {
 fn only_what_a_job_leaves_is_overwritten() {
     let root = tempfile::tempdir().unwrap();
     let out = root.path().join("out");
-    let overwrite = || ParquetSink::create(&out, mode(WriteMode::Overwrite));
+    let overwrite = || FileSink::create(&out, mode(WriteMode::Overwrite));
     for (foreign, folder) in [
         ("_errors/precious.txt", "_errors"),
         ("_errors/mine/part-0.parquet", "_errors"),
@@ -500,13 +499,13 @@ fn folders_made_on_the_way_go_with_a_sink_that_is_dropped() {
     let root = tempfile::tempdir().unwrap();
     let out = root.path().join("a/b/out");
     for mode in [mode(WriteMode::Error), mode(WriteMode::Overwrite), mode(WriteMode::Append)] {
-        let mut sink = ParquetSink::create(&out, mode).unwrap();
+        let mut sink = FileSink::create(&out, mode).unwrap();
         sink.write(batch(0..3, None)).unwrap();
         drop(sink);
         assert!(names(root.path()).is_empty());
     }
     fs::create_dir(root.path().join("a")).unwrap();
-    drop(ParquetSink::create(&out, ParquetParams::default()).unwrap());
+    drop(FileSink::create(&out, FileParams::default()).unwrap());
     assert_eq!(names(root.path()), ["a"], "what was there stays");
     assert!(names(&root.path().join("a")).is_empty());
 }
@@ -515,8 +514,7 @@ fn folders_made_on_the_way_go_with_a_sink_that_is_dropped() {
 fn a_failed_write_is_not_committed() {
     let root = tempfile::tempdir().unwrap();
     let out = root.path().join("out");
-    let mut sink =
-        ParquetSink::create(&out, ParquetParams::default().with_rows_per_file(2)).unwrap();
+    let mut sink = FileSink::create(&out, FileParams::default().with_rows_per_file(2)).unwrap();
     sink.write(batch(0..2, None)).unwrap();
     // The next file cannot be made.
     let hidden = root.path().join(&names(root.path())[0]);
@@ -532,7 +530,7 @@ fn a_failed_write_is_not_committed() {
 #[test]
 fn notes_of_any_time_before_the_end_are_in_the_footer() {
     let root = tempfile::tempdir().unwrap();
-    let mut sink = ParquetSink::create(root.path().join("out"), ParquetParams::default()).unwrap();
+    let mut sink = FileSink::create(root.path().join("out"), FileParams::default()).unwrap();
     sink.annotate("early", "1");
     sink.write(batch(0..3, None)).unwrap();
     sink.annotate("late", "2");
@@ -549,8 +547,8 @@ fn notes_of_any_time_before_the_end_are_in_the_footer() {
 fn a_file_has_no_more_row_groups_than_can_be_numbered() {
     let root = tempfile::tempdir().unwrap();
     let out = root.path().join("out");
-    let params = ParquetParams::default().with_row_group_rows(1).with_rows_per_file(u64::MAX);
-    let mut sink = ParquetSink::create(&out, params).unwrap();
+    let params = FileParams::default().with_row_group_rows(1).with_rows_per_file(u64::MAX);
+    let mut sink = FileSink::create(&out, params).unwrap();
     sink.set_parallelism(Parallelism::new(1).unwrap());
     sink.write(batch(0..i16::MAX as u32 + 2, None)).unwrap();
     let report = sink.finish().unwrap();
@@ -568,10 +566,10 @@ fn files_of_row_groups(row_group_rows: usize, rows_per_file: u64, want_rows: &[&
     let root = tempfile::tempdir().unwrap();
     let run = |threads| {
         let out = root.path().join(format!("{threads}"));
-        let params = ParquetParams::default()
+        let params = FileParams::default()
             .with_row_group_rows(row_group_rows)
             .with_rows_per_file(rows_per_file);
-        let mut sink = ParquetSink::create(&out, params).unwrap();
+        let mut sink = FileSink::create(&out, params).unwrap();
         sink.set_parallelism(Parallelism::new(threads).unwrap());
         let mut start = 0;
         for rows in [1, 5000, 8191, 0, 20_000, 77].into_iter().cycle().take(9) {
@@ -608,7 +606,7 @@ fn files_of_row_groups(row_group_rows: usize, rows_per_file: u64, want_rows: &[&
 #[test]
 fn a_sink_without_a_batch_does_not_know_its_columns() {
     let root = tempfile::tempdir().unwrap();
-    let error = write(&root.path().join("out"), ParquetParams::default(), &[]).unwrap_err();
+    let error = write(&root.path().join("out"), FileParams::default(), &[]).unwrap_err();
     assert!(error.to_line().contains("what columns there are"), "{}", error.to_line());
     assert_eq!(names(root.path()), Vec::<String>::new());
 }
@@ -618,8 +616,7 @@ fn columns_of_the_callers_follow_ours() {
     use arrow_array::{ArrayRef, Int32Array, StringArray};
     use arrow_schema::Field;
     let root = tempfile::tempdir().unwrap();
-    let sink =
-        |out: &str| ParquetSink::create(root.path().join(out), mode(WriteMode::Error)).unwrap();
+    let sink = |out: &str| FileSink::create(root.path().join(out), mode(WriteMode::Error)).unwrap();
     let field = || Field::new("name", DataType::Utf8, false);
     let names_of = |batch: &RowBatch| {
         let paths = batch.rows().map(|row| row.meta.uri.rsplit('/').next().unwrap().to_owned());
@@ -674,8 +671,8 @@ fn batches_of_other_columns_are_refused() {
 fn of_two_runs_at_once_one_wins_and_one_is_told() {
     let root = tempfile::tempdir().unwrap();
     let out = root.path().join("out");
-    let mut first = ParquetSink::create(&out, mode(WriteMode::Error)).unwrap();
-    let mut second = ParquetSink::create(&out, mode(WriteMode::Error)).unwrap();
+    let mut first = FileSink::create(&out, mode(WriteMode::Error)).unwrap();
+    let mut second = FileSink::create(&out, mode(WriteMode::Error)).unwrap();
     first.write(batch(0..3, None)).unwrap();
     second.write(batch(0..5, None)).unwrap();
     second.finish().unwrap();
@@ -692,7 +689,7 @@ fn of_two_runs_at_once_one_wins_and_one_is_told() {
 fn failures_are_recorded_beside_the_rows() {
     let root = tempfile::tempdir().unwrap();
     let out = root.path().join("out");
-    let mut sink = ParquetSink::create(&out, ParquetParams::default()).unwrap();
+    let mut sink = FileSink::create(&out, FileParams::default()).unwrap();
     sink.write(batch(0..3, None)).unwrap();
     for i in 0..2500 {
         let (uri, why) = ((i > 0).then(|| format!("{i}.jpg")), format!("cannot decode {i}.jpg"));
@@ -710,7 +707,7 @@ fn failures_are_recorded_beside_the_rows() {
     assert_eq!(table.column(0).as_string::<i32>().value(2499), "2499.jpg");
     assert_eq!(table.column_by_name("cause").unwrap().as_string::<i32>().value(1), "corrupt");
     // An append adds its failures; an overwrite removes the old ones.
-    let mut sink = ParquetSink::create(&out, mode(WriteMode::Append)).unwrap();
+    let mut sink = FileSink::create(&out, mode(WriteMode::Append)).unwrap();
     sink.write(batch(0..3, None)).unwrap();
     sink.write(failed(FailedImage::new(None, "orb", "x", "y"))).unwrap();
     sink.finish().unwrap();
@@ -731,7 +728,7 @@ fn an_output_that_cannot_be_written_is_named() {
             if path == Path::new("/") && kind == WriteMode::Append {
                 continue;
             }
-            let error = ParquetSink::create(&path, mode(kind)).unwrap_err().to_line();
+            let error = FileSink::create(&path, mode(kind)).unwrap_err().to_line();
             let name = path.file_name().unwrap_or(path.as_os_str()).to_str().unwrap();
             assert!(error.contains(name), "{kind:?} {error}");
         }
@@ -741,11 +738,9 @@ fn an_output_that_cannot_be_written_is_named() {
 #[test]
 fn a_file_that_cannot_be_made_is_named() {
     let root = tempfile::tempdir().unwrap();
-    let mut sink = ParquetSink::create(
-        root.path().join("out"),
-        ParquetParams::default().with_row_group_rows(1),
-    )
-    .unwrap();
+    let mut sink =
+        FileSink::create(root.path().join("out"), FileParams::default().with_row_group_rows(1))
+            .unwrap();
     // The hidden folder goes away under the sink: its next file cannot be made.
     let hidden = names(root.path()).into_iter().find(|n| n.starts_with(".out.")).unwrap();
     fs::remove_dir_all(root.path().join(hidden)).unwrap();

@@ -109,9 +109,9 @@ impl Drop for Moto {
 }
 
 fn job(s3: &S3, mode: WriteMode) -> Result<RunReport> {
-    let params = ParquetParams::default().with_mode(mode).with_rows_per_file(50);
+    let params = FileParams::default().with_mode(mode).with_rows_per_file(50);
     let source = S3Source::new(s3, "s3://lab/in")?.with_page_size(7);
-    let sink = ParquetSink::create_in_s3(s3, "s3://lab/out", params)?;
+    let sink = FileSink::create_in_s3(s3, "s3://lab/out", params)?;
     Pipeline::new(source, OrbParams::default().build()?, sink).run()
 }
 
@@ -152,10 +152,10 @@ fn the_main_job_from_s3_to_s3() {
     assert_eq!(moto.keys("out/_"), others);
 
     // One sink that is dropped half-way, and two jobs at a time.
-    let mut sink = ParquetSink::create_in_s3(
+    let mut sink = FileSink::create_in_s3(
         &s3,
         "s3://lab/out",
-        ParquetParams::default().with_mode(WriteMode::Append),
+        FileParams::default().with_mode(WriteMode::Append),
     )
     .unwrap();
     let mut batch = RowBatch::new(OrbParams::default().build().unwrap().output());

@@ -34,13 +34,13 @@ fn batch(name: &str, rows: u32, components: usize) -> RowBatch {
     batch.with_scores(Array2::from_elem((rows as usize, components), 0.5)).unwrap()
 }
 
-fn params(mode: WriteMode) -> ParquetParams {
-    ParquetParams::default().with_mode(mode).with_rows_per_file(4)
+fn params(mode: WriteMode) -> FileParams {
+    FileParams::default().with_mode(mode).with_rows_per_file(4)
 }
 
 /// Writes a result of three files, all of whose rows have the path `name`.
 fn write(s3: &S3, mode: WriteMode, name: &str) -> Result<SinkReport> {
-    let mut sink = ParquetSink::create_in_s3(s3, OUT, params(mode))?;
+    let mut sink = FileSink::create_in_s3(s3, OUT, params(mode))?;
     sink.write(batch(name, 10, 2))?;
     sink.finish()
 }
@@ -158,8 +158,8 @@ fn a_prefix_that_is_no_result_is_not_touched() {
 /// Puts a result as Spark does, but with our columns; returns the key of its file.
 fn memory_of_spark(memory: &Memory) -> String {
     let (other, server) = serve();
-    let params = ParquetParams::default();
-    let mut sink = ParquetSink::create_in_s3(&server.connect(), OUT, params).unwrap();
+    let params = FileParams::default();
+    let mut sink = FileSink::create_in_s3(&server.connect(), OUT, params).unwrap();
     sink.write(batch("spark", 10, 2)).unwrap();
     sink.finish().unwrap();
     let (_, file) = other.objects("lab", "out/part-").into_iter().next().unwrap();
@@ -173,7 +173,7 @@ fn memory_of_spark(memory: &Memory) -> String {
 fn nothing_is_visible_before_the_end_and_nothing_left_without_it() {
     let (memory, server) = serve();
     let s3 = server.connect();
-    let mut sink = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Error)).unwrap();
+    let mut sink = FileSink::create_in_s3(&s3, OUT, params(WriteMode::Error)).unwrap();
     sink.write(batch("a", 10, 2)).unwrap();
     let failure = || {
         let mut batch = batch("a", 0, 2);
@@ -194,7 +194,7 @@ fn nothing_is_visible_before_the_end_and_nothing_left_without_it() {
     assert!(memory.keys("lab", "").is_empty() && memory.uploads().is_empty());
 
     // The same run, but finished.
-    let mut sink = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Error)).unwrap();
+    let mut sink = FileSink::create_in_s3(&s3, OUT, params(WriteMode::Error)).unwrap();
     sink.write(batch("a", 10, 2)).unwrap();
     sink.write(failure()).unwrap();
     assert_eq!(sink.finish().unwrap().failures, 1);
@@ -208,7 +208,7 @@ fn nothing_is_visible_before_the_end_and_nothing_left_without_it() {
 fn an_empty_result_shows_the_columns() {
     let (memory, server) = serve();
     let mut sink =
-        ParquetSink::create_in_s3(&server.connect(), "s3://lab", ParquetParams::default()).unwrap();
+        FileSink::create_in_s3(&server.connect(), "s3://lab", FileParams::default()).unwrap();
     sink.write(batch("a", 0, 2)).unwrap();
     assert_eq!(sink.finish().unwrap().files, 1);
     let files = memory.objects("lab", "part-");
@@ -227,11 +227,11 @@ fn large_files_go_up_in_parts_of_bounded_memory() {
         }
         None
     });
-    let params = ParquetParams::default()
+    let params = FileParams::default()
         .with_codec(Codec::Uncompressed)
         .with_row_group_rows(20_000)
         .with_score_width(ScoreWidth::F64);
-    let mut sink = ParquetSink::create_in_s3(&server.connect(), OUT, params).unwrap();
+    let mut sink = FileSink::create_in_s3(&server.connect(), OUT, params).unwrap();
     let n = 150_000;
     for _ in 0..n / 10_000 {
         sink.write(batch("a", 10_000, 20)).unwrap();
@@ -250,7 +250,7 @@ fn columns_that_do_not_fit_are_refused() {
     let (memory, server) = serve();
     let s3 = server.connect();
     write(&s3, WriteMode::Error, "a").unwrap();
-    let mut sink = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Append)).unwrap();
+    let mut sink = FileSink::create_in_s3(&s3, OUT, params(WriteMode::Append)).unwrap();
     let line = sink.write(batch("b", 10, 3)).unwrap_err().to_line();
     assert!(line.contains("columns differ from those of s3://lab/out/part-00000-"), "{line}");
     drop(sink);
@@ -262,9 +262,9 @@ fn columns_that_change_while_a_run_appends_are_seen() {
     let (memory, server) = serve();
     let s3 = server.connect();
     write(&s3, WriteMode::Error, "a").unwrap();
-    let mut sink = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Append)).unwrap();
+    let mut sink = FileSink::create_in_s3(&s3, OUT, params(WriteMode::Append)).unwrap();
     sink.write(batch("b", 10, 2)).unwrap();
-    let mut other = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Overwrite)).unwrap();
+    let mut other = FileSink::create_in_s3(&s3, OUT, params(WriteMode::Overwrite)).unwrap();
     other.write(batch("c", 10, 3)).unwrap();
     other.finish().unwrap();
     let line = sink.finish().unwrap_err().to_line();
@@ -305,7 +305,7 @@ fn it_works_inside_another_runtime() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
         let params = params(WriteMode::Error).with_rows_per_file(1);
-        let mut sink = ParquetSink::create_in_s3(&server.connect(), OUT, params).unwrap();
+        let mut sink = FileSink::create_in_s3(&server.connect(), OUT, params).unwrap();
         sink.write(batch("a", 200, 2)).unwrap();
         assert_eq!(sink.finish().unwrap().files, 200);
     });
@@ -366,7 +366,7 @@ fn what_the_server_refuses_is_named() {
         assert!(visible(&memory).is_empty() && memory.uploads().is_empty());
     }
     let line =
-        ParquetSink::create_in_s3(&server.connect(), "s3://nobucket/out", params(WriteMode::Error))
+        FileSink::create_in_s3(&server.connect(), "s3://nobucket/out", params(WriteMode::Error))
             .unwrap_err()
             .to_line();
     assert!(line.contains("s3://nobucket/out") && line.contains("bucket does not exist"), "{line}");
@@ -388,7 +388,7 @@ fn uploads_that_the_server_loses_leave_the_old_result() {
     let s3 = server.connect();
     write(&s3, WriteMode::Error, "a").unwrap();
     let before = memory.objects("lab", "");
-    let mut sink = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Overwrite)).unwrap();
+    let mut sink = FileSink::create_in_s3(&s3, OUT, params(WriteMode::Overwrite)).unwrap();
     sink.write(batch("b", 10, 2)).unwrap();
     memory.lose_uploads();
     let line = sink.finish().unwrap_err().to_line();
@@ -526,7 +526,7 @@ fn of_runs_that_race_one_wins() {
 fn a_run_that_lives_is_left_alone() {
     let (memory, server) = serve();
     let s3 = server.connect();
-    let mut long = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Append)).unwrap();
+    let mut long = FileSink::create_in_s3(&s3, OUT, params(WriteMode::Append)).unwrap();
     long.write(batch("long", 10, 2)).unwrap();
     let uploads = memory.uploads().len();
     write(&s3, WriteMode::Append, "quick").unwrap();
@@ -539,7 +539,7 @@ fn a_run_that_lives_is_left_alone() {
 fn an_interrupt_ends_the_waiting_and_leaves_nothing() {
     let (memory, server) = serve();
     let s3 = server.params().with_timeout(Duration::from_mins(10)).connect().unwrap();
-    let mut sink = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Error)).unwrap();
+    let mut sink = FileSink::create_in_s3(&s3, OUT, params(WriteMode::Error)).unwrap();
     server.plan(|asked| {
         asked.query.contains("partNumber").then_some(Fault::Late(Duration::from_mins(10)))
     });
@@ -776,7 +776,7 @@ fn a_long_footer_is_read_whole() {
     let (memory, server) = serve();
     let s3 = server.connect();
     let append = |wta_k: u32| {
-        let mut sink = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Append))?;
+        let mut sink = FileSink::create_in_s3(&s3, OUT, params(WriteMode::Append))?;
         let orb = OrbParams::default().with_wta_k(wta_k).build()?;
         sink.annotate("orb", &orb.describe());
         sink.annotate("comment", &"x".repeat(200_000));
@@ -792,7 +792,7 @@ fn a_long_footer_is_read_whole() {
 }
 
 fn write_as(s3: &S3, mode: WriteMode, name: &str, run_id: &str) -> Result<SinkReport> {
-    let mut sink = ParquetSink::create_in_s3(s3, OUT, params(mode).with_run_id(run_id))?;
+    let mut sink = FileSink::create_in_s3(s3, OUT, params(mode).with_run_id(run_id))?;
     sink.write(batch(name, 10, 2))?;
     sink.finish()
 }
@@ -820,7 +820,7 @@ fn a_run_of_the_same_id_is_done_once() {
     // Two runs with the same id at a time: the second is refused at its commit.
     let begin = || {
         let params = params(WriteMode::Append).with_run_id("both");
-        let mut sink = ParquetSink::create_in_s3(&s3, OUT, params).unwrap();
+        let mut sink = FileSink::create_in_s3(&s3, OUT, params).unwrap();
         sink.write(batch("d", 10, 2)).unwrap();
         sink
     };
@@ -841,8 +841,8 @@ fn a_run_of_the_same_id_is_done_once() {
         assert!(line.contains("run_id"), "{line}");
     }
     let folder = tempfile::tempdir().unwrap();
-    let params = ParquetParams::default().with_run_id("x");
-    let line = ParquetSink::create(folder.path().join("out"), params).unwrap_err().to_line();
+    let params = FileParams::default().with_run_id("x");
+    let line = FileSink::create(folder.path().join("out"), params).unwrap_err().to_line();
     assert!(line.contains("run_id") && line.contains("S3"), "{line}");
 }
 
@@ -872,7 +872,7 @@ fn a_run_id_whose_rows_are_gone_is_no_success() {
     assert_eq!(visible(&memory), rows(&[("c", 10)]));
     // The same is detected at the commit.
     let params = params(WriteMode::Append).with_run_id("both");
-    let mut late = ParquetSink::create_in_s3(&s3, OUT, params).unwrap();
+    let mut late = FileSink::create_in_s3(&s3, OUT, params).unwrap();
     late.write(batch("d", 10, 2)).unwrap();
     write_as(&s3, WriteMode::Append, "d", "both").unwrap();
     write(&s3, WriteMode::Overwrite, "e").unwrap();
@@ -890,7 +890,7 @@ fn an_append_that_another_run_finished_is_in_doubt_and_not_a_failure() {
     write(&calm, WriteMode::Error, "old").unwrap();
     let s3 = server.params().with_attempts(3).connect().unwrap();
     let mut sink =
-        ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Append).with_run_id("mine")).unwrap();
+        FileSink::create_in_s3(&s3, OUT, params(WriteMode::Append).with_run_id("mine")).unwrap();
     sink.write(batch("new", 10, 2)).unwrap();
     let stage = AtomicI64::new(0);
     server.plan(move |asked| {
@@ -946,7 +946,7 @@ fn an_append_in_doubt_can_be_repeated() {
             if let Some(id) = run_id {
                 params = params.with_run_id(id);
             }
-            let mut sink = ParquetSink::create_in_s3(&mortal, OUT, params).unwrap();
+            let mut sink = FileSink::create_in_s3(&mortal, OUT, params).unwrap();
             sink.write(batch("new", 10, 2)).unwrap();
             let left = AtomicI64::new(requests);
             server.plan(move |_| match left.fetch_sub(1, Ordering::SeqCst) {
@@ -985,7 +985,7 @@ fn an_append_in_doubt_can_be_repeated() {
 fn a_lease_is_renewed_while_a_run_lives() {
     let (memory, server) = serve();
     let s3 = server.params().with_lease(Duration::from_secs(4)).connect().unwrap();
-    let mut long = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Append)).unwrap();
+    let mut long = FileSink::create_in_s3(&s3, OUT, params(WriteMode::Append)).unwrap();
     long.write(batch("long", 10, 2)).unwrap();
     let uploads = memory.uploads().len();
     memory.age("lab", "out/_work/", Duration::from_hours(1));
@@ -1009,7 +1009,7 @@ fn a_run_without_a_sign_of_life_is_cleared_away_after_its_own_lease() {
     for (lease, left) in [(Duration::from_mins(1), 0), (Duration::from_hours(4), 3)] {
         let (memory, server) = serve();
         let s3 = server.params().with_lease(lease).connect().unwrap();
-        let mut silent = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Append)).unwrap();
+        let mut silent = FileSink::create_in_s3(&s3, OUT, params(WriteMode::Append)).unwrap();
         silent.write(batch("silent", 10, 2)).unwrap();
         memory.age("lab", "out/_work/", Duration::from_hours(1));
         write(&server.connect(), WriteMode::Append, "quick").unwrap();
@@ -1021,7 +1021,7 @@ fn a_run_without_a_sign_of_life_is_cleared_away_after_its_own_lease() {
 fn uploads_of_the_dead_are_cleared_away_through_all_pages() {
     let (memory, server) = serve();
     let s3 = server.params().with_lease(Duration::from_mins(1)).connect().unwrap();
-    let mut silent = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Append)).unwrap();
+    let mut silent = FileSink::create_in_s3(&s3, OUT, params(WriteMode::Append)).unwrap();
     silent.write(batch("silent", 40, 2)).unwrap();
     assert!(memory.uploads().len() >= 10);
     memory.age("lab", "out/_work/", Duration::from_hours(1));
@@ -1037,11 +1037,11 @@ fn uploads_of_the_dead_are_cleared_away_through_all_pages() {
 fn a_part_on_its_way_ends_with_its_upload() {
     let (memory, server) = serve();
     let s3 = server.params().with_timeout(Duration::from_mins(10)).connect().unwrap();
-    let params = ParquetParams::default()
+    let params = FileParams::default()
         .with_codec(Codec::Uncompressed)
         .with_row_group_rows(20_000)
         .with_score_width(ScoreWidth::F64);
-    let mut sink = ParquetSink::create_in_s3(&s3, OUT, params).unwrap();
+    let mut sink = FileSink::create_in_s3(&s3, OUT, params).unwrap();
     server.plan(|asked| {
         asked.query.contains("partNumber=1").then_some(Fault::Late(Duration::from_mins(10)))
     });
@@ -1100,7 +1100,7 @@ fn an_interrupt_of_a_commit_before_its_point_of_no_return_gives_it_up() {
     let (memory, server) = serve();
     write(&server.connect(), WriteMode::Error, "a").unwrap();
     let s3 = server.params().with_timeout(Duration::from_mins(10)).connect().unwrap();
-    let mut sink = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Overwrite)).unwrap();
+    let mut sink = FileSink::create_in_s3(&s3, OUT, params(WriteMode::Overwrite)).unwrap();
     sink.write(batch("b", 10, 2)).unwrap();
     let is_silent = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let silent = Arc::clone(&is_silent);
@@ -1156,7 +1156,7 @@ fn a_run_that_may_not_write_its_lease_does_not_begin() {
         let is_lease = asked.method == "PUT" && asked.path.contains("/_work/");
         is_lease.then_some(Fault::Error(403, "AccessDenied"))
     });
-    let line = ParquetSink::create_in_s3(&s3, OUT, params(WriteMode::Error)).unwrap_err().to_line();
+    let line = FileSink::create_in_s3(&s3, OUT, params(WriteMode::Error)).unwrap_err().to_line();
     assert!(line.contains("access denied"), "{line}");
     assert_eq!(memory.keys("lab", ""), Vec::<String>::new());
 }
@@ -1196,7 +1196,7 @@ fn appends_of_other_parameters_at_the_same_time_do_not_mix() {
     let s3 = server.connect();
     let begin = |force, wta_k| {
         let params = params(WriteMode::Append).with_force(force);
-        let mut sink = ParquetSink::create_in_s3(&s3, OUT, params).unwrap();
+        let mut sink = FileSink::create_in_s3(&s3, OUT, params).unwrap();
         let orb = OrbParams::default().with_wta_k(wta_k).build().unwrap();
         sink.annotate("orb", &orb.describe());
         sink.begin().unwrap();
@@ -1217,7 +1217,7 @@ fn appends_of_other_parameters_at_the_same_time_do_not_mix() {
 /// Adds three rows of an extractor with this `wta_k`.
 fn append_of(s3: &S3, wta_k: u32, force: bool) -> Result<SinkReport> {
     let mut sink =
-        ParquetSink::create_in_s3(s3, OUT, params(WriteMode::Append).with_force(force)).unwrap();
+        FileSink::create_in_s3(s3, OUT, params(WriteMode::Append).with_force(force)).unwrap();
     let orb = OrbParams::default().with_wta_k(wta_k).build().unwrap();
     sink.annotate("orb", &orb.describe());
     sink.begin()?;

@@ -478,8 +478,7 @@ fn jobs_within_a_map_share_its_threads() {
         shared,
         || (),
         move |(), i| {
-            let sink =
-                ParquetSink::create(root.join(i.to_string()), ParquetParams::default()).unwrap();
+            let sink = FileSink::create(root.join(i.to_string()), FileParams::default()).unwrap();
             let job = Pipeline::new(MemorySource::new(photos(12)), orb(), sink);
             job.with_parallelism(inner.clone()).run().unwrap().rows
         },

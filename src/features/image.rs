@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Extracted, KeyPoint, VectorFormat, Vectors};
 use crate::error::{Error, Result};
-use crate::pixels::ImageMeta;
+use crate::pixels::{ImageMeta, Pixels};
 
 /// The features of one image. An image without features is an ordinary result.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,6 +12,8 @@ use crate::pixels::ImageMeta;
 pub struct ImageFeatures {
     /// The image.
     pub meta: Arc<ImageMeta>,
+    /// Its pixels, if they are [kept](crate::stage::FeaturesOf::with_pixels).
+    pub pixels: Option<Arc<Pixels>>,
     /// Its keypoints; empty if the extractor finds no keypoints.
     pub keypoints: Vec<KeyPoint>,
     /// One vector for each keypoint, or as many as the extractor gives.
@@ -23,7 +25,7 @@ impl ImageFeatures {
     #[must_use]
     pub fn new(meta: Arc<ImageMeta>, extracted: impl Into<Extracted>) -> Self {
         let Extracted { keypoints, vectors } = extracted.into();
-        Self { meta, keypoints, vectors }
+        Self { meta, pixels: None, keypoints, vectors }
     }
 
     /// The number of vectors.

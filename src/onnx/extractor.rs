@@ -32,7 +32,7 @@ use crate::pixels::{PixelSpec, PixelView};
 /// let network = OnnxExtractor::open("mobilenet_v2.onnx", &OnnxParams::default())?;
 /// let rows = FsSource::new("photos").open()?.features(&network).explode();
 /// let (model, rows) = rows.fit_pca(&PcaParams::new(200), &Spool::default())?;
-/// rows.project(&model).write_to(ParquetSink::create("vectors", ParquetParams::default())?)?;
+/// rows.project(&model).write_to(FileSink::create("vectors", FileParams::default())?)?;
 /// # Ok::<(), orb_features::Error>(())
 /// ```
 #[derive(Clone)]

@@ -14,15 +14,23 @@ mod params;
 mod passes;
 mod solve;
 
+use ndarray::{Array2, ArrayView2};
+
 pub use model::{PcaModel, Score};
 pub use moments::Moments;
 pub(crate) use origin::describe_decode;
 pub use origin::{Difference, Origin};
 pub use params::{
-    Centering, Components, DEFAULT_N_COMPONENTS, DEFAULT_OVERSAMPLES, DEFAULT_SEED, PcaParams,
-    PowerIterations, Solver,
+    Centering, Components, DEFAULT_N_COMPONENTS, DEFAULT_OVERSAMPLES, DEFAULT_SEED, PcaInput,
+    PcaParams, PowerIterations, Solver,
 };
 pub(crate) use passes::{Totals, is_for_passes};
+
+/// The bits of rows of bytes as numbers 0 and 1, the first bit of a byte first.
+fn bits_of(rows: ArrayView2<'_, u8>) -> Array2<u8> {
+    let bits = rows.iter().flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1)).collect();
+    Array2::from_shape_vec((rows.nrows(), 8 * rows.ncols()), bits).expect("eight bits of a byte")
+}
 
 /// The number of rows that a thread takes at a time, if many rows are shared out to threads.
 const TASK_ROWS: usize = 16_384;

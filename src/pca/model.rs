@@ -7,7 +7,7 @@ use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Centering, Origin, Solver, TASK_ROWS, solve};
+use super::{Centering, Origin, PcaInput, Solver, TASK_ROWS, bits_of, solve};
 use crate::arch::{Float, Kernels, Loadings};
 use crate::error::{Error, Result};
 use crate::features::{Element, VectorFormat, VectorsView};
@@ -31,6 +31,7 @@ impl Score for f64 {}
 #[serde(try_from = "File", into = "File")]
 pub struct PcaModel {
     pub(super) element: Element,
+    pub(super) input: PcaInput,
     pub(super) n_rows: u64,
     pub(super) rank: usize,
     pub(super) solver: Solver,
@@ -62,6 +63,12 @@ impl PcaModel {
     #[must_use]
     pub fn element(&self) -> Element {
         self.element
+    }
+
+    /// What of a vector it was fitted to.
+    #[must_use]
+    pub fn input(&self) -> PcaInput {
+        self.input
     }
 
     /// The number of rows of the fit.
@@ -200,7 +207,7 @@ impl PcaModel {
     /// # Errors
     /// [`Error::Model`], naming both lengths or both element types.
     pub fn check_format(&self, format: VectorFormat) -> Result<()> {
-        self.check(format.len())?;
+        self.check(self.input.dimensions(format.len()))?;
         if format.element() == self.element {
             return Ok(());
         }
@@ -220,7 +227,8 @@ impl PcaModel {
         })
     }
 
-    /// Projects rows of shape (n, d) to scores of shape (n, k).
+    /// Projects rows of shape (n, d) to scores of shape (n, k). A model of [bits](PcaInput::Bits) takes them as numbers 0
+    /// and 1 here; [`project_vectors`](Self::project_vectors) takes the bytes.
     ///
     /// Each score is summed in the order of the elements, so it depends on its row alone. Many rows
     /// are shared out to the threads of rayon's current pool.
@@ -244,7 +252,10 @@ impl PcaModel {
         match vectors {
             VectorsView::U8(rows) => {
                 self.check_format(VectorFormat::u8(rows.ncols()))?;
-                self.project(rows)
+                match self.input {
+                    PcaInput::Bytes => self.project(rows),
+                    PcaInput::Bits => self.project(bits_of(rows).view()),
+                }
             }
             VectorsView::F32(rows) => {
                 self.check_format(VectorFormat::f32(rows.ncols()))?;
@@ -365,6 +376,8 @@ struct File {
     format: String,
     #[serde(default = "bytes", skip_serializing_if = "is_bytes")]
     element: Element,
+    #[serde(default, rename = "pca_input", skip_serializing_if = "is_default")]
+    input: PcaInput,
     n_rows: u64,
     rank: usize,
     solver: Solver,
@@ -390,6 +403,11 @@ fn is_bytes(element: &Element) -> bool {
     *element == Element::U8
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_default(input: &PcaInput) -> bool {
+    *input == PcaInput::default()
+}
+
 /// Value of [`File::format`].
 const FORMAT: &str = "orb-features pca 1";
 
@@ -398,6 +416,7 @@ impl From<PcaModel> for File {
         Self {
             format: FORMAT.to_owned(),
             element: model.element,
+            input: model.input,
             n_rows: model.n_rows,
             rank: model.rank,
             solver: model.solver,
@@ -432,6 +451,7 @@ impl TryFrom<File> for PcaModel {
         }
         let model = Self {
             element: file.element,
+            input: file.input,
             n_rows: file.n_rows,
             rank: file.rank,
             solver: file.solver,
@@ -470,9 +490,13 @@ impl PcaModel {
             }
         }
         // A mean in this range also keeps 32-bit scores finite.
-        let is_byte = |mean: &f64| (0.0..=255.0).contains(mean);
+        let most = if self.input == PcaInput::Bits { 1.0 } else { 255.0 };
+        let is_byte = |mean: &f64| (0.0..=most).contains(mean);
         if self.element == Element::U8 && !self.mean.iter().all(is_byte) {
-            return Err("its mean is not that of bytes, 0 to 255".to_owned());
+            return Err(format!("its mean is not that of {}, 0 to {most}", self.input));
+        }
+        if self.input == PcaInput::Bits && (self.element != Element::U8 || d % 8 != 0) {
+            return Err(format!("{d} elements of {} are not the bits of bytes", self.element));
         }
         if !self.components.iter().all(|v| v.is_finite()) {
             return Err("its components are not finite".to_owned());

@@ -7,7 +7,7 @@ use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView2, Axis, s};
 use rayon::prelude::*;
 
-use super::{PcaModel, PcaParams, TASK_ROWS, solve};
+use super::{PcaInput, PcaModel, PcaParams, TASK_ROWS, bits_of, solve};
 use crate::arch::{GRAM_ROWS, GRAM_SIDE, GramSums, Kernels};
 use crate::error::{Error, Result};
 use crate::features::{Element, VectorFormat, VectorsView};
@@ -40,6 +40,7 @@ use crate::features::{Element, VectorFormat, VectorsView};
 pub struct Moments {
     count: u64,
     dimensions: usize,
+    input: PcaInput,
     sums: ElementSums,
 }
 
@@ -84,7 +85,13 @@ impl Moments {
     pub fn new(dimensions: usize) -> Self {
         let gram = Array2::zeros((dimensions, dimensions));
         let sums = ElementSums::U8 { sum: vec![0; dimensions], gram };
-        Self { count: 0, dimensions, sums }
+        Self { count: 0, dimensions, input: PcaInput::Bytes, sums }
+    }
+
+    /// Empty moments of the bits of rows of `bytes` bytes: of `8 * bytes` dimensions.
+    #[must_use]
+    pub fn of_bits(bytes: usize) -> Self {
+        Self { input: PcaInput::Bits, ..Self::new(8 * bytes) }
     }
 
     /// Empty moments, for rows of `dimensions` floats.
@@ -92,16 +99,26 @@ impl Moments {
     pub fn new_f32(dimensions: usize) -> Self {
         let gram = Array2::zeros((dimensions, dimensions));
         let sums = ElementSums::F32 { sum: vec![0.0; dimensions], gram, pending: Vec::new() };
-        Self { count: 0, dimensions, sums }
+        Self { count: 0, dimensions, input: PcaInput::Bytes, sums }
     }
 
-    /// Empty moments, for vectors of a format.
+    /// Empty moments, for what a PCA gets of vectors of a format.
+    ///
+    /// # Errors
+    /// As [`PcaInput::check`].
+    pub fn of_format(format: VectorFormat, input: PcaInput) -> Result<Self> {
+        input.check(format)?;
+        Ok(match (input, format.element()) {
+            (PcaInput::Bits, _) => Self::of_bits(format.len()),
+            (PcaInput::Bytes, Element::U8) => Self::new(format.len()),
+            (PcaInput::Bytes, Element::F32) => Self::new_f32(format.len()),
+        })
+    }
+
+    /// What of a vector they are of.
     #[must_use]
-    pub fn of_format(format: VectorFormat) -> Self {
-        match format.element() {
-            Element::U8 => Self::new(format.len()),
-            Element::F32 => Self::new_f32(format.len()),
-        }
+    pub fn input(&self) -> PcaInput {
+        self.input
     }
 
     /// The number of rows.
@@ -136,13 +153,19 @@ impl Moments {
         }
     }
 
-    /// Adds rows of bytes: an array of shape (rows, dimensions). Many rows are shared out to the threads of
-    /// rayon's current pool.
+    /// Adds rows of bytes: an array of shape (rows, dimensions), or (rows, dimensions / 8) for moments of their bits.
+    /// Many rows are shared out to the threads of rayon's current pool.
     ///
     /// # Errors
     /// [`Error::Shape`] for rows of another length, or for moments of floats.
     pub fn push_rows(&mut self, rows: ArrayView2<'_, u8>) -> Result<()> {
-        self.check(Element::U8, rows.ncols())?;
+        self.check(Element::U8, self.input.dimensions(rows.ncols()))?;
+        if self.input == PcaInput::Bits {
+            // Blocks, as the bits take eight times the memory.
+            let blocks = rows.axis_chunks_iter(Axis(0), TASK_ROWS);
+            blocks.for_each(|rows| self.add(bits_of(rows).view()));
+            return Ok(());
+        }
         if rows.nrows() < 2 * TASK_ROWS {
             self.add(rows);
             return Ok(());
@@ -228,6 +251,10 @@ impl Moments {
     /// [`Error::Shape`] for rows of another format, [`Error::Moments`] for more than 2^48 rows in all.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         self.check(other.element(), other.dimensions)?;
+        if self.input != other.input {
+            let (own, others) = (self.input, other.input);
+            return Err(Error::Moments(format!("they are of {others}, not of {own}").into()));
+        }
         self.settle();
         let other = other.settled();
         let count = self.count.checked_add(other.count).filter(|&count| count <= MAX_COUNT);
@@ -252,10 +279,14 @@ impl Moments {
     /// Finds the principal components.
     ///
     /// # Errors
-    /// [`Error::InvalidParam`] for more components than dimensions, [`Error::Fit`] for fewer rows than components, for
+    /// [`Error::InvalidParam`] for more components than dimensions and for another [`PcaInput`], [`Error::Fit`] for fewer rows than components, for
     /// fewer than two rows, or for variances beyond the range of float64.
     pub fn fit(&self, params: &PcaParams) -> Result<PcaModel> {
         params.check(self.dimensions)?;
+        if params.input() != self.input {
+            let allowed = format!("these moments are of {}", self.input);
+            return Err(Error::param("pca_input", params.input(), allowed));
+        }
         if self.count < params.needed() {
             return Err(params.too_few_rows(self.count));
         }
@@ -269,14 +300,18 @@ impl Moments {
     /// Serializes the moments, for example to merge them in another process.
     ///
     /// The format, with little-endian numbers: the eight characters `orbmom01`; the size of an element in bytes (1 for
-    /// `u8`, 4 for `f32`) and seven zero bytes; dimensions d and count as u64; d sums; d (d + 1) / 2 sums of products,
+    /// `u8`, 4 for `f32`, 0 for bits) and seven zero bytes; dimensions d and count as u64; d sums; d (d + 1) / 2 sums of products,
     /// the upper triangle row by row. Sums are u64 for bytes and f64 for floats.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let d = self.dimensions;
         let mut bytes = Vec::with_capacity(HEAD_LEN + 8 * (d + d * (d + 1) / 2));
         bytes.extend_from_slice(MAGIC);
-        let numbers = [self.element().size() as u64, d as u64, self.count];
+        let size = match self.input {
+            PcaInput::Bytes => self.element().size(),
+            PcaInput::Bits => 0,
+        };
+        let numbers = [size as u64, d as u64, self.count];
         bytes.extend_from_slice(numbers.map(u64::to_le_bytes).as_flattened());
         let upper = || (0..d).flat_map(|i| (i..d).map(move |j| (i, j)));
         match &self.settled().sums {
@@ -312,6 +347,7 @@ impl Moments {
         }
         let d = d as usize;
         let mut moments = match element {
+            0 if d.is_multiple_of(8) => Self::of_bits(d / 8),
             1 => Self::new(d),
             4 => Self::new_f32(d),
             _ => return Err(bad(&format!("they are of elements of {element} bytes"))),
@@ -326,10 +362,11 @@ impl Moments {
                 for ((i, j), bytes) in upper.zip(products.by_ref()) {
                     (gram[(i, j)], gram[(j, i)]) = (number(bytes), number(bytes));
                 }
-                let most = u128::from(count) * 255;
+                let greatest = if element == 0 { 1 } else { 255 };
+                let most = u128::from(count) * greatest;
                 let is_above = |sum: &u64, most| u128::from(*sum) > most;
                 if sum.iter().any(|sum| is_above(sum, most))
-                    || gram.iter().any(|sum| is_above(sum, most * 255))
+                    || gram.iter().any(|sum| is_above(sum, most * greatest))
                 {
                     return Err(bad("so many rows of bytes do not have such sums"));
                 }

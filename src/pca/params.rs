@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::choice::choice;
 use crate::error::{Error, Result};
+use crate::features::{Element, VectorFormat};
 
 /// Default number of components of [`PcaParams`].
 pub const DEFAULT_N_COMPONENTS: usize = 20;
@@ -130,6 +131,42 @@ pub enum Centering {
 
 choice!(Centering, "centering", Mean = "mean", None = "none");
 
+/// What of a vector the PCA is fitted to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PcaInput {
+    /// Its elements as they are: for a descriptor, 32 bytes. As in notebooks that hand descriptors to a PCA.
+    #[default]
+    Bytes,
+    /// The bits of its bytes, as numbers 0 and 1: for a descriptor, 256, the first bit of a byte first (`np.unpackbits`).
+    /// Squared distances are then Hamming distances, which a binary descriptor is made for.
+    Bits,
+}
+
+choice!(PcaInput, "pca_input", Bytes = "bytes", Bits = "bits");
+
+impl PcaInput {
+    /// The number of elements that the PCA gets of a vector of `len`.
+    #[must_use]
+    pub fn dimensions(self, len: usize) -> usize {
+        match self {
+            Self::Bytes => len,
+            Self::Bits => 8 * len,
+        }
+    }
+
+    /// Refuses vectors that have no bits of their own.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParam`] for the bits of floats.
+    pub fn check(self, format: VectorFormat) -> Result<()> {
+        if self == Self::Bits && format.element() != Element::U8 {
+            return Err(Error::param("pca_input", self, "bytes for vectors of floats"));
+        }
+        Ok(())
+    }
+}
+
 /// How many components are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -177,6 +214,8 @@ pub struct PcaParams {
     components: Components,
     solver: Solver,
     centering: Centering,
+    #[serde(rename = "pca_input")]
+    input: PcaInput,
 }
 
 impl Default for PcaParams {
@@ -198,7 +237,8 @@ impl PcaParams {
 
     /// The default parameters, with these components.
     pub fn of(components: Components) -> Self {
-        Self { components, solver: Solver::default(), centering: Centering::default() }
+        let (solver, centering) = (Solver::default(), Centering::default());
+        Self { components, solver, centering, input: PcaInput::default() }
     }
 
     /// Sets the solver (default [`Solver::Randomized`]).
@@ -210,6 +250,12 @@ impl PcaParams {
     /// Sets whether the model's projection subtracts the mean (default [`Centering::Mean`]).
     pub fn with_centering(mut self, centering: Centering) -> Self {
         self.centering = centering;
+        self
+    }
+
+    /// Sets what of a vector the PCA is fitted to (default [`PcaInput::Bytes`]).
+    pub fn with_input(mut self, input: PcaInput) -> Self {
+        self.input = input;
         self
     }
 
@@ -229,6 +275,21 @@ impl PcaParams {
     #[must_use]
     pub fn centering(&self) -> Centering {
         self.centering
+    }
+
+    /// What of a vector the PCA is fitted to.
+    #[must_use]
+    pub fn input(&self) -> PcaInput {
+        self.input
+    }
+
+    /// Checks the parameters for vectors of a format, before there is any.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check), for the elements that the PCA gets, and as [`PcaInput::check`].
+    pub fn check_for(&self, format: VectorFormat) -> Result<()> {
+        self.input.check(format)?;
+        self.check(self.input.dimensions(format.len()))
     }
 
     /// Checks the parameters for rows of `dimensions` elements, before there is any row.

@@ -11,9 +11,9 @@ use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
 
 use super::moments::check_finite;
-use super::{PcaModel, PcaParams, PowerIterations, Solver, solve};
+use super::{PcaInput, PcaModel, PcaParams, PowerIterations, Solver, bits_of, solve};
 use crate::error::{Error, Result};
-use crate::features::{Element, VectorFormat};
+use crate::features::{Element, VectorFormat, VectorsView};
 
 /// Vectors of more elements are not summed up as [`Moments`](super::Moments), whose matrix would be larger than 128 MiB.
 const MOST_SUMMED: usize = 4096;
@@ -35,13 +35,15 @@ const BLOCK_ROWS: usize = 256;
 const BAND: usize = 128;
 
 /// Whether vectors are read several times rather than summed up as moments.
-pub(crate) fn is_for_passes(format: VectorFormat) -> bool {
-    format.element() == Element::F32 && format.len() > MOST_SUMMED
+pub(crate) fn is_for_passes(format: VectorFormat, input: PcaInput) -> bool {
+    input.dimensions(format.len()) > MOST_SUMMED
 }
 
 /// What the first pass gives: the number of rows, and sums of elements and of their squares.
 #[derive(Clone, Debug)]
 pub(crate) struct Totals {
+    element: Element,
+    input: PcaInput,
     count: u64,
     sum: Array1<f64>,
     squares: Array1<f64>,
@@ -52,12 +54,35 @@ pub(crate) type Rows<'a> =
     dyn FnMut(&mut dyn FnMut(ArrayView2<'_, f32>) -> Result<()>) -> Result<()> + Send + 'a;
 
 impl Totals {
-    pub fn new(dimensions: usize) -> Self {
-        Self { count: 0, sum: Array1::zeros(dimensions), squares: Array1::zeros(dimensions) }
+    pub fn new(format: VectorFormat, input: PcaInput) -> Self {
+        let zeros = Array1::zeros(input.dimensions(format.len()));
+        Self { element: format.element(), input, count: 0, squares: zeros.clone(), sum: zeros }
     }
 
-    /// Adds rows of the right length.
-    pub fn push(&mut self, rows: ArrayView2<'_, f32>) -> Result<()> {
+    /// Calls `work` with what the PCA gets of vectors, as floats.
+    pub fn floats_of(
+        vectors: VectorsView<'_>,
+        input: PcaInput,
+        work: &mut dyn FnMut(ArrayView2<'_, f32>) -> Result<()>,
+    ) -> Result<()> {
+        match (vectors, input) {
+            (VectorsView::F32(rows), _) => work(rows),
+            (VectorsView::U8(rows), PcaInput::Bytes) => work(rows.mapv(f32::from).view()),
+            (VectorsView::U8(rows), PcaInput::Bits) => work(bits_of(rows).mapv(f32::from).view()),
+        }
+    }
+
+    /// What of a vector they are of.
+    pub fn input(&self) -> PcaInput {
+        self.input
+    }
+
+    /// Adds vectors of the format.
+    pub fn push(&mut self, vectors: VectorsView<'_>) -> Result<()> {
+        Self::floats_of(vectors, self.input, &mut |rows| self.add(rows))
+    }
+
+    fn add(&mut self, rows: ArrayView2<'_, f32>) -> Result<()> {
         check_finite(rows)?;
         self.count += rows.nrows() as u64;
         for row in rows.rows() {
@@ -111,7 +136,7 @@ impl Totals {
             }
         };
         Ok(solve::model(
-            Element::F32,
+            self.element,
             n,
             mean,
             total.max(found.0.sum()),

@@ -63,6 +63,7 @@ pub(super) fn model(
     components.rows_mut().into_iter().for_each(make_largest_positive);
     let mut model = PcaModel {
         element,
+        input: params.input(),
         n_rows: rows,
         rank: rank(&variance, mean.len()),
         solver,

@@ -10,7 +10,7 @@ use crate::decode::DecodeParams;
 use crate::error::{Error, Result};
 use crate::features::FeatureExtractor;
 use crate::pca::{Origin, PcaModel, PcaParams, describe_decode};
-use crate::rows::{RowBatch, Spool};
+use crate::rows::{RowBatch, Spool, Spooling};
 use crate::sink::{RowSink, SinkReport};
 use crate::source::ImageSource;
 use crate::stage::{
@@ -28,6 +28,7 @@ enum Scores {
 }
 
 type Observer = Box<dyn FnMut(&Progress) + Send>;
+type Batches = Box<dyn Iterator<Item = Result<RowBatch>> + Send>;
 
 /// The whole job: a source, the [stages](crate::stage), a sink, and a report.
 ///
@@ -184,7 +185,7 @@ where
         format.check()?;
         match &scores {
             Scores::None => {}
-            Scores::Fit(params) => params.check(format.len())?,
+            Scores::Fit(params) => params.check_for(format)?,
             Scores::Model(model) => {
                 model.check_format(format)?;
                 if !self.force {
@@ -201,6 +202,7 @@ where
         }
         sink.begin()?;
 
+        let needs = sink.needs();
         let tally = Tally::default();
         let watch = Watch {
             tally: tally.clone(),
@@ -213,12 +215,26 @@ where
             .features(&extractor)
             .with_decode(decode)
             .with_parallelism(parallelism.clone())
+            .with_pixels(needs.pixels)
             .with_tally(&tally)
             .stop_at(&watch.stop)
             .on_error(policy, &tally)
             .with_observer(move || shown.show())
             .explode()
+            .with_whole_images(needs.whole_images)
             .with_format(format);
+        // Without a fit, rows are spooled only for a sink that must know their number.
+        let batches: Batches = match scores {
+            Scores::None | Scores::Model(_) if needs.number_of_rows => {
+                let mut spooling = Spooling::new(&spool);
+                let mut batches = batches;
+                batches.try_for_each(|batch| spooling.push(&batch?))?;
+                let batches = spooling.finish()?;
+                sink.expect(batches.vectors(), batches.images());
+                Box::new(batches)
+            }
+            _ => Box::new(batches),
+        };
         let (report, model) = match scores {
             Scores::None => (batches.write_to(Watched { sink, watch })?, None),
             Scores::Model(model) => {
@@ -228,7 +244,8 @@ where
                 (batches.write_to(Watched { sink, watch })?, Some(*model))
             }
             Scores::Fit(params) => {
-                let mut spooled = batches.spool(&spool)?;
+                let mut spooled = batches.spool(&spool, params.input())?;
+                sink.expect(spooled.batches.vectors(), spooled.batches.images());
                 let model =
                     tally.counts.fit.time(|| spooled.fit(&params)).map_err(|e| explain(e, &tally));
                 let model = model?.with_origin(origin);

@@ -3,13 +3,10 @@
 mod buffer;
 mod gray;
 mod meta;
-#[cfg(feature = "onnx")]
 mod resample;
 
 pub use buffer::{PixelFormat, PixelSpec, PixelView, Pixels};
 pub use gray::{ColorOrder, GrayImage, GrayView, gray_of};
 pub use meta::ImageMeta;
-#[cfg(feature = "onnx")]
 pub(crate) use resample::Resampler;
-#[cfg(feature = "onnx")]
 pub use resample::Resize;

@@ -1,163 +1,45 @@
-//! Batches as Arrow: the columns of a result.
+//! Batches as Arrow: the values of a table's columns.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow_array::builder::StringBuilder;
+use arrow_array::builder::{BinaryBuilder, StringBuilder};
 use arrow_array::{
-    ArrayRef, FixedSizeBinaryArray, FixedSizeListArray, Float32Array, Float64Array, Int32Array,
-    RecordBatch,
+    Array, ArrayRef, BinaryArray, FixedSizeBinaryArray, FixedSizeListArray, Float32Array,
+    Float64Array, Int8Array, Int32Array, ListArray, RecordBatch, StructArray, new_null_array,
 };
-use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
-use ndarray::{ArrayView2, s};
-use serde::{Deserialize, Serialize};
+use arrow_buffer::OffsetBuffer;
+use arrow_schema::{ArrowError, DataType, SchemaRef};
+use ndarray::s;
 
-use super::{ImageRows, RowBatch};
-use crate::choice::choice;
-use crate::features::{Element, KeyPoint, VectorFormat, VectorsView};
-
-/// The type of the scores in the column `pca`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ScoreWidth {
-    /// Float32: seven digits, half the space.
-    #[default]
-    F32,
-    /// Float64, as they are computed.
-    F64,
-}
-
-choice!(ScoreWidth, "score_width", F32 = "f32", F64 = "f64");
-
-impl ScoreWidth {
-    fn data_type(self) -> DataType {
-        match self {
-            Self::F32 => DataType::Float32,
-            Self::F64 => DataType::Float64,
-        }
-    }
-}
-
-/// The columns of a result, for a format of the vectors and the number of PCA components, if any.
-///
-/// | column | type | of |
-/// |---|---|---|
-/// | `path` | Utf8 | path or key of the image |
-/// | `label` | Utf8, nullable | |
-/// | `image_height`, `image_width`, `image_channels` | Int32 | |
-/// | `keypoint_index` | Int32 | place within its image, from 0 |
-/// | `x`, `y` | Float32 | pixels of the image |
-/// | `size` | Float32 | diameter of the patch, pixels of the image |
-/// | `angle` | Float32 | degrees, [0, 360) |
-/// | `response` | Float32 | |
-/// | `octave` | Int32 | |
-/// | `descriptor` | FixedSizeBinary, or FixedSizeList of Float32 | the vector |
-/// | `pca` | FixedSizeList of Float32 (Float64 on request) | the scores |
-///
-/// Without keypoints there is `vector_index` instead of `keypoint_index`, nothing from `x` to `octave`, and
-/// `vector` instead of `descriptor`.
-#[must_use]
-pub fn schema(format: VectorFormat, n_components: Option<usize>, width: ScoreWidth) -> SchemaRef {
-    let fields = columns(format).map(|column| {
-        let data_type = match column.values {
-            Values::Path | Values::Label => DataType::Utf8,
-            Values::OfImage(_) | Values::Index | Values::Octave => DataType::Int32,
-            Values::OfKeyPoint(_) => DataType::Float32,
-            Values::Vector => match format.element() {
-                Element::U8 => DataType::FixedSizeBinary(format.len() as i32),
-                Element::F32 => list_of(DataType::Float32, format.len()),
-            },
-        };
-        Field::new(column.name, data_type, matches!(column.values, Values::Label))
-    });
-    let scores = n_components.map(|k| Field::new(SCORES, list_of(width.data_type(), k), false));
-    Arc::new(Schema::new(fields.chain(scores).collect::<Vec<_>>()))
-}
-
-/// The name of the column of scores, which comes last.
-const SCORES: &str = "pca";
-
-fn list_of(data_type: DataType, len: usize) -> DataType {
-    DataType::FixedSizeList(element_of(data_type), len as i32)
-}
-
-fn element_of(data_type: DataType) -> Arc<Field> {
-    Arc::new(Field::new("element", data_type, false))
-}
-
-/// Where a column's values come from.
-#[derive(Clone, Copy)]
-enum Values {
-    Path,
-    Label,
-    OfImage(fn(&ImageRows) -> i32),
-    Index,
-    OfKeyPoint(fn(&KeyPoint) -> f32),
-    Octave,
-    Vector,
-}
-
-#[derive(Clone, Copy)]
-struct Column {
-    name: &'static str,
-    values: Values,
-    /// `Some(true)`: only for vectors with keypoints. `Some(false)`: only for vectors without. `None`: always.
-    keypoints: Option<bool>,
-}
-
-const fn column_of(name: &'static str, values: Values, keypoints: Option<bool>) -> Column {
-    Column { name, values, keypoints }
-}
-
-/// All columns except the scores.
-const COLUMNS: [Column; 15] = [
-    column_of("path", Values::Path, None),
-    column_of("label", Values::Label, None),
-    column_of("image_height", Values::OfImage(|i| i.meta.height as i32), None),
-    column_of("image_width", Values::OfImage(|i| i.meta.width as i32), None),
-    column_of("image_channels", Values::OfImage(|i| i.meta.channels.into()), None),
-    column_of("keypoint_index", Values::Index, Some(true)),
-    column_of("vector_index", Values::Index, Some(false)),
-    column_of("x", Values::OfKeyPoint(|k| k.x), Some(true)),
-    column_of("y", Values::OfKeyPoint(|k| k.y), Some(true)),
-    column_of("size", Values::OfKeyPoint(|k| k.size), Some(true)),
-    column_of("angle", Values::OfKeyPoint(|k| k.angle), Some(true)),
-    column_of("response", Values::OfKeyPoint(|k| k.response), Some(true)),
-    column_of("octave", Values::Octave, Some(true)),
-    column_of("descriptor", Values::Vector, Some(true)),
-    column_of("vector", Values::Vector, Some(false)),
-];
-
-/// The columns of a format, except the scores.
-fn columns(format: VectorFormat) -> impl Iterator<Item = Column> {
-    COLUMNS.into_iter().filter(move |c| c.keypoints.is_none_or(|k| k == format.has_keypoints()))
-}
-
-/// Whether a column is written with a dictionary. Vectors, scores and the float values of keypoints hardly
-/// repeat, so the writer would build a dictionary and then discard it.
-#[cfg(feature = "parquet")]
-pub(crate) fn is_dictionary(name: &str) -> bool {
-    let column = COLUMNS.iter().find(|column| column.name == name);
-    column.is_some_and(|c| !matches!(c.values, Values::OfKeyPoint(_) | Values::Vector))
-}
+use super::table::{Layout, RowShape, ScoreWidth, TableParams, Values, element_of};
+use super::{ImageRows, RowBatch, spark};
+use crate::features::VectorsView;
+use crate::pixels::{PixelFormat, Pixels};
 
 impl RowBatch {
-    /// The columns of the batch, as [`schema`] has them.
+    /// The columns of the batch as a table.
     #[must_use]
-    pub fn schema(&self, width: ScoreWidth) -> SchemaRef {
-        schema(self.format(), self.scores().map(ndarray::Array2::ncols), width)
+    pub fn schema(&self, table: &TableParams) -> SchemaRef {
+        table.schema(self.format(), self.scores().map(ndarray::Array2::ncols))
     }
 
-    /// Converts it to Arrow, in the columns of [`schema`].
+    /// Converts it to Arrow, in the columns of [`TableParams::schema`].
     ///
     /// # Errors
-    /// Arrow's, for columns beyond its limits.
-    pub fn to_record_batch(&self, width: ScoreWidth) -> Result<RecordBatch, ArrowError> {
-        let schema = self.schema(width);
-        let all = 0..self.len();
-        let arrays = (0..schema.fields().len()).map(|i| column(self, all.clone(), i, width));
+    /// Arrow's, for columns beyond its limits, and for an image whose rows continue in another batch where a row is an
+    /// image (see [`Explode::with_whole_images`](super::Explode::with_whole_images)).
+    pub fn to_record_batch(&self, table: &TableParams) -> Result<RecordBatch, ArrowError> {
+        let schema = self.schema(table);
+        let all = 0..self.table_rows(table);
+        let arrays = (0..schema.fields().len()).map(|i| column(self, all.clone(), i, table));
         let arrays = arrays.collect::<Result<_, _>>()?;
         RecordBatch::try_new(schema, arrays)
+    }
+
+    /// The number of rows of the batch as a table.
+    pub(crate) fn table_rows(&self, table: &TableParams) -> usize {
+        if table.rows().is_of_images() { self.images().len() } else { self.len() }
     }
 
     /// The images of a range of rows, each with the part of its rows within the range.
@@ -170,20 +52,32 @@ impl RowBatch {
     }
 }
 
-/// Converts a range of rows of one column; `place` is its index in [`schema`].
+/// Converts a range of a table's rows of one column; `place` is its index in the schema.
 pub(crate) fn column(
     batch: &RowBatch,
     range: Range<usize>,
     place: usize,
-    width: ScoreWidth,
+    table: &TableParams,
 ) -> Result<ArrayRef, ArrowError> {
-    let Some(column) = columns(batch.format()).nth(place) else {
-        let none = || ArrowError::SchemaError("the batch has no scores".to_owned());
-        return scores(batch.scores().ok_or_else(none)?.slice(s![range, ..]), width);
-    };
-    let keypoints = || &batch.keypoints()[range.clone()];
+    let has_scores = batch.scores().is_some();
+    let none = || ArrowError::SchemaError("the batch has other columns".to_owned());
+    let column = table.columns(batch.format(), has_scores).nth(place).ok_or_else(none)?;
+    if table.rows().is_of_images() {
+        of_images(batch, &batch.images()[range], column.values, table)
+    } else {
+        of_vectors(batch, range, column.values, table)
+    }
+}
+
+/// A column whose rows are vectors.
+fn of_vectors(
+    batch: &RowBatch,
+    range: Range<usize>,
+    values: Values,
+    table: &TableParams,
+) -> Result<ArrayRef, ArrowError> {
     let images = batch.images_of(range.clone());
-    Ok(match column.values {
+    Ok(match values {
         Values::Path => texts(images, |image| Some(&image.meta.uri)),
         Values::Label => texts(images, |image| image.meta.label.as_deref()),
         Values::OfImage(value) => Arc::new(Int32Array::from_iter_values(
@@ -195,14 +89,130 @@ pub(crate) fn column(
                 rows.map(move |row| (first + row - image.rows.start) as i32)
             })))
         }
+        values => of_each_vector(batch, range, values, table)?,
+    })
+}
+
+/// The values that each vector has one of: those of its keypoint, its elements, its scores.
+fn of_each_vector(
+    batch: &RowBatch,
+    range: Range<usize>,
+    values: Values,
+    table: &TableParams,
+) -> Result<ArrayRef, ArrowError> {
+    let keypoints = || &batch.keypoints()[range.clone()];
+    Ok(match values {
         Values::OfKeyPoint(value) => {
             Arc::new(Float32Array::from_iter_values(keypoints().iter().map(value)))
         }
         Values::Octave => {
             Arc::new(Int32Array::from_iter_values(keypoints().iter().map(|k| k.octave)))
         }
-        Values::Vector => vectors(batch.vectors().slice(range), batch.format().len() as i32)?,
+        Values::Vector => {
+            let vectors = batch.vectors().slice(range);
+            let len = batch.format().len();
+            match (vectors, table.layout()) {
+                (VectorsView::U8(bytes), Layout::Arrow) if table.rows() == RowShape::Image => {
+                    let bytes = bytes.as_slice().unwrap_or_default();
+                    Arc::new(BinaryArray::from_iter_values(bytes.chunks_exact(len)))
+                }
+                (VectorsView::U8(bytes), Layout::Arrow) => {
+                    let bytes = bytes.as_slice().unwrap_or_default().to_vec().into();
+                    Arc::new(FixedSizeBinaryArray::try_new(len as i32, bytes, None)?)
+                }
+                (VectorsView::F32(floats), Layout::Arrow) => {
+                    lists(Arc::new(Float32Array::from_iter_values(floats.iter().copied())), len)?
+                }
+                (VectorsView::U8(bytes), Layout::Spark) => {
+                    spark_vectors(bytes.iter().copied().map(f64::from), len)?
+                }
+                (VectorsView::F32(floats), Layout::Spark) => {
+                    spark_vectors(floats.iter().copied().map(f64::from), len)?
+                }
+            }
+        }
+        Values::Scores => {
+            let scores = scores_of(batch)?;
+            let (scores, len) = (scores.slice(s![range, ..]), scores.ncols());
+            match table.layout() {
+                Layout::Arrow => lists(floats(scores.iter().copied(), table.score_width()), len)?,
+                Layout::Spark => spark_vectors(scores.iter().copied(), len)?,
+            }
+        }
+        _ => return Err(ArrowError::SchemaError("the column is not of vectors".to_owned())),
     })
+}
+
+/// A column whose rows are images.
+fn of_images(
+    batch: &RowBatch,
+    images: &[ImageRows],
+    values: Values,
+    table: &TableParams,
+) -> Result<ArrayRef, ArrowError> {
+    if let Some(image) = images.iter().find(|image| !image.is_whole()) {
+        let uri = &image.meta.uri;
+        let why = format!("the rows of {uri} are not all in one batch, where a row is an image");
+        return Err(ArrowError::InvalidArgumentError(why));
+    }
+    let one_each = || images.iter().map(|image| (image, 0..1));
+    Ok(match (values, table.rows()) {
+        (Values::Path, _) => texts(one_each(), |image| Some(&image.meta.uri)),
+        (Values::Label, _) => texts(one_each(), |image| image.meta.label.as_deref()),
+        (Values::OfImage(value), _) => {
+            Arc::new(Int32Array::from_iter_values(images.iter().map(value)))
+        }
+        (Values::Count, _) => {
+            Arc::new(Int32Array::from_iter_values(images.iter().map(|i| i.rows.len() as i32)))
+        }
+        (Values::Image, _) => pictures(images)?,
+        (Values::Vector, RowShape::Padded(n)) => {
+            let len = batch.format().len();
+            let element = |row: usize, i: usize| match batch.vectors().view() {
+                VectorsView::U8(bytes) => f64::from(bytes[(row, i)]),
+                VectorsView::F32(floats) => f64::from(floats[(row, i)]),
+            };
+            padded(images, (n, len), element, ScoreWidth::F32, table.layout())?
+        }
+        (Values::Scores, RowShape::Padded(n)) => {
+            let scores = scores_of(batch)?;
+            let shape = (n, scores.ncols());
+            padded(images, shape, |row, i| scores[(row, i)], table.score_width(), table.layout())?
+        }
+        (values, _) => {
+            let start = images.first().map_or(0, |image| image.rows.start);
+            let end = images.last().map_or(0, |image| image.rows.end);
+            let of_vectors = of_each_vector(batch, start..end, values, table)?;
+            let offsets = OffsetBuffer::from_lengths(images.iter().map(|image| image.rows.len()));
+            let element = element_of(of_vectors.data_type().clone());
+            Arc::new(ListArray::try_new(element, offsets, of_vectors, None)?)
+        }
+    })
+}
+
+fn scores_of(batch: &RowBatch) -> Result<&ndarray::Array2<f64>, ArrowError> {
+    batch.scores().ok_or_else(|| ArrowError::SchemaError("the batch has no scores".to_owned()))
+}
+
+/// The elements of the first `n` vectors of each image in one vector, with zeros at its end.
+fn padded(
+    images: &[ImageRows],
+    (n, len): (usize, usize),
+    element: impl Fn(usize, usize) -> f64,
+    width: ScoreWidth,
+    layout: Layout,
+) -> Result<ArrayRef, ArrowError> {
+    let element = &element;
+    let all = images.iter().flat_map(|image| {
+        let rows = image.rows.clone().take(n);
+        let zeros = (n - rows.len()) * len;
+        rows.flat_map(move |row| (0..len).map(move |i| element(row, i)))
+            .chain(std::iter::repeat_n(0.0, zeros))
+    });
+    match layout {
+        Layout::Arrow => lists(floats(all, width), n * len),
+        Layout::Spark => spark_vectors(all, n * len),
+    }
 }
 
 /// A column of texts: the text of each image, repeated for each of its rows.
@@ -218,27 +228,58 @@ fn texts<'a>(
     Arc::new(texts.finish())
 }
 
-fn vectors(vectors: VectorsView<'_>, len: i32) -> Result<ArrayRef, ArrowError> {
-    Ok(match vectors {
-        VectorsView::U8(bytes) => {
-            let bytes = bytes.as_slice().unwrap_or_default().to_vec().into();
-            Arc::new(FixedSizeBinaryArray::try_new(len, bytes, None)?)
-        }
-        VectorsView::F32(floats) => {
-            let values = Float32Array::from_iter_values(floats.iter().copied());
-            let element = element_of(DataType::Float32);
-            Arc::new(FixedSizeListArray::try_new(element, len, Arc::new(values), None)?)
-        }
-    })
+fn floats(values: impl Iterator<Item = f64>, width: ScoreWidth) -> ArrayRef {
+    match width {
+        ScoreWidth::F32 => Arc::new(Float32Array::from_iter_values(values.map(|v| v as f32))),
+        ScoreWidth::F64 => Arc::new(Float64Array::from_iter_values(values)),
+    }
 }
 
-fn scores(scores: ArrayView2<'_, f64>, width: ScoreWidth) -> Result<ArrayRef, ArrowError> {
-    let values: ArrayRef = match width {
-        ScoreWidth::F32 => {
-            Arc::new(Float32Array::from_iter_values(scores.iter().map(|&s| s as f32)))
-        }
-        ScoreWidth::F64 => Arc::new(Float64Array::from_iter_values(scores.iter().copied())),
-    };
-    let (element, len) = (element_of(width.data_type()), scores.ncols() as i32);
-    Ok(Arc::new(FixedSizeListArray::try_new(element, len, values, None)?))
+/// Lists of `len` values each.
+fn lists(values: ArrayRef, len: usize) -> Result<ArrayRef, ArrowError> {
+    let element = element_of(values.data_type().clone());
+    Ok(Arc::new(FixedSizeListArray::try_new(element, len as i32, values, None)?))
 }
+
+/// Dense vectors of Spark of `len` values each.
+fn spark_vectors(values: impl Iterator<Item = f64>, len: usize) -> Result<ArrayRef, ArrowError> {
+    let values = Float64Array::from_iter_values(values);
+    let n = values.len() / len.max(1);
+    let offsets = OffsetBuffer::from_lengths(std::iter::repeat_n(len, n));
+    let lists = ListArray::try_new(element_of(DataType::Float64), offsets, Arc::new(values), None)?;
+    let fields = spark::vector_fields();
+    let nulls = |i: usize| new_null_array(fields[i].data_type(), n);
+    let dense: ArrayRef = Arc::new(Int8Array::from(vec![1; n]));
+    let columns = vec![dense, nulls(1), nulls(2), Arc::new(lists)];
+    Ok(Arc::new(StructArray::try_new(fields, columns, None)?))
+}
+
+/// The pixels of images, as Spark's data source for images has them. An image whose pixels were not kept is an error.
+fn pictures(images: &[ImageRows]) -> Result<ArrayRef, ArrowError> {
+    let pixels = images.iter().map(|image| {
+        image.pixels.as_deref().ok_or_else(|| {
+            let why = format!("the pixels of {} were not kept", image.meta.uri);
+            ArrowError::InvalidArgumentError(why)
+        })
+    });
+    let pixels = pixels.collect::<Result<Vec<&Pixels>, _>>()?;
+    let mut data = BinaryBuilder::new();
+    pixels.iter().for_each(|pixels| data.append_value(pixels.as_bytes()));
+    let numbers = |value: fn(&Pixels) -> i32| -> ArrayRef {
+        Arc::new(Int32Array::from_iter_values(pixels.iter().map(|pixels| value(pixels))))
+    };
+    let columns = vec![
+        texts(images.iter().map(|image| (image, 0..1)), |image| Some(&image.meta.uri)),
+        numbers(|p| p.height() as i32),
+        numbers(|p| p.width() as i32),
+        numbers(|p| p.format().channels() as i32),
+        numbers(|p| if p.format() == PixelFormat::Gray { CV_8UC1 } else { CV_8UC3 }),
+        Arc::new(data.finish()),
+    ];
+    Ok(Arc::new(StructArray::try_new(spark::image_fields(), columns, None)?))
+}
+
+/// OpenCV's number of images with one channel of bytes.
+const CV_8UC1: i32 = 0;
+/// The same for three channels.
+const CV_8UC3: i32 = 16;

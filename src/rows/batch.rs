@@ -8,7 +8,7 @@ use ndarray::Array2;
 use super::FailedImage;
 use crate::error::{Error, Result};
 use crate::features::{ImageFeatures, KeyPoint, VectorFormat, Vectors};
-use crate::pixels::ImageMeta;
+use crate::pixels::{ImageMeta, Pixels};
 
 /// The rows of one image in a batch.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,11 +16,30 @@ use crate::pixels::ImageMeta;
 pub struct ImageRows {
     /// The image.
     pub meta: Arc<ImageMeta>,
+    /// Its pixels, if they are kept.
+    pub pixels: Option<Arc<Pixels>>,
+    /// The number of the image's vectors in all batches.
+    pub n_vectors: u32,
     /// Index of its first row in this batch among all of the image's vectors; above 0 if the image began in an
     /// earlier batch.
     pub first_index: u32,
     /// Its rows in the batch; empty for an image without features.
     pub rows: Range<usize>,
+}
+
+impl ImageRows {
+    /// Whether all of the image's rows are in the batch.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.rows.len() == self.n_vectors as usize
+    }
+}
+
+/// An image that a batch tells of for the first time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Seen<'a> {
+    Image(&'a ImageRows),
+    Failed(&'a FailedImage),
 }
 
 /// One row of a batch: a vector and where it comes from.
@@ -61,6 +80,8 @@ pub struct RowBatch {
     vectors: Vectors,
     scores: Option<Array2<f64>>,
     failed: Vec<FailedImage>,
+    /// For each failure, the number of `images` before it.
+    failed_after: Vec<usize>,
 }
 
 impl RowBatch {
@@ -74,6 +95,7 @@ impl RowBatch {
             vectors: Vectors::empty(format),
             scores: None,
             failed: Vec::new(),
+            failed_after: Vec::new(),
         }
     }
 
@@ -113,14 +135,20 @@ impl RowBatch {
         if self.format.has_keypoints() {
             self.keypoints.extend_from_slice(&image.keypoints[some.clone()]);
         }
-        let (meta, first_index) = (Arc::clone(&image.meta), some.start as u32);
-        self.images.push(ImageRows { meta, first_index, rows: start..self.len() });
+        self.images.push(ImageRows {
+            meta: Arc::clone(&image.meta),
+            pixels: image.pixels.clone(),
+            n_vectors: image.len() as u32,
+            first_index: some.start as u32,
+            rows: start..self.len(),
+        });
         // The scores do not cover the new rows.
         self.scores = None;
     }
 
     /// Adds an image that failed.
     pub fn push_failed(&mut self, failed: FailedImage) {
+        self.failed_after.push(self.images.len());
         self.failed.push(failed);
     }
 
@@ -130,9 +158,10 @@ impl RowBatch {
         images: Vec<ImageRows>,
         keypoints: Vec<KeyPoint>,
         vectors: Vectors,
-        failed: Vec<FailedImage>,
+        failed: Vec<(usize, FailedImage)>,
     ) -> Self {
-        Self { format, images, keypoints, vectors, scores: None, failed }
+        let (failed_after, failed) = failed.into_iter().unzip();
+        Self { format, images, keypoints, vectors, scores: None, failed, failed_after }
     }
 
     /// The number of rows.
@@ -182,6 +211,22 @@ impl RowBatch {
         &self.failed
     }
 
+    /// The failures, each with the number of images before it.
+    pub(crate) fn failed_after(&self) -> impl ExactSizeIterator<Item = (usize, &FailedImage)> {
+        self.failed_after.iter().copied().zip(&self.failed)
+    }
+
+    /// All images that the batch tells of for the first time, in order, good and failed.
+    pub(crate) fn seen(&self) -> impl Iterator<Item = Seen<'_>> {
+        let mut failed = self.failed_after().peekable();
+        (0..=self.images.len()).flat_map(move |at| {
+            let before = std::iter::from_fn(|| failed.next_if(|(after, _)| *after == at));
+            let before: Vec<_> = before.map(|(_, failed)| Seen::Failed(failed)).collect();
+            let image = self.images.get(at).filter(|image| image.first_index == 0);
+            before.into_iter().chain(image.map(Seen::Image))
+        })
+    }
+
     /// Iterates over the rows.
     #[must_use]
     pub fn rows(&self) -> impl ExactSizeIterator<Item = Row<'_>> + std::fmt::Debug {
@@ -215,7 +260,7 @@ impl<'a> Iterator for Rows<'a> {
 
     fn next(&mut self) -> Option<Row<'a>> {
         let Self { batch, place, .. } = *self;
-        let ImageRows { meta, first_index, rows } = loop {
+        let ImageRows { meta, first_index, rows, .. } = loop {
             let image = batch.images.get(self.image)?;
             if place < image.rows.end {
                 break image;

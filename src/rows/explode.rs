@@ -9,6 +9,9 @@ pub const DEFAULT_BATCH_ROWS: usize = 1024;
 /// Most bytes of the vectors of a batch, unless the caller sets its rows.
 const BATCH_BYTES: usize = 4 << 20;
 
+/// Bytes of pixels, where they are kept, after which a batch ends.
+const PIXEL_BYTES: usize = 4 << 20;
+
 /// Most images in a batch; those without rows and those that failed count too.
 const MAX_IMAGES: usize = 1024;
 
@@ -39,9 +42,12 @@ pub struct Explode<I> {
     images: I,
     /// Rows of a batch, if the caller has set them.
     size: Option<usize>,
+    whole_images: bool,
     format: Option<VectorFormat>,
     /// The batch in progress.
     batch: Option<RowBatch>,
+    /// Bytes of the pixels in it.
+    pixels: usize,
     /// The image whose rows are next, and how many of its rows are already in batches.
     current: Option<(ImageFeatures, usize)>,
     /// Images that failed before the format was known.
@@ -56,8 +62,10 @@ impl<I> Explode<I> {
         Self {
             images,
             size: None,
+            whole_images: false,
             format: None,
             batch: None,
+            pixels: 0,
             current: None,
             failed: Vec::new(),
             error: None,
@@ -65,10 +73,17 @@ impl<I> Explode<I> {
         }
     }
 
-    /// Sets the rows of a batch (default [`DEFAULT_BATCH_ROWS`], or fewer if their vectors exceed 4 MiB). A batch may have fewer. 0 ends the stream with an
-    /// [`Error::InvalidParam`].
+    /// Sets the rows of a batch (default [`DEFAULT_BATCH_ROWS`], or fewer if their vectors exceed 4 MiB). A batch may
+    /// have fewer. 0 ends the stream with an [`Error::InvalidParam`].
     pub fn with_batch_rows(mut self, rows: usize) -> Self {
         self.size = Some(rows);
+        self
+    }
+
+    /// Sets whether the rows of an image stay together (default: no). A batch then ends with the image that reaches its
+    /// number of rows, and may exceed it.
+    pub fn with_whole_images(mut self, whole: bool) -> Self {
+        self.whole_images = whole;
         self
     }
 
@@ -103,6 +118,7 @@ impl<I> Explode<I> {
         self.batch.as_ref().is_some_and(|batch| {
             batch.len() >= self.size_of(batch.format())
                 || batch.images().len() + batch.failed().len() >= MAX_IMAGES
+                || self.pixels >= PIXEL_BYTES
         })
     }
 
@@ -111,9 +127,12 @@ impl<I> Explode<I> {
         let Some((image, taken)) = self.current.take() else { return };
         let format = self.format.unwrap_or_else(|| image.format());
         let size = self.size_of(format);
+        let whole_images = self.whole_images;
         let batch = self.open(format);
-        let end = image.len().min(taken + (size - batch.len()));
+        let room = if whole_images { usize::MAX } else { size - batch.len() };
+        let end = image.len().min(taken.saturating_add(room));
         batch.push_some(&image, taken..end);
+        self.pixels += image.pixels.as_ref().map_or(0, |pixels| pixels.as_bytes().len());
         if end < image.len() {
             self.current = Some((image, end));
         }
@@ -160,6 +179,7 @@ impl<T: Into<ImageOutcome>, I: Iterator<Item = Result<T>>> Iterator for Explode<
         }
         if let Some(batch) = self.batch.take() {
             self.is_first = false;
+            self.pixels = 0;
             return Some(Ok(batch));
         }
         if let Some(error) = self.error.take() {

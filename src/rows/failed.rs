@@ -10,12 +10,21 @@ use crate::error::Error;
 pub struct FailedImage {
     /// The image, where it is known.
     pub uri: Option<String>,
-    /// The stage: `source`, `decode`, `orb`.
+    /// Its label, if it has one that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// Length of the encoded image in bytes, if it could be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub byte_len: Option<u64>,
+    /// The stage: `source`, `decode`, `orb`, `onnx`.
     pub stage: String,
     /// The cause in a word, to count by: [`Error::code`].
     pub cause: String,
     /// The whole message.
     pub message: String,
+    /// Whether it is to be recorded beside the rows, and not only listed with the images.
+    #[serde(skip)]
+    pub recorded: bool,
 }
 
 impl FailedImage {
@@ -26,17 +35,26 @@ impl FailedImage {
         cause: impl Into<String>,
         message: impl Into<String>,
     ) -> Self {
-        Self { uri, stage: stage.into(), cause: cause.into(), message: message.into() }
+        Self {
+            uri,
+            label: None,
+            byte_len: None,
+            stage: stage.into(),
+            cause: cause.into(),
+            message: message.into(),
+            recorded: true,
+        }
     }
 }
 
 impl From<&Error> for FailedImage {
     fn from(error: &Error) -> Self {
+        let uri = error.uri().map(str::to_owned);
+        let image = error.image();
         Self {
-            uri: error.uri().map(str::to_owned),
-            stage: error.stage().as_str().to_owned(),
-            cause: error.code().to_owned(),
-            message: error.to_line(),
+            label: image.and_then(|image| image.label()).map(str::to_owned),
+            byte_len: image.and_then(|image| image.byte_len()),
+            ..Self::new(uri, error.stage().as_str(), error.code(), error.to_line())
         }
     }
 }

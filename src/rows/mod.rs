@@ -1,17 +1,26 @@
-//! One row for each vector: batches by columns, and the spool between the two passes of a fit.
+//! One row for each vector, or for each image: batches by columns, and the spool between the two passes of a fit.
 
 #[cfg(feature = "arrow")]
 mod arrow;
 mod batch;
 mod explode;
 mod failed;
-mod spool;
-
 #[cfg(feature = "arrow")]
-pub use arrow::{ScoreWidth, schema};
+mod spark;
+mod spool;
+#[cfg(feature = "arrow")]
+mod table;
+
 #[cfg(feature = "parquet")]
-pub(crate) use arrow::{column, is_dictionary};
+pub(crate) use arrow::column;
+pub(crate) use batch::Seen;
 pub use batch::{ImageRows, Row, RowBatch};
 pub use explode::{DEFAULT_BATCH_ROWS, Explode, ImageOutcome};
 pub use failed::FailedImage;
+#[cfg(feature = "arrow")]
+pub use spark::{ROW_METADATA, describe as describe_for_spark};
 pub use spool::{DEFAULT_SPOOL_MEMORY, Spool, SpooledBatches, Spooling};
+#[cfg(feature = "parquet")]
+pub(crate) use table::is_dictionary;
+#[cfg(feature = "arrow")]
+pub use table::{Layout, RowShape, ScoreWidth, TableParams};

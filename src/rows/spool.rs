@@ -11,7 +11,7 @@ use tempfile::{SpooledTempFile, spooled_tempfile_in};
 use super::{FailedImage, ImageRows, RowBatch};
 use crate::error::{Error, Result};
 use crate::features::{Element, KeyPoint, VectorFormat, Vectors};
-use crate::pixels::ImageMeta;
+use crate::pixels::{ImageMeta, PixelFormat, Pixels};
 
 /// Default of [`Spool::with_memory`]: 2 MiB, some 30,000 rows of ORB.
 pub const DEFAULT_SPOOL_MEMORY: usize = 2 << 20;
@@ -56,6 +56,8 @@ pub struct Spooling {
     spool: Spool,
     file: BufWriter<SpooledTempFile>,
     batches: u64,
+    vectors: u64,
+    images: u64,
 }
 
 impl std::fmt::Debug for Spooling {
@@ -70,7 +72,7 @@ impl Spooling {
     pub fn new(spool: &Spool) -> Self {
         let file = spooled_tempfile_in(spool.memory, &spool.folder);
         let file = BufWriter::with_capacity(1 << 16, file);
-        Self { spool: spool.clone(), file, batches: 0 }
+        Self { spool: spool.clone(), file, batches: 0, vectors: 0, images: 0 }
     }
 
     /// Keeps a batch; scores are not kept.
@@ -79,6 +81,8 @@ impl Spooling {
     /// [`Error::Spool`], naming the folder.
     pub fn push(&mut self, batch: &RowBatch) -> Result<()> {
         self.batches += 1;
+        self.vectors += batch.len() as u64;
+        self.images += batch.images().iter().filter(|image| image.first_index == 0).count() as u64;
         write_batch(&mut self.file, batch).map_err(|e| self.spool.error(e))
     }
 
@@ -92,9 +96,9 @@ impl Spooling {
             file.rewind()?;
             Ok(BufReader::with_capacity(1 << 16, file))
         };
-        let file = rewind(self.file).map_err(|e| self.spool.error(e))?;
-        let batches = self.batches;
-        Ok(SpooledBatches { spool: self.spool, file, left: batches, batches })
+        let Self { spool, file, batches, vectors, images } = self;
+        let file = rewind(file).map_err(|e| spool.error(e))?;
+        Ok(SpooledBatches { spool, file, left: batches, batches, vectors, images })
     }
 }
 
@@ -104,9 +108,23 @@ pub struct SpooledBatches {
     file: BufReader<SpooledTempFile>,
     left: u64,
     batches: u64,
+    vectors: u64,
+    images: u64,
 }
 
 impl SpooledBatches {
+    /// The number of vectors in all batches.
+    #[must_use]
+    pub fn vectors(&self) -> u64 {
+        self.vectors
+    }
+
+    /// The number of images in all batches, without those that failed.
+    #[must_use]
+    pub fn images(&self) -> u64 {
+        self.images
+    }
+
     /// Goes back to the first batch.
     ///
     /// # Errors
@@ -146,7 +164,7 @@ impl std::iter::FusedIterator for SpooledBatches {}
 
 /// First byte of every batch.
 const BATCH: u8 = 0xb5;
-/// Length of a text that is absent.
+/// Length of a text, or number, that is absent.
 const ABSENT: u64 = u64::MAX;
 /// Floats that are written at a time.
 const FLOATS_AT_A_TIME: usize = 16 << 10;
@@ -162,14 +180,19 @@ fn write_batch(file: &mut impl Write, batch: &RowBatch) -> io::Result<()> {
         write_number(file, number as u64)?;
     }
     for image in images {
-        write_number(file, image.first_index.into())?;
-        write_number(file, image.rows.len() as u64)?;
+        for number in [image.n_vectors, image.first_index, image.rows.len() as u32] {
+            write_number(file, number.into())?;
+        }
         write_meta(file, &image.meta)?;
+        write_pixels(file, image.pixels.as_deref())?;
     }
-    for failed in failed {
-        write_text(file, failed.uri.as_deref())?;
-        for text in [&failed.stage, &failed.cause, &failed.message] {
-            write_text(file, Some(text))?;
+    for (after, failed) in batch.failed_after() {
+        write_number(file, after as u64)?;
+        file.write_all(&[failed.recorded.into()])?;
+        write_number(file, failed.byte_len.unwrap_or(ABSENT))?;
+        let FailedImage { uri, label, stage, cause, message, .. } = failed;
+        for text in [uri.as_deref(), label.as_deref(), Some(stage), Some(cause), Some(message)] {
+            write_text(file, text)?;
         }
     }
     for k in batch.keypoints() {
@@ -210,6 +233,15 @@ fn write_meta(file: &mut impl Write, image: &ImageMeta) -> io::Result<()> {
     }
     write_text(file, Some(&image.uri))?;
     write_text(file, image.label.as_deref())
+}
+
+fn write_pixels(file: &mut impl Write, pixels: Option<&Pixels>) -> io::Result<()> {
+    let Some(pixels) = pixels else { return file.write_all(&[0]) };
+    let format = PixelFormat::ALL.iter().position(|format| *format == pixels.format());
+    file.write_all(&[1, format.unwrap_or_default() as u8])?;
+    write_number(file, pixels.width() as u64)?;
+    write_number(file, pixels.height() as u64)?;
+    file.write_all(pixels.as_bytes())
 }
 
 fn damaged() -> io::Error {
@@ -261,6 +293,19 @@ fn read_meta(file: &mut impl Read) -> io::Result<ImageMeta> {
     Ok(meta)
 }
 
+fn read_pixels(file: &mut impl Read) -> io::Result<Option<Arc<Pixels>>> {
+    if array::<1>(file)? == [0] {
+        return Ok(None);
+    }
+    let [format] = array(file)?;
+    let format = *PixelFormat::ALL.get(usize::from(format)).ok_or_else(damaged)?;
+    let (width, height) = (number(file)? as usize, number(file)? as usize);
+    let len = width.checked_mul(height).and_then(|n| n.checked_mul(format.channels()));
+    let bytes = bytes(file, len.ok_or_else(damaged)?)?;
+    let pixels = Pixels::new(bytes, width, height, format).map_err(|_| damaged())?;
+    Ok(Some(Arc::new(pixels)))
+}
+
 fn read_batch(file: &mut impl Read) -> io::Result<RowBatch> {
     let [tag, is_float, has_keypoints] = array(file)?;
     if tag != BATCH {
@@ -274,9 +319,11 @@ fn read_batch(file: &mut impl Read) -> io::Result<RowBatch> {
     }
     let (mut images, mut end) = (Vec::new(), 0);
     for _ in 0..n_images {
-        let (first_index, rows) = (number(file)? as u32, number(file)? as usize);
+        let (n_vectors, first_index) = (number(file)? as u32, number(file)? as u32);
+        let rows = number(file)? as usize;
         let meta = Arc::new(read_meta(file)?);
-        images.push(ImageRows { meta, first_index, rows: end..end + rows });
+        let pixels = read_pixels(file)?;
+        images.push(ImageRows { meta, pixels, n_vectors, first_index, rows: end..end + rows });
         end += rows;
     }
     if end != rows {
@@ -284,9 +331,14 @@ fn read_batch(file: &mut impl Read) -> io::Result<RowBatch> {
     }
     let mut failed = Vec::new();
     for _ in 0..n_failed {
-        let uri = text(file)?;
+        let after = number(file)? as usize;
+        let [recorded] = array(file)?;
+        let byte_len = Some(number(file)?).filter(|&len| len != ABSENT);
+        let (uri, label) = (text(file)?, text(file)?);
         let [stage, cause, message] = [some_text(file)?, some_text(file)?, some_text(file)?];
-        failed.push(FailedImage { uri, stage, cause, message });
+        let recorded = recorded != 0;
+        let image = FailedImage { uri, label, byte_len, stage, cause, message, recorded };
+        failed.push((after, image));
     }
     let mut keypoints = Vec::new();
     if format.has_keypoints() {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  S3Params ──▶ S3 ──▶ source::S3Source      list, get
-//!                └───▶ sink::ParquetSink     multipart uploads, conditional puts
+//!                └───▶ sink::FileSink     multipart uploads, conditional puts
 //! ```
 //!
 //! Async code stays in this module and inside those two types: the connection owns the runtime, and every

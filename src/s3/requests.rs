@@ -221,12 +221,17 @@ impl S3 {
 
     /// Begins a multipart upload and returns its id.
     pub(crate) async fn create_upload(&self, bucket: &str, key: &str) -> Result<String, Fault> {
+        let content_type = match key.rsplit('.').next() {
+            Some("csv") => "text/csv",
+            Some("gz") => "application/gzip",
+            _ => "application/vnd.apache.parquet",
+        };
         self.request(0, |client| async move {
             let upload = client
                 .create_multipart_upload()
                 .bucket(bucket)
                 .key(key)
-                .content_type("application/vnd.apache.parquet")
+                .content_type(content_type)
                 .checksum_algorithm(ChecksumAlgorithm::Crc32)
                 .send()
                 .await?;

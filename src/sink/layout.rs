@@ -1,7 +1,8 @@
 //! The layout of a result, in a folder and in S3 alike: file names, run ids, and other files beside them.
 //!
 //! ```text
-//! part-00000-<run>.parquet          rows
+//! part-00000-<run>.parquet          rows; .csv or .csv.gz in that format
+//! _images/part-00000-<run>.parquet  all images
 //! _errors/part-00000-<run>.parquet  failures
 //! _SUCCESS                          last
 //! ```
@@ -37,6 +38,10 @@ choice!(WriteMode, "mode", Error = "error", Overwrite = "overwrite", Append = "a
 pub const SUCCESS: &str = "_SUCCESS";
 /// The folder of recorded failures, which readers of the result ignore.
 pub const ERRORS: &str = "_errors";
+/// The folder of the list of all images, which readers of the result ignore.
+pub const IMAGES: &str = "_images";
+/// The folders beside the rows.
+pub const SIDES: [&str; 2] = [ERRORS, IMAGES];
 
 /// The `_SUCCESS` of the result that an append adds to, moved into the folder of the appending run.
 pub const MARK_BEFORE: &str = "_SUCCESS.before";
@@ -59,29 +64,51 @@ pub fn is_run_id(text: &str) -> bool {
     Uuid::try_parse(text).is_ok_and(|id| id.simple().to_string() == text)
 }
 
+/// The format of the files of rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum FileFormat {
+    /// Parquet.
+    #[default]
+    Parquet,
+    /// CSV with a header; a vector is one column of text: `"[0.5, 1.0]"`.
+    Csv,
+    /// CSV with a header, and a column for each element of a vector: `pca_0`, `pca_1`..
+    CsvColumns,
+}
+
+choice!(FileFormat, "format", Parquet = "parquet", Csv = "csv", CsvColumns = "csv-columns");
+
+/// Endings of the names of files of rows.
+const ENDINGS: [&str; 3] = [".parquet", ".csv.gz", ".csv"];
+
 /// The name of a file of rows. Names sort in the order of their numbers.
 ///
 /// A number of more than five digits gets a prefix of nines, so that it sorts after all shorter ones: 99999, then
 /// 99999100000. A plain 100000 would sort before 99999.
-pub fn part_name(number: u64, run: &str) -> String {
+pub fn part_name(number: u64, run: &str, ending: &str) -> String {
     let mut digits = String::new();
     let mut width = DIGITS;
     while 10_u64.checked_pow(width as u32).is_some_and(|limit| number >= limit) {
         digits.extend(std::iter::repeat_n('9', width));
         width += 1;
     }
-    format!("part-{digits}{number:0width$}-{run}.parquet")
+    format!("part-{digits}{number:0width$}-{run}{ending}")
 }
 
-/// The name of the file of failures.
-pub fn errors_name(run: &str) -> String {
-    format!("{ERRORS}/{}", part_name(0, run))
+/// The name of the file in a folder beside the rows.
+pub fn side_name(side: &str, run: &str) -> String {
+    format!("{side}/{}", part_name(0, run, ENDINGS[0]))
 }
 
-/// The run that wrote a file of rows or of failures, whose path is relative to the output; `None` if this crate gives
-/// no such name.
+/// The run that wrote a file of rows, or one beside them, whose path is relative to the output; `None` if this crate
+/// gives no such name.
 pub fn run_of(name: &str) -> Option<&str> {
-    run_of_part(name.strip_prefix(ERRORS).and_then(|name| name.strip_prefix('/')).unwrap_or(name))
+    match name.split_once('/') {
+        Some((side, name)) if SIDES.contains(&side) => run_of_part(name),
+        _ => run_of_part(name),
+    }
 }
 
 /// Whether a job of this crate or of Spark leaves a file of that name, relative to the output, in a result.
@@ -89,7 +116,7 @@ pub fn run_of(name: &str) -> Option<&str> {
 pub fn is_file_of_a_result(name: &str) -> bool {
     match name.split_once('/') {
         None => Place::Result.has_file(name),
-        Some((folder, name)) => folder == ERRORS && Place::Errors.has_file(name),
+        Some((folder, name)) => SIDES.contains(&folder) && Place::Side.has_file(name),
     }
 }
 
@@ -98,8 +125,8 @@ pub fn is_file_of_a_result(name: &str) -> bool {
 pub enum Place {
     /// The output.
     Result,
-    /// `_errors`.
-    Errors,
+    /// `_errors`, `_images`.
+    Side,
     /// `_temporary-<run>`, where a run of ours that appends keeps its files until the commit.
     Unfinished,
     /// `_temporary`, where a job of Spark keeps its files until they are committed.
@@ -118,7 +145,7 @@ impl Place {
         match self {
             Self::Result if name == "_temporary" => Some(Self::Temporary),
             Self::Result if run_of_unfinished(name).is_some() => Some(Self::Unfinished),
-            Self::Result | Self::Unfinished if name == ERRORS => Some(Self::Errors),
+            Self::Result | Self::Unfinished if SIDES.contains(&name) => Some(Self::Side),
             Self::Temporary if is_number(name) => Some(Self::Job),
             Self::Job if name == "_temporary" => Some(Self::Attempts),
             Self::Job if is_task(name, "task", 4) => Some(Self::Task),
@@ -141,7 +168,7 @@ impl Place {
             Self::Unfinished => {
                 [SUCCESS, MARK_BEFORE].contains(&name) || run_of_part(name).is_some()
             }
-            Self::Errors => run_of_part(name).is_some(),
+            Self::Side => run_of_part(name).is_some(),
             Self::Task => of_spark(&is_part_of_spark),
             Self::Temporary | Self::Job | Self::Attempts => false,
         }
@@ -184,7 +211,7 @@ fn run_of_part(name: &str) -> Option<&str> {
     is_run_id(run).then_some(run)
 }
 
-/// Whether a name has the form of Spark's Parquet files: `part-00000-<uuid>-c000.snappy.parquet`, and `_00000.c000`
+/// Whether a name has the form of Spark's files of rows: `part-00000-<uuid>-c000.snappy.parquet`, `-c000.csv.gz`, and `_00000.c000`
 /// instead of `-c000` in buckets.
 fn is_part_of_spark(name: &str) -> bool {
     let Some((_, rest)) = number_and_rest(name) else { return false };
@@ -213,9 +240,10 @@ fn is_part_of_spark(name: &str) -> bool {
 /// File name endings of the codecs in Parquet's Java library.
 const CODECS: [&str; 8] = ["snappy", "gz", "lzo", "br", "lz4", "lz4raw", "lz4hadoop", "zstd"];
 
-/// The two parts of `part-<number>-<rest>.parquet`.
+/// The two parts of `part-<number>-<rest>` with one of the endings.
 fn number_and_rest(name: &str) -> Option<(&str, &str)> {
-    let name = name.strip_prefix("part-")?.strip_suffix(".parquet")?;
+    let name = name.strip_prefix("part-")?;
+    let name = ENDINGS.iter().find_map(|ending| name.strip_suffix(ending))?;
     let (number, rest) = name.split_once('-')?;
     (number.len() >= DIGITS && is_number(number)).then_some((number, rest))
 }
@@ -249,14 +277,15 @@ mod tests {
         let limits = (5..20).map(|digits| 10_u64.pow(digits)).flat_map(near);
         let numbers: Vec<_> = (0..12).chain(limits).chain([u64::MAX - 1, u64::MAX]).collect();
         assert!(numbers.is_sorted());
-        let names: Vec<_> = numbers.iter().map(|&number| part_name(number, RUN)).collect();
+        let names: Vec<_> =
+            numbers.iter().map(|&number| part_name(number, RUN, ".parquet")).collect();
         assert!(names.is_sorted_by(|a, b| a < b), "{names:#?}");
         assert!(names.iter().all(|name| run_of(name) == Some(RUN) && is_file_of_a_result(name)));
         assert_eq!(names[11], format!("part-00011-{RUN}.parquet"));
         // A longer number sorts after a shorter one, whatever the run ids are.
         let low = "00000000000000000000000000000000";
-        assert!(part_name(99_999, RUN) < part_name(100_000, low));
-        assert_eq!(part_name(100_000, low), format!("part-99999100000-{low}.parquet"));
+        assert!(part_name(99_999, RUN, ".parquet") < part_name(100_000, low, ".csv"));
+        assert_eq!(part_name(100_000, low, ".csv"), format!("part-99999100000-{low}.csv"));
     }
 
     #[test]
@@ -278,6 +307,11 @@ mod tests {
             "_metadata",
             "_common_metadata",
             &format!("part-00000-{RUN}.parquet"),
+            &format!("part-00000-{RUN}.csv"),
+            &format!("part-00000-{RUN}.csv.gz"),
+            &format!("_images/part-00000-{RUN}.parquet"),
+            &format!("part-00000-{JOB}-c000.csv"),
+            &format!("part-00000-{JOB}-c000.csv.gz"),
             &format!("part-99999100000-{RUN}.parquet"),
             &format!("_errors/part-00000-{RUN}.parquet"),
             &format!("part-00000-{JOB}-c000.snappy.parquet"),
@@ -300,6 +334,9 @@ mod tests {
             "part-00000-1f2e.c000.snappy.parquet",
             &format!("part-0000-{RUN}.parquet"),
             &format!("part-00000-{RUN}"),
+            &format!("part-00000-{RUN}.gz"),
+            &format!("part-00000-{RUN}.parquet.gz"),
+            &format!("_other/part-00000-{RUN}.parquet"),
             &format!("part-00000-{RUN}.parquet.bak"),
             &format!("part-00000-{RUN}.snappy.parquet"),
             &format!("part-0000x-{RUN}.parquet"),
@@ -325,9 +362,9 @@ mod tests {
         let task = "task_202501010000001234_0007_m_000003";
         let attempt = "attempt_202501010000001234_0007_m_000003_0";
         for (path, place) in [
-            ("_errors", Place::Errors),
+            ("_errors", Place::Side),
             (&*format!("_temporary-{RUN}"), Place::Unfinished),
-            (&*format!("_temporary-{RUN}/_errors"), Place::Errors),
+            (&*format!("_temporary-{RUN}/_errors"), Place::Side),
             ("_temporary/0/_temporary", Place::Attempts),
             (&*format!("_temporary/0/{task}"), Place::Task),
             (&*format!("_temporary/0/_temporary/{attempt}"), Place::Task),
@@ -351,7 +388,8 @@ mod tests {
         assert!(Place::Task.has_file(&part) && Place::Task.has_file(&format!(".{part}.crc")));
         assert!(!Place::Job.has_file(&part) && !Place::Task.has_file("thesis.doc"));
         assert!(
-            Place::Unfinished.has_file(&part_name(7, RUN)) && !Place::Unfinished.has_file(&part)
+            Place::Unfinished.has_file(&part_name(7, RUN, ".csv.gz"))
+                && !Place::Unfinished.has_file(&part)
         );
     }
 }

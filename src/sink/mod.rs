@@ -1,9 +1,11 @@
-//! Where rows go: Parquet files in a folder or in S3, or nowhere.
+//! Where rows go: Parquet or CSV files in a folder or in S3, or nowhere.
 
-#[cfg(feature = "s3")]
+#[cfg(feature = "parquet")]
+mod chunk;
+#[cfg(feature = "parquet")]
 mod columns;
 #[cfg(feature = "parquet")]
-mod failures;
+mod files;
 #[cfg(feature = "parquet")]
 mod folder;
 #[cfg(feature = "parquet")]
@@ -12,15 +14,17 @@ mod layout;
 mod notes;
 mod null;
 #[cfg(feature = "parquet")]
-mod own;
-#[cfg(feature = "parquet")]
-mod parquet;
+mod params;
 #[cfg(feature = "parquet")]
 mod part;
 #[cfg(feature = "s3")]
 mod s3;
 #[cfg(feature = "parquet")]
+mod side;
+#[cfg(feature = "parquet")]
 mod staging;
+#[cfg(feature = "parquet")]
+mod table;
 #[cfg(feature = "parquet")]
 mod target;
 
@@ -31,16 +35,37 @@ use crate::parallel::Parallelism;
 use crate::rows::RowBatch;
 
 #[cfg(feature = "parquet")]
-pub use layout::WriteMode;
+pub use files::FileSink;
+#[cfg(feature = "parquet")]
+pub use layout::{FileFormat, WriteMode};
 pub use null::NullSink;
 #[cfg(feature = "parquet")]
-pub use parquet::{
-    Codec, DEFAULT_ROW_GROUP_ROWS, DEFAULT_ROWS_PER_FILE, MAX_RUN_ID_LEN, ParquetParams,
-    ParquetSink,
+pub use params::{
+    Codec, DEFAULT_ROW_GROUP_ROWS, DEFAULT_ROWS_PER_FILE, FileParams, MAX_RUN_ID_LEN,
 };
+
+/// What a sink must be given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Needs {
+    /// All rows of an image in one batch.
+    pub whole_images: bool,
+    /// The pixels of each image.
+    pub pixels: bool,
+    /// The number of rows, before the first batch.
+    pub number_of_rows: bool,
+}
 
 /// Takes batches of rows, and makes them visible all at once or not at all.
 pub trait RowSink {
+    /// What it must be given (default: nothing beside the batches).
+    fn needs(&self) -> Needs {
+        Needs::default()
+    }
+
+    /// Tells the numbers of vectors and of images that will come, if they are known before the first batch.
+    fn expect(&mut self, _vectors: u64, _images: u64) {}
+
     /// Sets how many threads may work on the output; the result does not depend on it. A sink that works only on
     /// the calling thread can ignore it.
     fn set_parallelism(&mut self, _parallelism: Parallelism) {}
@@ -80,6 +105,9 @@ pub struct SinkReport {
     pub files: u64,
     /// Bytes of all files.
     pub bytes: u64,
+    /// Images listed beside the rows, failed ones included.
+    #[serde(default)]
+    pub images: u64,
     /// Failures recorded beside the rows.
     pub failures: u64,
     /// Requests that were repeated after a network failure.

@@ -25,7 +25,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::folder::{Folder, Kind, Lock, fsync};
-use super::layout::{self, ERRORS, MARK_BEFORE, Place, SUCCESS, WriteMode};
+use super::layout::{self, ERRORS, MARK_BEFORE, Place, SIDES, SUCCESS, WriteMode};
 use crate::error::{Error, Result};
 
 /// How long to wait for another run's lock: moving files takes moments.
@@ -238,8 +238,10 @@ impl Staging {
     fn complete(&self) -> Result<()> {
         let failed = |name| move |e| Error::write(&self.folder.path().join(name), e);
         fsync(&self.file(SUCCESS)?).map_err(failed(SUCCESS))?;
-        let errors = self.folder.find(ERRORS).map_err(failed(ERRORS))?;
-        errors.map_or(Ok(()), |errors| errors.sync()).map_err(failed(ERRORS))?;
+        for side in SIDES {
+            let folder = self.folder.find(side).map_err(failed(side))?;
+            folder.map_or(Ok(()), |folder| folder.sync()).map_err(failed(side))?;
+        }
         self.folder.sync().map_err(failed(""))
     }
 
@@ -428,17 +430,20 @@ impl Staging {
         if let Err(error) = checked {
             return Err(self.keep(error));
         }
-        let failures = match self.folder.find(ERRORS) {
-            Ok(Some(from)) => {
-                let made = self.parent.make(ERRORS, 0o777).is_ok();
-                let to = self.parent.open_in(ERRORS);
-                let errors = self.target.join(ERRORS);
-                let to = to.map_err(|e| self.keep(Error::write(&errors, e)))?;
-                Some((from, to, made))
+        let mut sides = Vec::new();
+        for side in SIDES {
+            match self.folder.find(side) {
+                Ok(Some(from)) => {
+                    let made = self.parent.make(side, 0o777).is_ok();
+                    let to = self.parent.open_in(side);
+                    let path = self.target.join(side);
+                    let to = to.map_err(|e| self.keep(Error::write(&path, e)))?;
+                    sides.push((side, from, to, made));
+                }
+                Ok(None) => {}
+                Err(e) => return Err(self.keep_for(e)),
             }
-            Ok(None) => None,
-            Err(e) => return Err(self.keep_for(e)),
-        };
+        }
         // The run that takes the mark is the one that appends, even where folders cannot be locked.
         let had_mark = match self.parent.move_to(SUCCESS, &self.folder, MARK_BEFORE) {
             Ok(()) => true,
@@ -459,7 +464,7 @@ impl Staging {
                 Ok(())
             };
             move_files(hidden, target)?;
-            if let Some((from, to, _)) = &failures {
+            for (_, from, to, _) in &sides {
                 move_files(from, to)?;
                 to.sync()?;
             }
@@ -472,8 +477,8 @@ impl Staging {
             for (from, to, name) in moved.iter().rev() {
                 undone = undone.and_then(|()| to.move_to(name, from, name));
             }
-            if let Some((_, _, true)) = failures {
-                let _ = target.remove_folder(ERRORS);
+            for (side, ..) in sides.iter().filter(|(.., made)| *made) {
+                let _ = target.remove_folder(side);
             }
             if had_mark {
                 undone = undone.and_then(|()| hidden.move_to(MARK_BEFORE, target, SUCCESS));
@@ -488,7 +493,9 @@ impl Staging {
         self.settled = true;
         // Everything has been moved: only the old mark and empty folders are removed.
         let _ = hidden.remove_file(MARK_BEFORE);
-        let _ = hidden.remove_folder(ERRORS);
+        for side in SIDES {
+            let _ = hidden.remove_folder(side);
+        }
         let _ = target.remove_folder(&self.name);
         target.sync().map_err(|e| {
             let why = format!("the files are added, but may not outlive a loss of power: {e}");
@@ -508,7 +515,7 @@ impl Drop for Staging {
     }
 }
 
-/// The files of rows or failures in a folder, sorted by name.
+/// The files of rows, images or failures in a folder, sorted by name.
 fn files(folder: &Folder) -> io::Result<Vec<OsString>> {
     let is_moved = |name: &OsString, kind| kind == Kind::File && layout::is_part(name);
     let entries = folder.entries()?.into_iter();
@@ -597,8 +604,10 @@ fn check_content(target: &Folder, mode: WriteMode) -> Result<()> {
     if mode == WriteMode::Error {
         return if entries.is_empty() { Ok(()) } else { Err(exists(target.path())) };
     }
-    if !matches!(target.kind_of(ERRORS).map_err(failed)?, None | Some(Kind::Folder)) {
-        return refused(format!("its {ERRORS} is not a folder: nothing is added to it"));
+    for side in SIDES {
+        if !matches!(target.kind_of(side).map_err(failed)?, None | Some(Kind::Folder)) {
+            return refused(format!("its {side} is not a folder: nothing is added to it"));
+        }
     }
     match target.kind_of(SUCCESS).map_err(failed)? {
         Some(Kind::File) => return Ok(()),
@@ -747,8 +756,10 @@ fn undo_the_dead(target: &Folder) -> io::Result<()> {
         let has_begun = folder.kind_of(SUCCESS)? == Some(Kind::File);
         if has_begun && target.kind_of(SUCCESS)?.is_none() {
             remove_files_of(target, run)?;
-            if let Some(Kind::Folder) = target.kind_of(ERRORS)? {
-                remove_files_of(&target.open_in(ERRORS)?, run)?;
+            for side in SIDES {
+                if let Some(Kind::Folder) = target.kind_of(side)? {
+                    remove_files_of(&target.open_in(side)?, run)?;
+                }
             }
             target.sync()?;
             match folder.move_to(MARK_BEFORE, target, SUCCESS) {
@@ -783,7 +794,7 @@ mod tests {
     fn write(target: &Path, mode: WriteMode) -> Result<String> {
         let run = layout::new_run_id();
         let staging = Staging::create(target, mode, &run)?;
-        for name in [layout::part_name(0, &run), layout::errors_name(&run)] {
+        for name in [layout::part_name(0, &run, ".parquet"), layout::side_name(ERRORS, &run)] {
             let mut file = staging.file(&name)?;
             file.write_all(run.as_bytes()).and_then(|()| fsync(&file)).unwrap();
         }
@@ -799,7 +810,7 @@ mod tests {
     }
 
     fn has(target: &Path, run: &str) -> bool {
-        target.join(layout::part_name(0, run)).exists()
+        target.join(layout::part_name(0, run, ".parquet")).exists()
     }
 
     /// Paths that are fsynced while a result is written, relative to `root`, with the run's id as `RUN`.
@@ -1069,14 +1080,17 @@ mod tests {
     fn only_what_a_job_leaves_is_cleared() {
         let root = tempfile::tempdir().unwrap();
         let run = layout::new_run_id();
-        let part = root.path().join(layout::part_name(0, &run));
+        let part = root.path().join(layout::part_name(0, &run, ".parquet"));
         for name in [SUCCESS, "thesis.doc"] {
             fs::write(root.path().join(name), b"").unwrap();
         }
         // A folder with the name of a part is not a part.
         fs::create_dir(&part).unwrap();
         clear(&Folder::open(root.path()).unwrap(), Place::Result).unwrap();
-        assert_eq!(names(root.path()), [layout::part_name(0, &run), "thesis.doc".to_owned()]);
+        assert_eq!(
+            names(root.path()),
+            [layout::part_name(0, &run, ".parquet"), "thesis.doc".to_owned()]
+        );
     }
 
     /// The state after a run died while it appended to an output without a result.
@@ -1089,7 +1103,7 @@ mod tests {
         fs::create_dir_all(&hidden).unwrap();
         Folder::open(&hidden).unwrap().set_mode(0o700);
         fs::write(hidden.join(SUCCESS), b"").unwrap();
-        fs::write(target.join(layout::part_name(0, &dead)), b"").unwrap();
+        fs::write(target.join(layout::part_name(0, &dead, ".parquet")), b"").unwrap();
         let run = write(&target, WriteMode::Append).unwrap();
         assert!(has(&target, &run) && !has(&target, &dead) && !hidden.exists());
     }

@@ -2,15 +2,17 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arrow_schema::{Schema, SchemaRef};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::file::metadata::KeyValue;
 
-#[cfg(feature = "s3")]
-use super::columns::column_types;
+use super::columns::{self, column_types};
 use super::folder::fsync;
+use super::layout::{FileFormat, IMAGES};
+use super::notes::PREFIX;
 #[cfg(feature = "s3")]
 use super::s3::{Content, S3Target, Upload};
 use super::staging::Staging;
@@ -57,12 +59,12 @@ impl Target {
         }
     }
 
-    /// The path or URI of the first file of the existing result, and its schema, whose metadata are the footer's notes.
-    fn first_file(&self) -> Result<Option<(String, SchemaRef)>> {
+    /// The first file of the existing result.
+    fn first_file(&self) -> Result<Option<First>> {
         match self {
-            Self::Folder(staging) => columns_in_folder(staging.target()),
+            Self::Folder(staging) => first_in_folder(staging.target()),
             #[cfg(feature = "s3")]
-            Self::S3(target) => columns_in_s3(target),
+            Self::S3(target) => first_in_s3(target),
         }
     }
 
@@ -79,21 +81,27 @@ impl Target {
         notes_of_first(&self.uri(""), self.first_file()?, notes)
     }
 
-    /// Refuses to append to a result that has other columns.
-    pub fn check_columns(&self, schema: &SchemaRef) -> Result<()> {
-        same_columns(&self.uri(""), self.first_file()?, schema)
+    /// Refuses to append to a result that has other columns, or another format.
+    pub fn check_columns(&self, schema: &SchemaRef, format: FileFormat) -> Result<()> {
+        same_columns(&self.uri(""), self.first_file()?.as_ref(), schema, format)
     }
 
-    /// Makes all files visible, and returns the total number of repeated requests. `schema` and `notes` are those of
-    /// the files; with `force`, they may be added to a result with other notes.
-    pub fn commit(self, schema: &Schema, notes: &[KeyValue], force: bool) -> Result<u64> {
+    /// Makes all files visible, and returns the total number of repeated requests. `schema`, `format` and `notes` are
+    /// those of the files; with `force`, they may be added to a result with other notes.
+    pub fn commit(
+        self,
+        schema: &Schema,
+        format: FileFormat,
+        notes: &[KeyValue],
+        force: bool,
+    ) -> Result<u64> {
         match self {
             Self::Folder(staging) => {
                 let given = staging.given().display().to_string();
                 // Another run may have added files since the first check.
                 let fits = |folder: &Path| {
-                    let found = columns_in_folder(folder)?;
-                    same_columns(&given, found.clone(), schema)?;
+                    let found = first_in_folder(folder)?;
+                    same_columns(&given, found.as_ref(), schema, format)?;
                     if force { Ok(()) } else { notes_of_first(&given, found, notes) }
                 };
                 staging.commit(fits).map(|()| 0)
@@ -102,44 +110,111 @@ impl Target {
             Self::S3(target) => {
                 let pair = |note: &KeyValue| Some((note.key.clone(), note.value.clone()?));
                 let notes = notes.iter().filter_map(pair).collect();
-                target.commit(Content { columns: column_types(schema), notes, force })
+                target.commit(Content { columns: column_types(schema, format), notes, force })
             }
         }
     }
 }
 
-fn same_columns(uri: &str, found: Option<(String, SchemaRef)>, schema: &Schema) -> Result<()> {
-    match found {
-        Some((other, columns)) if columns.fields() != schema.fields() => {
-            Err(Error::write_to(uri, format!("its columns differ from those of {other}")))
-        }
-        _ => Ok(()),
+/// The first file of an existing result, by name.
+struct First {
+    uri: String,
+    /// Its schema, whose metadata are the footer's notes. A file of CSV has none: this is the schema of the list of
+    /// images beside it, if there is one.
+    schema: Option<SchemaRef>,
+    is_csv: bool,
+}
+
+fn is_parquet(name: &str) -> bool {
+    name.ends_with(".parquet")
+}
+
+fn is_csv(name: &str) -> bool {
+    name.ends_with(".csv") || name.ends_with(".csv.gz")
+}
+
+impl First {
+    /// The value of a note.
+    fn note(&self, key: &str) -> Option<&String> {
+        self.schema.as_ref()?.metadata().get(&format!("{PREFIX}{key}"))
     }
 }
 
-/// The path of the first Parquet file in a folder, and its schema.
-fn columns_in_folder(folder: &Path) -> Result<Option<(String, SchemaRef)>> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(None) };
-    let is_file = |e: &std::fs::DirEntry| e.file_type().is_ok_and(|t| t.is_file());
-    let paths = entries.filter_map(|e| e.ok().filter(is_file).map(|e| e.path()));
-    let Some(path) = paths.filter(|p| p.extension().is_some_and(|e| e == "parquet")).min() else {
-        return Ok(None);
+fn same_columns(
+    uri: &str,
+    found: Option<&First>,
+    schema: &Schema,
+    format: FileFormat,
+) -> Result<()> {
+    let Some(found) = found else { return Ok(()) };
+    let other = &found.uri;
+    let is_same = match &found.schema {
+        _ if found.is_csv != (format != FileFormat::Parquet) => {
+            return Err(Error::write_to(
+                uri,
+                format!("{other} is in another format than {format}"),
+            ));
+        }
+        Some(columns) if !found.is_csv => columns.fields() == schema.fields(),
+        _ => {
+            let Some(columns) = found.note(columns::NOTE) else {
+                let why = format!("nothing tells the types of the columns of {other}");
+                return Err(Error::write_to(uri, why));
+            };
+            serde_json::from_str::<Vec<String>>(columns).ok() == Some(column_types(schema, format))
+        }
     };
-    let file = File::open(&path).map_err(|e| Error::write(&path, e))?;
-    let other =
-        ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| Error::write(&path, e))?;
-    Ok(Some((path.display().to_string(), other.schema().clone())))
+    if is_same {
+        return Ok(());
+    }
+    Err(Error::write_to(uri, format!("its columns differ from those of {other}")))
 }
 
-/// The URI of the first Parquet file in S3, and its schema; reads only the footer.
+/// The path of the first file with such a name in a folder.
+fn first_path(folder: &Path, is_taken: fn(&str) -> bool) -> Option<PathBuf> {
+    let is_file = |e: &std::fs::DirEntry| e.file_type().is_ok_and(|t| t.is_file());
+    let entries = std::fs::read_dir(folder).ok()?;
+    let paths = entries.filter_map(|e| e.ok().filter(is_file).map(|e| e.path()));
+    paths.filter(|p| p.file_name().and_then(|n| n.to_str()).is_some_and(is_taken)).min()
+}
+
+fn first_in_folder(folder: &Path) -> Result<Option<First>> {
+    let schema_of = |path: &Path| {
+        let file = File::open(path).map_err(|e| Error::write(path, e))?;
+        let other =
+            ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| Error::write(path, e))?;
+        Ok::<_, Error>(Arc::clone(other.schema()))
+    };
+    if let Some(path) = first_path(folder, is_parquet) {
+        let schema = Some(schema_of(&path)?);
+        return Ok(Some(First { uri: path.display().to_string(), schema, is_csv: false }));
+    }
+    let Some(path) = first_path(folder, is_csv) else { return Ok(None) };
+    let images = first_path(&folder.join(IMAGES), is_parquet);
+    let schema = images.map(|path| schema_of(&path)).transpose()?;
+    Ok(Some(First { uri: path.display().to_string(), schema, is_csv: true }))
+}
+
 #[cfg(feature = "s3")]
-fn columns_in_s3(target: &S3Target) -> Result<Option<(String, SchemaRef)>> {
+fn first_in_s3(target: &S3Target) -> Result<Option<First>> {
+    if let Some((uri, schema)) = schema_in_s3(target, "part-")? {
+        return Ok(Some(First { uri, schema: Some(schema), is_csv: false }));
+    }
+    let Some(uri) = target.first_file("part-", is_csv)? else { return Ok(None) };
+    let schema = schema_in_s3(target, &format!("{IMAGES}/part-"))?.map(|(_, schema)| schema);
+    Ok(Some(First { uri, schema, is_csv: true }))
+}
+
+/// The URI of the first Parquet file in S3 whose name begins so, and its schema; reads only the footer.
+#[cfg(feature = "s3")]
+fn schema_in_s3(target: &S3Target, prefix: &str) -> Result<Option<(String, SchemaRef)>> {
     use parquet::arrow::parquet_to_arrow_schema;
     use parquet::errors::ParquetError;
     use parquet::file::metadata::ParquetMetaDataReader;
     let mut len = 64 << 10;
     loop {
-        let Some((uri, size, end)) = target.end_of_first_file(len)? else { return Ok(None) };
+        let found = target.end_of_first_file(prefix, is_parquet, len)?;
+        let Some((uri, size, end)) = found else { return Ok(None) };
         let mut reader = ParquetMetaDataReader::new();
         let columns = match reader.try_parse_sized(&end, size) {
             Err(ParquetError::NeedMoreData(more)) if more as u64 > len => {
@@ -156,9 +231,9 @@ fn columns_in_s3(target: &S3Target) -> Result<Option<(String, SchemaRef)>> {
     }
 }
 
-/// Refuses notes that differ from those in the footer of the first file, which are the metadata of its schema.
-fn notes_of_first(uri: &str, found: Option<(String, SchemaRef)>, notes: &[KeyValue]) -> Result<()> {
-    let Some((other, schema)) = found else { return Ok(()) };
+/// Refuses notes that differ from those of the first file.
+fn notes_of_first(uri: &str, found: Option<First>, notes: &[KeyValue]) -> Result<()> {
+    let Some(First { uri: other, schema: Some(schema), .. }) = found else { return Ok(()) };
     let there = schema.metadata().iter().map(|(key, value)| (key.as_str(), value.as_str()));
     same_notes(uri, &other, there, notes)
 }

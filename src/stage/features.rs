@@ -8,7 +8,7 @@ use super::{ParMap, Parallelism, StageExt as _, Tally};
 use crate::decode::{DecodeParams, DecodedImage, Decoder};
 use crate::error::{DecodeCause, Error, Result};
 use crate::features::{Extracted, FeatureExtractor, ImageFeatures};
-use crate::pixels::{ImageMeta, PixelView, Pixels};
+use crate::pixels::{ImageMeta, PixelFormat, PixelSpec, PixelView, Pixels};
 use crate::source::{ImageObject, ListedImage};
 
 /// The iterator of [`StageExt::extract`](crate::StageExt::extract).
@@ -65,6 +65,7 @@ struct Setup<I, E> {
     images: I,
     extractor: E,
     decode: DecodeParams,
+    pixels: bool,
     parallelism: Option<Parallelism>,
     tally: Tally,
 }
@@ -86,7 +87,7 @@ where
 {
     pub(super) fn new(images: I, extractor: E) -> Self {
         let (decode, tally) = (DecodeParams::default(), Tally::default());
-        let setup = Setup { images, extractor, decode, parallelism: None, tally };
+        let setup = Setup { images, extractor, decode, pixels: false, parallelism: None, tally };
         Self { state: State::Waiting(Box::new(setup)) }
     }
 
@@ -107,6 +108,12 @@ where
         self.with(|setup| setup.parallelism = Some(parallelism))
     }
 
+    /// Sets whether each image keeps its pixels, at its own size: grey of grey images, else BGR (default: no). This
+    /// decodes it a second time, unless the extractor wants the same pixels.
+    pub fn with_pixels(self, keep: bool) -> Self {
+        self.with(|setup| setup.pixels = keep)
+    }
+
     /// Counts bytes, retries and times in `tally`.
     pub fn with_tally(self, tally: &Tally) -> Self {
         self.with(|setup| setup.tally = tally.clone())
@@ -114,7 +121,7 @@ where
 
     /// Checks the parameters and starts.
     fn start(setup: Setup<I, E>) -> Result<Batches<Result<T>>> {
-        let Setup { images, extractor, decode, parallelism, tally } = setup;
+        let Setup { images, extractor, decode, pixels, parallelism, tally } = setup;
         decode.check()?;
         extractor.pixels().check()?;
         extractor.output().check()?;
@@ -128,7 +135,7 @@ where
         let batches = Chunks { items: images.fuse(), len };
         Ok(batches.par_map(
             parallelism,
-            move || Worker::new(extractor.clone(), &decode, tally.clone()),
+            move || Worker::new(extractor.clone(), &decode, pixels, tally.clone()),
             Worker::features,
         ))
     }
@@ -206,13 +213,18 @@ struct Worker<E: FeatureExtractor> {
     extractor: E,
     scratch: E::Scratch,
     pixels: Vec<Pixels>,
+    /// Whether images keep their pixels.
+    keep: bool,
     tally: Tally,
 }
 
+/// An image that has been decoded, and its pixels if it keeps them.
+type Decoded = (Arc<ImageMeta>, Option<Arc<Pixels>>);
+
 impl<E: FeatureExtractor> Worker<E> {
-    fn new(extractor: E, decode: &DecodeParams, tally: Tally) -> Self {
-        let decoder = Decoder::new(decode.clone());
-        Self { decoder, extractor, scratch: E::Scratch::default(), pixels: Vec::new(), tally }
+    fn new(extractor: E, decode: &DecodeParams, keep: bool, tally: Tally) -> Self {
+        let (decoder, scratch) = (Decoder::new(decode.clone()), E::Scratch::default());
+        Self { decoder, extractor, scratch, pixels: Vec::new(), keep, tally }
     }
 
     /// The features of some images, one result for each.
@@ -224,12 +236,18 @@ impl<E: FeatureExtractor> Worker<E> {
             self.pixels.resize_with(images.len(), Pixels::default);
         }
         let mut buffers = std::mem::take(&mut self.pixels);
-        let metas: Vec<Result<Arc<ImageMeta>>> = images
+        let metas: Vec<Result<Decoded>> = images
             .into_iter()
             .zip(&mut buffers)
             .map(|(image, pixels)| {
-                let object = self.tally.read(image.map(Into::into))?;
-                self.decode(&object, pixels)
+                let image: ListedImage = image?.into();
+                let label = image.label.clone();
+                let mut byte_len = None;
+                let decoded = self.tally.read(image).and_then(|object| {
+                    byte_len = Some(object.bytes.len() as u64);
+                    self.decode(&object, pixels)
+                });
+                decoded.map_err(|error| error.with_facts(label, byte_len))
             })
             .collect();
         let start = Instant::now();
@@ -242,19 +260,35 @@ impl<E: FeatureExtractor> Worker<E> {
             .into_iter()
             .map(|meta| {
                 let extracted = extracted.by_ref();
-                meta.and_then(|meta| {
-                    let result = extracted.next().expect("a result for each decoded image");
-                    features_of(&self.extractor, meta, result)
-                })
+                let (meta, pixels) = meta?;
+                let result = extracted.next().expect("a result for each decoded image");
+                let (label, byte_len) = (meta.label.clone(), Some(meta.byte_len));
+                let features = features_of(&self.extractor, meta, result);
+                let features = features.map_err(|error| error.with_facts(label, byte_len))?;
+                Ok(ImageFeatures { pixels, ..features })
             })
             .collect()
     }
 
     /// Decodes one image; a panic of the decoder becomes the image's error.
-    fn decode(&mut self, object: &ImageObject, pixels: &mut Pixels) -> Result<Arc<ImageMeta>> {
-        let (decoder, spec) = (&mut self.decoder, self.extractor.pixels());
+    fn decode(&mut self, object: &ImageObject, pixels: &mut Pixels) -> Result<Decoded> {
+        let (decoder, spec, keep) = (&mut self.decoder, self.extractor.pixels(), self.keep);
         let start = Instant::now();
-        let decoded = caught(|| decoder.decode_meta(object, spec, pixels));
+        let decoded = caught(|| {
+            let meta = decoder.decode_meta(object, spec, pixels)?;
+            if !keep {
+                return Ok((meta, None));
+            }
+            let is_gray = meta.channels < 3;
+            let own = PixelSpec::new(if is_gray { PixelFormat::Gray } else { PixelFormat::Bgr });
+            let mut kept = Pixels::default();
+            if spec == own {
+                kept.clone_from(pixels);
+            } else {
+                decoder.decode_meta(object, own, &mut kept)?;
+            }
+            Ok((meta, Some(Arc::new(kept))))
+        });
         self.tally.counts.decode.add(start.elapsed());
         decoded.unwrap_or_else(|panic| {
             self.decoder = Decoder::new(self.decoder.params().clone());

@@ -1,15 +1,14 @@
 //! The first pass of a fit: spools all batches and accumulates their moments.
 
 use crate::error::Result;
-use crate::features::VectorsView;
-use crate::pca::{Moments, PcaModel, PcaParams, Totals, is_for_passes};
+use crate::pca::{Moments, PcaInput, PcaModel, PcaParams, Totals, is_for_passes};
 use crate::rows::{RowBatch, Spool, SpooledBatches, Spooling};
 
 /// The result of [`StageExt::spool`](crate::StageExt::spool).
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Spooled {
-    /// The moments of all vectors; none if there was no batch, or vectors of more than 4,096 floats: their fit reads
+    /// The moments of all vectors; none if there was no batch, or vectors of more than 4,096 elements: their fit reads
     /// the batches several times.
     pub moments: Option<Moments>,
     totals: Option<Totals>,
@@ -27,12 +26,11 @@ impl Spooled {
         match (moments, totals) {
             (Some(moments), _) => moments.fit(params),
             (None, Some(totals)) => {
+                let input = totals.input();
                 let model = totals.fit(params, &mut |work| {
                     batches.rewind()?;
-                    batches.try_for_each(|batch| match batch?.vectors().view() {
-                        VectorsView::F32(rows) => work(rows),
-                        VectorsView::U8(_) => Ok(()),
-                    })
+                    batches
+                        .try_for_each(|b| Totals::floats_of(b?.vectors().view(), input, &mut *work))
                 });
                 batches.rewind()?;
                 model
@@ -45,18 +43,22 @@ impl Spooled {
 pub(super) fn spool(
     batches: impl Iterator<Item = Result<RowBatch>>,
     spool: &Spool,
+    input: PcaInput,
 ) -> Result<Spooled> {
     let (mut spooling, mut moments, mut totals) = (Spooling::new(spool), None, None);
     for batch in batches {
         let batch = batch?;
         spooling.push(&batch)?;
         let (format, vectors) = (batch.format(), batch.vectors().view());
-        match vectors {
-            VectorsView::F32(rows) if is_for_passes(format) => {
-                totals.get_or_insert_with(|| Totals::new(format.len())).push(rows)?;
-            }
-            _ => moments.get_or_insert_with(|| Moments::of_format(format)).push(vectors)?,
+        if is_for_passes(format, input) {
+            totals.get_or_insert_with(|| Totals::new(format, input)).push(vectors)?;
+            continue;
         }
+        let moments = match &mut moments {
+            Some(moments) => moments,
+            none => none.insert(Moments::of_format(format, input)?),
+        };
+        moments.push(vectors)?;
     }
     Ok(Spooled { moments, totals, batches: spooling.finish()? })
 }

@@ -28,7 +28,7 @@ pub use crate::rows::Explode;
 use crate::decode::{DecodeParams, DecodedImage};
 use crate::error::Result;
 use crate::features::{FeatureExtractor, ImageFeatures};
-use crate::pca::{PcaModel, PcaParams};
+use crate::pca::{PcaInput, PcaModel, PcaParams};
 use crate::pixels::PixelSpec;
 use crate::rows::{ImageOutcome, RowBatch, Spool, SpooledBatches};
 use crate::sink::{RowSink, SinkReport};
@@ -109,8 +109,8 @@ pub trait StageExt: Iterator + Sized {
         FeaturesOf::new(self, extractor.clone())
     }
 
-    /// Applies a policy to images that fail, and counts images in `tally`. The remaining items are good
-    /// images, and failures to record.
+    /// Applies a policy to images that fail, and counts images in `tally`. The items that remain are good
+    /// images, and records of failures.
     fn on_error(self, policy: ErrorPolicy, tally: &Tally) -> Tolerant<Self>
     where
         Self: Iterator<Item = Result<ImageFeatures>>,
@@ -134,15 +134,16 @@ pub trait StageExt: Iterator + Sized {
         Explode::new(self)
     }
 
-    /// Spools all batches for a second pass, and accumulates the moments of their vectors.
+    /// Spools all batches for a second pass, and accumulates the moments of what a PCA gets of their vectors.
     ///
     /// # Errors
-    /// The first error of the stream, or [`Error::Spool`](crate::Error::Spool) if the batches cannot be kept.
-    fn spool(self, spool: &Spool) -> Result<Spooled>
+    /// The first error of the stream, [`Error::Spool`](crate::Error::Spool) if the batches cannot be kept, or that of
+    /// [`PcaInput::check`].
+    fn spool(self, spool: &Spool, input: PcaInput) -> Result<Spooled>
     where
         Self: Iterator<Item = Result<RowBatch>>,
     {
-        fit::spool(self, spool)
+        fit::spool(self, spool, input)
     }
 
     /// Fits a PCA to the vectors of all rows, and gives the rows back for a second pass: [`spool`](Self::spool), then
@@ -154,7 +155,7 @@ pub trait StageExt: Iterator + Sized {
     where
         Self: Iterator<Item = Result<RowBatch>>,
     {
-        let mut spooled = self.spool(spool)?;
+        let mut spooled = self.spool(spool, params.input())?;
         Ok((spooled.fit(params)?, spooled.batches))
     }
 

@@ -20,9 +20,9 @@ pub enum OnError {
     /// End the job with its error; nothing is written.
     #[default]
     Fail,
-    /// Leave it out, and count it in the report.
+    /// Leave it out, count it in the report, and list it with all images.
     Skip,
-    /// Leave it out, and record it in the sink, beside the rows.
+    /// The same, and record it with its error in the sink, beside the rows.
     Record,
 }
 
@@ -260,18 +260,19 @@ impl<I> Tolerant<I> {
         }
     }
 
-    /// Handles a failure: returns its record, `None` to skip it, or the error that ends the job.
-    fn leave_out(&mut self, error: Error) -> Result<Option<FailedImage>> {
+    /// Handles a failure: returns what is known of it, or the error that ends the job.
+    fn leave_out(&mut self, error: Error) -> Result<FailedImage> {
         if self.policy.on_error == OnError::Fail || !error.is_of_one_image() {
             return Err(error);
         }
-        let failed = FailedImage::from(&error);
+        let mut failed = FailedImage::from(&error);
+        failed.recorded = self.policy.on_error == OnError::Record;
         self.tally.fail(&failed);
         self.failed += 1;
         self.refused += u64::from(is_refusal(&error));
         self.first_error.get_or_insert_with(|| Box::new(error));
         self.judge(false)?;
-        Ok((self.policy.on_error == OnError::Record).then_some(failed))
+        Ok(failed)
     }
 
     /// Decides after a failure, or at the end, whether the job can go on.
@@ -313,30 +314,28 @@ impl<I: Iterator<Item = Result<ImageFeatures>>> Iterator for Tolerant<I> {
             self.is_done = true;
             return Some(Err(error));
         }
-        while !self.is_done {
-            let Some(image) = self.images.next() else {
-                self.is_done = true;
-                return self.judge(true).err().map(Err);
-            };
-            self.seen += 1;
-            self.tally.counts.images.add(1);
-            let outcome = match image {
-                Ok(image) => {
-                    self.tally.counts.without_features.add(image.is_empty().into());
-                    self.tally.counts.rows.add(image.len() as u64);
-                    Ok(Some(ImageOutcome::Features(image)))
-                }
-                Err(error) => self.leave_out(error).map(|f| f.map(ImageOutcome::Failed)),
-            };
-            self.is_done = outcome.is_err();
-            if let Observer(Some(observer)) = &mut self.observer {
-                observer();
-            }
-            if let Some(outcome) = outcome.transpose() {
-                return Some(outcome);
-            }
+        if self.is_done {
+            return None;
         }
-        None
+        let Some(image) = self.images.next() else {
+            self.is_done = true;
+            return self.judge(true).err().map(Err);
+        };
+        self.seen += 1;
+        self.tally.counts.images.add(1);
+        let outcome = match image {
+            Ok(image) => {
+                self.tally.counts.without_features.add(image.is_empty().into());
+                self.tally.counts.rows.add(image.len() as u64);
+                Ok(ImageOutcome::Features(image))
+            }
+            Err(error) => self.leave_out(error).map(ImageOutcome::Failed),
+        };
+        self.is_done = outcome.is_err();
+        if let Observer(Some(observer)) = &mut self.observer {
+            observer();
+        }
+        Some(outcome)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {

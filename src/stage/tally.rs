@@ -193,8 +193,8 @@ impl Tally {
     }
 
     /// Reads an image, and counts its bytes, retries and time.
-    pub(super) fn read(&self, image: Result<ListedImage>) -> Result<ImageObject> {
-        let image = self.counts.read.time(|| image?.read());
+    pub(super) fn read(&self, image: ListedImage) -> Result<ImageObject> {
+        let image = self.counts.read.time(|| image.read());
         let retries = match &image {
             Ok(image) => {
                 self.counts.bytes.add(image.bytes.len() as u64);

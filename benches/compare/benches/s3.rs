@@ -156,14 +156,14 @@ fn whole_job(c: &mut Criterion) {
     let photos = folder.path().join("photos");
     assert_eq!(photos::write_photos(&photos, PHOTOS / 6).unwrap(), PHOTOS);
     let out = folder.path().join("out");
-    let params = || ParquetParams::default().with_mode(WriteMode::Overwrite);
+    let params = || FileParams::default().with_mode(WriteMode::Overwrite);
     let orb = OrbParams::default().build().unwrap();
     let folder_to_folder = || {
-        let sink = ParquetSink::create(&out, params()).unwrap();
+        let sink = FileSink::create(&out, params()).unwrap();
         Pipeline::new(FsSource::new(&photos), orb.clone(), sink).run().unwrap();
     };
     let s3_to_s3 = || {
-        let sink = ParquetSink::create_in_s3(&s3, "s3://lab/out", params()).unwrap();
+        let sink = FileSink::create_in_s3(&s3, "s3://lab/out", params()).unwrap();
         let source = S3Source::new(&s3, "s3://lab/photos").unwrap();
         Pipeline::new(source, orb.clone(), sink).run().unwrap();
     };

@@ -1,5 +1,6 @@
 //! Options whose values are names from a list.
 
+use std::fmt;
 use std::str::FromStr;
 
 use clap::ValueEnum;
@@ -10,6 +11,28 @@ use orb_features::Error;
 pub enum Backend {
     Native,
     Opencv,
+}
+
+/// Width and height in pixels.
+#[derive(Clone, Copy)]
+pub struct Size(pub u32, pub u32);
+
+impl FromStr for Size {
+    type Err = String;
+
+    /// Reads one number for both, or two: `96`, `128x96`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (width, height) = text.split_once('x').unwrap_or((text, text));
+        let side =
+            |text: &str| text.parse().map_err(|_| "not a number, or two as 128x96".to_owned());
+        Ok(Self(side(width)?, side(height)?))
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}", self.0, self.1)
+    }
 }
 
 /// Makes a parser for the name of one of the values `all`.

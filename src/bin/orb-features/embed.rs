@@ -7,15 +7,12 @@ pub use without_onnx::Embed;
 
 #[cfg(feature = "onnx")]
 mod with_onnx {
-    use std::str::FromStr;
-
     use clap::Args;
     use clap::builder::{OsStringValueParser, TypedValueParser as _};
     use orb_features::onnx::{OnnxBackend, OnnxExtractor, OnnxParams, Scale};
-    use orb_features::pixels::Resize;
     use orb_features::prelude::*;
 
-    use crate::choices::names;
+    use crate::choices::{Size, names};
     use crate::exit::Exit;
     use crate::job::{Job, With};
     use crate::pca::PcaArgs;
@@ -59,20 +56,6 @@ mod with_onnx {
         // Flattened last, because a help heading applies to all options after it.
         #[command(flatten)]
         s3: S3Args,
-    }
-
-    #[derive(Clone, Copy)]
-    struct Size(u32, u32);
-
-    impl FromStr for Size {
-        type Err = String;
-
-        fn from_str(text: &str) -> Result<Self, String> {
-            let (width, height) = text.split_once('x').unwrap_or((text, text));
-            let side =
-                |text: &str| text.parse().map_err(|_| "not a number, or two as 128x96".to_owned());
-            Ok(Self(side(width)?, side(height)?))
-        }
     }
 
     impl Embed {

@@ -47,6 +47,7 @@ fn option_of(parameter: &str) -> String {
         "gray_mode" => "gray",
         "exif_orientation" => "exif",
         "centering" => "center",
+        "image" => "image-column",
         "anonymous" => "no-sign-request",
         other if other.contains('_') => &other.replace('_', "-"),
         _ => return String::new(),

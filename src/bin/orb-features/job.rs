@@ -9,10 +9,10 @@ use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use indicatif::{ProgressBar, ProgressStyle};
 use orb_features::decode::jpeg_is_vectorized;
 use orb_features::prelude::*;
-use orb_features::sink::DEFAULT_ROWS_PER_FILE;
 
 use crate::choices::names;
 use crate::exit::Exit;
+use crate::output::OutputArgs;
 use crate::pca::{PcaArgs, Scores};
 use crate::place::Place;
 use crate::s3::S3Args;
@@ -69,13 +69,8 @@ pub struct Job {
     /// another fit.
     #[arg(long)]
     pub force: bool,
-    /// What to do if OUT exists: refuse, replace an older result, or add files.
-    #[arg(long, default_value_t, value_parser = names(WriteMode::ALL, WriteMode::as_str))]
-    mode: WriteMode,
-    /// Most rows of one file.
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_ROWS_PER_FILE,
-          value_parser = clap::value_parser!(u64).range(1..))]
-    rows_per_file: u64,
+    #[command(flatten)]
+    output_files: OutputArgs,
     /// Number of threads, at most 1024 [default: one for each core].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -143,6 +138,9 @@ impl Job {
         with.s3.check(&self.input, &self.output, with.reads)?;
         self.check_selection()?;
         self.check_policies(with.pca)?;
+        let files = self.output_files.params();
+        files.check()?;
+        let output = self.output_files.place(&self.output)?;
         with.pca.check_files(&self.output)?;
         let decode =
             DecodeParams::default().with_gray_mode(with.gray).with_exif_orientation(self.exif);
@@ -164,18 +162,13 @@ impl Job {
         let scores = with.pca.scores(format, &origin, with.default_components, self.force)?;
         // Opens IN before OUT is touched, so that a wrong IN leaves OUT unchanged.
         let images = self.images(with.s3, s3.as_ref()).map_err(|error| self.failed(with, error))?;
-        let mut parquet = ParquetParams::default()
-            .with_rows_per_file(self.rows_per_file)
-            .with_mode(self.mode)
-            .with_force(self.force);
+        let mut files = files.with_force(self.force);
         if let Some(id) = &with.s3.run_id {
-            parquet = parquet.with_run_id(id);
+            files = files.with_run_id(id);
         }
-        let sink = match (&self.output, &s3) {
-            (Place::Folder(path), _) => ParquetSink::create(path, parquet),
-            (Place::S3(location), Some(s3)) => {
-                ParquetSink::create_in_s3(s3, location.clone(), parquet)
-            }
+        let sink = match (&output, &s3) {
+            (Place::Folder(path), _) => FileSink::create(path, files),
+            (Place::S3(location), Some(s3)) => FileSink::create_in_s3(s3, location.clone(), files),
             (Place::S3(_), None) => unreachable!("a place in S3 has a connection"),
         };
         let sink = match sink {
@@ -251,7 +244,7 @@ impl Job {
             let why = "is for --on-error skip or record: else the first failure ends the job";
             return Err(Exit::usage(&format!("{name} {why}")));
         }
-        if self.force && pca.model.is_none() && self.mode != WriteMode::Append {
+        if self.force && pca.model.is_none() && self.output_files.mode != WriteMode::Append {
             return Err(Exit::usage("--force is for --model and --mode append"));
         }
         Ok(())

@@ -6,7 +6,9 @@ mod exit;
 mod extract;
 mod job;
 mod orb;
+mod output;
 mod pca;
+mod pixels;
 mod place;
 mod s3;
 mod stop;
@@ -17,6 +19,7 @@ use clap::{Parser, Subcommand};
 
 use crate::embed::Embed;
 use crate::extract::Extract;
+use crate::pixels::PixelsOf;
 
 /// Photos in folders or S3 to features, PCA and Parquet.
 #[derive(Parser)]
@@ -34,6 +37,8 @@ enum Command {
     /// Run a network (an ONNX file) on all images of a folder or S3 prefix, and write one row for each image, its
     /// vector projected onto principal components on request, to Parquet.
     Embed(Box<Embed>),
+    /// Resize all images of a folder or S3 prefix, and write one row for each, its pixels as one vector, to Parquet.
+    Pixels(Box<PixelsOf>),
 }
 
 /// Sets from which size on glibc's malloc maps a buffer, which goes back to the system when it is freed.
@@ -45,7 +50,7 @@ enum Command {
 #[expect(unsafe_code, reason = "the only way to set it from inside")]
 fn set_up_malloc(command: &Command) {
     let (map, trim) = match command {
-        Command::Extract(_) => (256 << 10, None),
+        Command::Extract(_) | Command::Pixels(_) => (256 << 10, None),
         Command::Embed(_) => (32 << 20, Some(256 << 20)),
     };
     // SAFETY: these set numbers, before any other thread exists.
@@ -64,6 +69,7 @@ fn main() -> ExitCode {
     let outcome = match command {
         Command::Extract(extract) => extract.run(),
         Command::Embed(embed) => embed.run(),
+        Command::Pixels(pixels) => pixels.run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -21,8 +21,12 @@ pub struct PcaArgs {
     /// explain, such as 0.95 [default: 20; embed: none].
     #[arg(long, value_name = "K|SHARE", conflicts_with_all = ["no_pca", "model"])]
     pca: Option<Components>,
+    /// What of a vector the PCA is fitted to: its bytes (or floats), or the bits of its bytes as numbers 0 and 1, whose
+    /// distances are Hamming distances [default: bytes].
+    #[arg(long, conflicts_with = "model", value_parser = names(PcaInput::ALL, PcaInput::as_str))]
+    pca_input: Option<PcaInput>,
     /// Write no principal components.
-    #[arg(long, conflicts_with_all = ["solver", "seed", "center", "save_model", "model"])]
+    #[arg(long, conflicts_with_all = ["solver", "seed", "center", "save_model", "model", "pca_input"])]
     no_pca: bool,
     /// Solver that finds the components [default: randomized].
     #[arg(long, conflicts_with = "model",
@@ -91,15 +95,13 @@ impl PcaArgs {
         default: Option<usize>,
         force: bool,
     ) -> Result<Scores, Exit> {
-        let dimensions = format.len();
+        let input = self.pca_input.unwrap_or_default();
+        let dimensions = input.dimensions(format.len());
         if let Some(path) = &self.model {
             let file = path.display();
             let model = PcaModel::load(path)?;
-            if model.dimensions() != dimensions {
-                let d = model.dimensions();
-                let why =
-                    format!("--model {file}: it is for rows of {d} elements, not of {dimensions}");
-                return Err(Exit::usage(&why));
+            if let Err(Error::Model { reason, .. }) = model.check_format(format) {
+                return Err(Exit::usage(&format!("--model {file}: {reason}")));
             }
             if !force && let Err(Error::Model { reason, .. }) = model.check_origin(origin) {
                 let why = format!("--model {file}: {reason} (--force takes it all the same)");
@@ -126,8 +128,9 @@ impl PcaArgs {
         }
         let params = PcaParams::of(components)
             .with_solver(self.solver(dimensions)?)
-            .with_centering(self.center.unwrap_or_default());
-        params.check(dimensions)?;
+            .with_centering(self.center.unwrap_or_default())
+            .with_input(input);
+        params.check_for(format)?;
         Ok(Scores::Fit(params))
     }
 
@@ -138,6 +141,7 @@ impl PcaArgs {
             ("--seed", self.seed.is_some()),
             ("--center", self.center.is_some()),
             ("--save-model", self.save_model.is_some()),
+            ("--pca-input", self.pca_input.is_some()),
         ];
         given.into_iter().find(|(_, is_given)| *is_given).map(|(name, _)| name)
     }

@@ -20,6 +20,14 @@ impl Place {
         }
     }
 
+    /// A folder in it.
+    pub fn join(&self, name: &str) -> Result<Self> {
+        Ok(match self {
+            Self::Folder(path) => Self::Folder(path.join(name)),
+            Self::S3(at) => Self::S3(S3Location::new(at.bucket(), at.folder() + name)?),
+        })
+    }
+
     pub fn is_s3(&self) -> bool {
         matches!(self, Self::S3(_))
     }

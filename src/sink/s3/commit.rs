@@ -23,7 +23,7 @@ use super::manifest::{
     is_name_of_a_result,
 };
 use crate::s3::{Condition, Fault, HASTE, Kind, Listed, S3, outcome_of};
-use crate::sink::layout::{ERRORS, SUCCESS, WriteMode, run_of};
+use crate::sink::layout::{SIDES, SUCCESS, WriteMode, run_of};
 use crate::sink::notes::compare;
 
 /// Longest `_SUCCESS` that may be ours, in bytes.
@@ -367,7 +367,6 @@ impl Output {
     /// except for an append.
     async fn files(&self, mode: WriteMode) -> Result<Vec<(String, u64)>, CommitError> {
         let mut files = Vec::new();
-        let [_, errors] = folders();
         for below in folders() {
             let prefix = self.key(&below);
             let mut token = None;
@@ -380,8 +379,8 @@ impl Output {
                 let folders = page.folders.iter().map(|folder| (folder.as_str(), None));
                 for (key, size) in objects.chain(folders) {
                     let name = key.strip_prefix(self.base.as_str()).unwrap_or(key);
-                    let own = [WORK, MANIFEST, SUCCESS, &errors];
-                    if name.is_empty() || own.contains(&name) {
+                    let is_side = name.strip_suffix('/').is_some_and(|name| SIDES.contains(&name));
+                    if name.is_empty() || is_side || [WORK, MANIFEST, SUCCESS].contains(&name) {
                         continue;
                     }
                     if size.is_some() && is_name_of_a_result(name) {
@@ -515,9 +514,9 @@ impl Output {
     }
 }
 
-/// Folders in which a result has files: the output itself, and the folder of failures.
-fn folders() -> [String; 2] {
-    [String::new(), format!("{ERRORS}/")]
+/// Folders in which a result has files: the output itself, and those beside the rows.
+fn folders() -> impl Iterator<Item = String> {
+    std::iter::once(String::new()).chain(SIDES.map(|side| format!("{side}/")))
 }
 
 /// Which of the existing files stay, and which are deleted.
@@ -552,12 +551,12 @@ fn names(uploads: &[PendingUpload]) -> Vec<String> {
     uploads.iter().map(|upload| upload.file.name.clone()).collect()
 }
 
-/// Whether a file of a result holds rows, not failures. Every run has such a file.
+/// Whether a file of a result holds rows, and is not one beside them. Every run has such a file.
 fn is_of_rows(name: &str) -> bool {
     name.starts_with("part-")
 }
 
-/// Whether a file of a result holds rows or failures, and is not one of Spark's side files.
+/// Whether a file of a result holds rows, images or failures, and is not one of Spark's side files.
 fn is_part(name: &str) -> bool {
     name.rsplit('/').next().is_some_and(|file| file.starts_with("part-"))
 }

@@ -150,20 +150,28 @@ impl S3Target {
         &self.notes
     }
 
-    /// URI, length and last `len` bytes of the first existing Parquet file.
-    pub fn end_of_first_file(&self, len: u64) -> Result<Option<(String, u64, Bytes)>> {
+    /// URI, length and last `len` bytes of the first existing file whose name begins with `prefix` and is taken.
+    pub fn end_of_first_file(
+        &self,
+        prefix: &str,
+        is_taken: fn(&str) -> bool,
+        len: u64,
+    ) -> Result<Option<(String, u64, Bytes)>> {
         if len > MAX_FOOTER_BYTES {
             let why =
                 format!("the footer of its first file is longer than {MAX_FOOTER_BYTES} bytes");
             return Err(Error::write_to(self.location.to_string(), why));
         }
-        let output = self.output.clone();
+        let (output, prefix) = (self.output.clone(), self.output.key(prefix));
         let found = self.output.s3.wait(move |_| async move {
-            let page = output.s3.list_all(&output.bucket, &output.key("part-"), true).await?;
-            let Some(file) = page.objects.into_iter().find(|o| o.key.ends_with(".parquet")) else {
+            let page = output.s3.list_all(&output.bucket, &prefix, true).await?;
+            let Some(file) = page.objects.into_iter().find(|o| is_taken(&o.key)) else {
                 return Ok(None);
             };
             let size = file.size.unwrap_or_default();
+            if len == 0 {
+                return Ok(Some((file.key, size, Bytes::new())));
+            }
             let end = output.s3.get_from(&output.bucket, &file, size.saturating_sub(len)).await?;
             Ok(Some((file.key, size, end)))
         });
@@ -171,6 +179,11 @@ impl S3Target {
             Ok(found) => Ok(found.map(|(key, size, end)| (self.location.uri_of(&key), size, end))),
             Err(fault) => Err(self.failed(CommitError::Request(fault))),
         }
+    }
+
+    /// URI of the first existing file whose name begins with `prefix` and is taken.
+    pub fn first_file(&self, prefix: &str, is_taken: fn(&str) -> bool) -> Result<Option<String>> {
+        Ok(self.end_of_first_file(prefix, is_taken, 0)?.map(|(uri, ..)| uri))
     }
 
     /// Makes the files visible, and returns the total number of repeated requests.

@@ -1,30 +1,45 @@
-//! The caller's columns, after this crate's.
+//! Rows that are due to be written, by columns: this crate's, and the caller's after them.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow_array::{Array as _, ArrayRef};
-use arrow_schema::{ArrowError, DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow_array::{Array as _, ArrayRef, RecordBatch};
+use arrow_schema::{ArrowError, Field, FieldRef, Schema, SchemaRef};
 
-use crate::rows::{RowBatch, ScoreWidth, column};
+use crate::rows::{RowBatch, TableParams, column};
+
+/// Rows in the columns of a schema.
+pub(super) trait Chunk: Send + Sync {
+    /// The rows `range` of the column at index `place`.
+    fn column(&self, place: usize, range: Range<usize>) -> Result<ArrayRef, ArrowError>;
+}
+
+impl Chunk for RecordBatch {
+    fn column(&self, place: usize, range: Range<usize>) -> Result<ArrayRef, ArrowError> {
+        Ok(RecordBatch::column(self, place).slice(range.start, range.len()))
+    }
+}
+
+/// A batch as a table. Columns are converted only when they are encoded.
+pub(super) struct Batch {
+    pub batch: RowBatch,
+    pub columns: Columns,
+    pub schema: SchemaRef,
+}
+
+impl Chunk for Batch {
+    fn column(&self, place: usize, range: Range<usize>) -> Result<ArrayRef, ArrowError> {
+        self.columns.array(&self.batch, range, place, &self.schema)
+    }
+}
 
 type Values = dyn Fn(&RowBatch) -> Result<ArrayRef, ArrowError> + Send + Sync;
 
 /// The columns of the files: first this crate's, which follow from the batches, then the caller's.
 #[derive(Clone)]
 pub(super) struct Columns {
-    pub score_width: ScoreWidth,
+    table: TableParams,
     own: Vec<(FieldRef, Arc<Values>)>,
-}
-
-/// Whether a type is a single leaf column in Parquet: plain values, or lists of them.
-fn has_one_leaf(data_type: &DataType) -> bool {
-    match data_type {
-        DataType::List(of) | DataType::LargeList(of) | DataType::FixedSizeList(of, _) => {
-            has_one_leaf(of.data_type())
-        }
-        other => !other.is_nested(),
-    }
 }
 
 impl std::fmt::Debug for Columns {
@@ -34,8 +49,8 @@ impl std::fmt::Debug for Columns {
 }
 
 impl Columns {
-    pub fn new(score_width: ScoreWidth) -> Self {
-        Self { score_width, own: Vec::new() }
+    pub fn new(table: TableParams) -> Self {
+        Self { table, own: Vec::new() }
     }
 
     pub fn add(
@@ -46,25 +61,14 @@ impl Columns {
         self.own.push((Arc::new(field), Arc::new(values)));
     }
 
-    /// Whether a column is the caller's.
-    pub fn is_own(&self, name: &str) -> bool {
-        self.own.iter().any(|(field, _)| field.name() == name)
-    }
-
     /// The schema of a batch, the caller's columns last.
     ///
     /// # Errors
-    /// Arrow's, for a caller's column of a nested type other than a list, and for two columns of the same name.
+    /// Arrow's, for two columns of the same name.
     pub fn schema(&self, batch: &RowBatch) -> Result<SchemaRef, ArrowError> {
-        let ours = batch.schema(self.score_width);
+        let ours = batch.schema(&self.table);
         let own = self.own.iter().map(|(field, _)| Arc::clone(field));
         let fields: Vec<FieldRef> = ours.fields().iter().cloned().chain(own).collect();
-        for (field, _) in &self.own {
-            if !has_one_leaf(field.data_type()) {
-                let why = format!("the column {:?} has fields within", field.name());
-                return Err(ArrowError::SchemaError(why));
-            }
-        }
         for (i, field) in fields.iter().enumerate() {
             if fields[..i].iter().any(|other| other.name() == field.name()) {
                 let why = format!("two columns have the name {:?}", field.name());
@@ -75,7 +79,7 @@ impl Columns {
     }
 
     /// The rows `range` of the column at index `place` of the schema.
-    pub fn array(
+    fn array(
         &self,
         batch: &RowBatch,
         range: Range<usize>,
@@ -84,10 +88,10 @@ impl Columns {
     ) -> Result<ArrayRef, ArrowError> {
         let ours = schema.fields().len() - self.own.len();
         let Some((field, values)) = place.checked_sub(ours).map(|own| &self.own[own]) else {
-            return column(batch, range, place, self.score_width);
+            return column(batch, range, place, &self.table);
         };
         let array = values(batch)?;
-        let (name, rows) = (field.name(), batch.len());
+        let (name, rows) = (field.name(), batch.table_rows(&self.table));
         if array.len() != rows || array.data_type() != field.data_type() {
             let (len, given) = (array.len(), array.data_type());
             let why = format!("the column {name:?} has {len} values of {given} for {rows} rows");

@@ -1,39 +1,41 @@
-//! One Parquet file of rows. Its columns are encoded in parallel while the next rows are gathered.
+//! A Parquet file of rows. Its columns are encoded in parallel while the next rows are gathered.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow_schema::SchemaRef;
-use parquet::arrow::ArrowWriter;
+use arrow_schema::{Schema, SchemaRef};
 use parquet::arrow::arrow_writer::{
     ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves,
 };
+use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 
-use super::own::Columns;
-use super::target::{Target, TargetFile};
-use crate::error::{Error, Result};
+use super::{ROWS_AT_A_TIME, Waiting};
+use crate::error::{BoxError, Error, Result};
 use crate::parallel::{Parallelism, UnderWay};
-use crate::rows::RowBatch;
+use crate::rows::is_dictionary;
+use crate::sink::chunk::Chunk;
+use crate::sink::params::FileParams;
+use crate::sink::target::{Target, TargetFile};
 
-/// Rows that are gathered before their columns are converted and encoded in parallel: enough work for each thread.
-const ROWS_AT_A_TIME: usize = 8192;
+/// The leaves of a column: one for plain values and lists of them, one for each field of a struct.
+type Leaves<T> = Vec<T>;
 
 /// Columns in work in the background, the last first: the scores take as long as all other columns together.
-type Encoding<R> = UnderWay<Result<R, ParquetError>>;
+type Encoding<R> = UnderWay<Result<Leaves<R>, ParquetError>>;
 
 /// Waits for all columns; a panic in one of them is resumed here.
-fn settled<R>(columns: Encoding<R>) -> Result<Vec<R>, ParquetError> {
+fn settled<R>(columns: Encoding<R>) -> Result<Vec<Leaves<R>>, ParquetError> {
     columns.wait().into_iter().collect()
 }
 
-/// The columns of the row group in progress, each with one leaf, and their state.
+/// The columns of the row group in progress, and their state.
 enum RowGroup {
     /// No row has been encoded yet.
-    New(Vec<ArrowColumnWriter>),
+    New(Vec<Leaves<ArrowColumnWriter>>),
     /// Rows are being encoded, and more will follow.
     Open(Encoding<ArrowColumnWriter>),
     /// The last rows of the group are being encoded.
@@ -41,12 +43,11 @@ enum RowGroup {
 }
 
 /// One open file.
-pub(super) struct Part {
+pub(in crate::sink) struct ParquetPart {
     uri: String,
     file: SerializedFileWriter<TargetFile>,
     row_groups: ArrowRowGroupWriterFactory,
     schema: SchemaRef,
-    columns: Columns,
     rows: u64,
     /// The row group in progress; `None` once it is in the file.
     row_group: Option<RowGroup>,
@@ -54,22 +55,21 @@ pub(super) struct Part {
     /// Rows that the open row group still has room for.
     room: usize,
     /// Rows that are not encoded yet.
-    waiting: Vec<(Arc<RowBatch>, Range<usize>)>,
+    waiting: Waiting,
     waiting_rows: usize,
 }
 
-impl std::fmt::Debug for Part {
+impl std::fmt::Debug for ParquetPart {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Part").field("uri", &self.uri).finish_non_exhaustive()
+        f.debug_struct("ParquetPart").field("uri", &self.uri).finish_non_exhaustive()
     }
 }
 
-impl Part {
+impl ParquetPart {
     pub fn create(
         target: &Target,
         name: &str,
         schema: &SchemaRef,
-        columns: &Columns,
         properties: &WriterProperties,
     ) -> Result<Self> {
         let (uri, writer) = open(target, name, schema, properties)?;
@@ -78,12 +78,12 @@ impl Part {
         let row_group_rows = properties.max_row_group_row_count().unwrap_or(usize::MAX);
         // Made in advance, while the first rows are being gathered: this takes half a millisecond.
         let writers = row_groups.create_column_writers(0).map_err(|e| Error::broken(&uri, e))?;
+        let writers = by_column(&file, writers);
         Ok(Self {
             uri,
             file,
             row_groups,
             schema: Arc::clone(schema),
-            columns: columns.clone(),
             rows: 0,
             row_group: Some(RowGroup::New(writers)),
             row_group_rows,
@@ -98,17 +98,17 @@ impl Part {
         self.rows
     }
 
-    /// Writes a range of rows of a batch, which has the columns of the schema.
+    /// Writes a range of rows of a chunk, which has the columns of the schema.
     pub fn write(
         &mut self,
-        batch: &Arc<RowBatch>,
+        chunk: &Arc<dyn Chunk>,
         mut range: Range<usize>,
         threads: &Parallelism,
     ) -> Result<()> {
         self.rows += range.len() as u64;
         while !range.is_empty() {
             let rows = self.room.min(range.len());
-            self.waiting.push((Arc::clone(batch), range.start..range.start + rows));
+            self.waiting.push((Arc::clone(chunk), range.start..range.start + rows));
             self.waiting_rows += rows;
             self.room -= rows;
             range.start += rows;
@@ -124,32 +124,36 @@ impl Part {
         let mut writers = self.settle()?;
         if writers.is_empty() {
             let index = self.file.flushed_row_groups().len();
-            writers = self.row_groups.create_column_writers(index)?;
+            writers = by_column(&self.file, self.row_groups.create_column_writers(index)?);
         }
         let waiting = std::mem::take(&mut self.waiting);
         self.waiting_rows = 0;
-        let (schema, columns) = (Arc::clone(&self.schema), self.columns.clone());
-        let take_up = move |place: usize, mut writer: ArrowColumnWriter| {
-            for (batch, range) in &waiting {
-                let values = columns.array(batch, range.clone(), place, &schema)?;
-                for leaf in compute_leaves(&schema.fields()[place], &values)? {
-                    writer.write(&leaf)?;
-                }
+        let schema = Arc::clone(&self.schema);
+        let take_up = move |place: usize, mut writers: Leaves<ArrowColumnWriter>| {
+            for (chunk, range) in &waiting {
+                let values = chunk.column(place, range.clone())?;
+                let leaves = compute_leaves(&schema.fields()[place], &values)?;
+                writers
+                    .iter_mut()
+                    .zip(leaves)
+                    .try_for_each(|(writer, leaf)| writer.write(&leaf))?;
             }
-            Ok(writer)
+            Ok(writers)
         };
         self.row_group = Some(if self.room > 0 {
             RowGroup::Open(threads.each(writers, take_up))
         } else {
             self.room = self.row_group_rows;
-            let complete = move |place, writer| take_up(place, writer)?.close();
+            let complete = move |place, writers| {
+                take_up(place, writers)?.into_iter().map(ArrowColumnWriter::close).collect()
+            };
             RowGroup::Complete(threads.each(writers, complete))
         });
         Ok(())
     }
 
     /// Waits for the row group in progress. Returns its columns if it is open; writes it to the file if it is complete.
-    fn settle(&mut self) -> Result<Vec<ArrowColumnWriter>, ParquetError> {
+    fn settle(&mut self) -> Result<Vec<Leaves<ArrowColumnWriter>>, ParquetError> {
         match self.row_group.take() {
             None => {}
             Some(RowGroup::New(columns)) => return Ok(columns),
@@ -157,9 +161,8 @@ impl Part {
             Some(RowGroup::Complete(chunks)) => {
                 let chunks = settled(chunks)?;
                 let mut row_group = self.file.next_row_group()?;
-                chunks
-                    .into_iter()
-                    .try_for_each(|chunk| chunk.append_to_row_group(&mut row_group))?;
+                let mut chunks = chunks.into_iter().flatten();
+                chunks.try_for_each(|chunk| chunk.append_to_row_group(&mut row_group))?;
                 row_group.close()?;
             }
         }
@@ -182,7 +185,7 @@ impl Part {
 }
 
 /// Begins a file in a target, and returns its path or URI, for messages.
-pub(super) fn open(
+pub(in crate::sink) fn open(
     target: &Target,
     name: &str,
     schema: &SchemaRef,
@@ -192,4 +195,37 @@ pub(super) fn open(
     let writer = ArrowWriter::try_new(file, Arc::clone(schema), Some(properties.clone()))
         .map_err(|e| Error::broken(&uri, e))?;
     Ok((uri, writer))
+}
+
+/// Groups writers of leaves by the columns of the file.
+fn by_column(
+    file: &SerializedFileWriter<TargetFile>,
+    writers: Vec<ArrowColumnWriter>,
+) -> Vec<Leaves<ArrowColumnWriter>> {
+    let mut columns: Vec<Leaves<_>> = Vec::new();
+    for (leaf, writer) in writers.into_iter().enumerate() {
+        let column = file.schema_descr().get_column_root_idx(leaf);
+        columns.resize_with(columns.len().max(column + 1), Vec::new);
+        columns[column].push(writer);
+    }
+    columns
+}
+
+/// How files of these columns are encoded.
+pub(in crate::sink) fn properties(
+    params: &FileParams,
+    schema: &Schema,
+) -> Result<WriterProperties> {
+    let mut builder = WriterProperties::builder()
+        .set_created_by(concat!("orb-features ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_compression(params.codec().compression()?)
+        .set_max_row_group_row_count(Some(params.row_group_rows()));
+    let leaves = ArrowSchemaConverter::new().convert(schema);
+    let leaves = leaves.map_err(|e| Error::write_to("the columns", BoxError::from(e)))?;
+    for (i, leaf) in leaves.columns().iter().enumerate() {
+        if let Some(is_dictionary) = is_dictionary(leaves.get_column_root(i).name()) {
+            builder = builder.set_column_dictionary_enabled(leaf.path().clone(), is_dictionary);
+        }
+    }
+    Ok(builder.build())
 }

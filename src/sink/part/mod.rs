@@ -1,0 +1,84 @@
+//! One file of rows, in any format.
+
+mod csv;
+mod parquet;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use ::parquet::file::metadata::KeyValue;
+use arrow_schema::SchemaRef;
+
+use self::csv::CsvPart;
+use self::parquet::ParquetPart;
+use super::chunk::Chunk;
+use super::layout::FileFormat;
+use super::params::FileParams;
+use super::target::Target;
+use crate::error::Result;
+use crate::parallel::Parallelism;
+
+pub(super) use self::parquet::{open, properties};
+
+/// Rows that are gathered before they are converted and encoded in parallel: enough work for each thread.
+const ROWS_AT_A_TIME: usize = 8192;
+
+/// Rows that wait to be encoded: ranges of chunks.
+type Waiting = Vec<(Arc<dyn Chunk>, Range<usize>)>;
+
+/// An open file of rows.
+#[derive(Debug)]
+pub(super) enum Part {
+    Parquet(ParquetPart),
+    Csv(CsvPart),
+}
+
+impl Part {
+    pub fn create(
+        target: &Target,
+        name: &str,
+        schema: &SchemaRef,
+        params: &FileParams,
+    ) -> Result<Self> {
+        Ok(match params.format() {
+            FileFormat::Parquet => Self::Parquet(ParquetPart::create(
+                target,
+                name,
+                schema,
+                &properties(params, schema)?,
+            )?),
+            FileFormat::Csv | FileFormat::CsvColumns => {
+                Self::Csv(CsvPart::create(target, name, schema, params)?)
+            }
+        })
+    }
+
+    /// Rows given to this file so far.
+    pub fn rows(&self) -> u64 {
+        match self {
+            Self::Parquet(part) => part.rows(),
+            Self::Csv(part) => part.rows(),
+        }
+    }
+
+    /// Writes a range of rows of a chunk, which has the columns of the schema.
+    pub fn write(
+        &mut self,
+        chunk: &Arc<dyn Chunk>,
+        range: Range<usize>,
+        threads: &Parallelism,
+    ) -> Result<()> {
+        match self {
+            Self::Parquet(part) => part.write(chunk, range, threads),
+            Self::Csv(part) => part.write(chunk, range, threads),
+        }
+    }
+
+    /// Completes the file, with notes in its footer if it has one, and returns its length.
+    pub fn close(self, threads: &Parallelism, notes: &[KeyValue]) -> Result<u64> {
+        match self {
+            Self::Parquet(part) => part.close(threads, notes),
+            Self::Csv(part) => part.close(threads),
+        }
+    }
+}
