@@ -195,6 +195,14 @@ pub enum Error {
         /// The answer.
         source: BoxError,
     },
+    /// A file is no table that can be used, so it is unknown which of its rows are missing.
+    #[error("cannot read the table {uri}: {source}")]
+    Table {
+        /// The file.
+        uri: Box<str>,
+        /// What is wrong with it.
+        source: BoxError,
+    },
     /// A listed object cannot be read.
     #[error("cannot read {uri}: {source}")]
     Object {
@@ -468,6 +476,12 @@ impl Error {
         Self::List { uri: uri.into(), source: source.into() }
     }
 
+    #[cfg(feature = "parquet")]
+    #[cold]
+    pub(crate) fn table(uri: impl Into<Box<str>>, source: impl Into<BoxError>) -> Self {
+        Self::Table { uri: uri.into(), source: source.into() }
+    }
+
     #[cold]
     pub(crate) fn decode(
         uri: impl Into<ImageName>,
@@ -485,6 +499,7 @@ impl Error {
             Self::Connect { .. }
             | Self::NoInput { .. }
             | Self::List { .. }
+            | Self::Table { .. }
             | Self::Object { .. }
             | Self::Read { .. }
             | Self::NotUtf8 { .. } => Stage::Source,
@@ -519,6 +534,7 @@ impl Error {
             Self::NoInput { .. } => "no_input",
             Self::Connect { .. } => "no_connection",
             Self::List { .. } => "unlistable",
+            Self::Table { .. } => "table",
             Self::Object { cause, .. } => cause.as_str(),
             Self::Read { .. } => "unreadable",
             Self::NotUtf8 { .. } => "not_utf8",
@@ -561,6 +577,7 @@ impl Error {
             | Self::Extract { uri, .. } => Some(uri),
             Self::NoInput { uri, .. }
             | Self::List { uri, .. }
+            | Self::Table { uri, .. }
             | Self::Network { uri, .. }
             | Self::Model { uri, .. } => Some(uri),
             Self::Spool { path, .. }

@@ -106,6 +106,8 @@ pub mod s3;
 pub mod sink;
 pub mod source;
 pub mod stage;
+#[cfg(feature = "parquet")]
+pub mod table;
 
 pub use arch::Simd;
 pub use error::{BoxError, DecodeCause, Error, ImageName, ObjectCause, Result, Stage};

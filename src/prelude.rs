@@ -22,7 +22,7 @@ pub use crate::rows::{Layout, RowShape, ScoreWidth, TableParams};
 #[cfg(feature = "s3")]
 pub use crate::s3::{Addressing, S3, S3Location, S3Params};
 #[cfg(feature = "parquet")]
-pub use crate::sink::{Codec, FileFormat, FileParams, FileSink, WriteMode};
+pub use crate::sink::{Codec, FileFormat, FileParams, FileSink, RecordSink, WriteMode};
 pub use crate::sink::{NullSink, RowSink, SinkReport};
 #[cfg(feature = "s3")]
 pub use crate::source::S3Source;

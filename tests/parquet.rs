@@ -174,7 +174,7 @@ fn codecs_groups_files_and_widths_are_as_asked() {
             .with_codec(codec)
             .with_row_group_rows(4)
             .with_rows_per_file(10)
-            .with_score_width(ScoreWidth::F64);
+            .with_table(TableParams::default().with_score_width(ScoreWidth::F64));
         let report = write(&out, params, &[batch(0..7, Some(2)), batch(7..33, Some(2))]).unwrap();
         assert_eq!((report.rows, report.files), (33, 4));
         let parts = parts(&out);

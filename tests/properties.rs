@@ -70,7 +70,7 @@ proptest! {
         prop_assert_eq!(failed, images.iter().filter(|rows| rows.is_none()).count());
 
         let spool = Spool::default().with_memory(100);
-        let spooled = batches.iter().cloned().map(Ok).spool(&spool).unwrap();
+        let spooled = batches.iter().cloned().map(Ok).spool(&spool, PcaInput::Bytes).unwrap();
         let moments = spooled.moments.unwrap();
         prop_assert_eq!(moments.count() as usize, whole[0].len());
         prop_assert_eq!(spooled.batches.collect::<Result<Vec<_>>>().unwrap(), batches);

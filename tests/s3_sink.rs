@@ -230,7 +230,7 @@ fn large_files_go_up_in_parts_of_bounded_memory() {
     let params = FileParams::default()
         .with_codec(Codec::Uncompressed)
         .with_row_group_rows(20_000)
-        .with_score_width(ScoreWidth::F64);
+        .with_table(TableParams::default().with_score_width(ScoreWidth::F64));
     let mut sink = FileSink::create_in_s3(&server.connect(), OUT, params).unwrap();
     let n = 150_000;
     for _ in 0..n / 10_000 {
@@ -1040,7 +1040,7 @@ fn a_part_on_its_way_ends_with_its_upload() {
     let params = FileParams::default()
         .with_codec(Codec::Uncompressed)
         .with_row_group_rows(20_000)
-        .with_score_width(ScoreWidth::F64);
+        .with_table(TableParams::default().with_score_width(ScoreWidth::F64));
     let mut sink = FileSink::create_in_s3(&s3, OUT, params).unwrap();
     server.plan(|asked| {
         asked.query.contains("partNumber=1").then_some(Fault::Late(Duration::from_mins(10)))

@@ -229,6 +229,12 @@ impl Vectors {
         }
     }
 
+    /// The elements of a vector; none if they are bytes.
+    #[cfg(feature = "parquet")]
+    pub(crate) fn row_f32(&self, row: usize) -> &[f32] {
+        self.as_f32().map_or(&[], |all| &all[row * self.len..(row + 1) * self.len])
+    }
+
     /// Appends the vectors `rows` of `other`, which has the same format.
     pub(crate) fn append(&mut self, other: &Self, rows: Range<usize>) {
         debug_assert_eq!(self.len, other.len);

@@ -190,6 +190,19 @@ fn of_images(
     })
 }
 
+/// Scores as a column, of the type that the table's scores have.
+#[cfg(feature = "parquet")]
+pub(crate) fn scores_column(
+    scores: &ndarray::Array2<f64>,
+    table: &TableParams,
+) -> Result<ArrayRef, ArrowError> {
+    let (all, len) = (scores.iter().copied(), scores.ncols());
+    match table.layout() {
+        Layout::Arrow => lists(floats(all, table.score_width()), len),
+        Layout::Spark => spark_vectors(all, len),
+    }
+}
+
 fn scores_of(batch: &RowBatch) -> Result<&ndarray::Array2<f64>, ArrowError> {
     batch.scores().ok_or_else(|| ArrowError::SchemaError("the batch has no scores".to_owned()))
 }
@@ -264,7 +277,9 @@ fn pictures(images: &[ImageRows]) -> Result<ArrayRef, ArrowError> {
     });
     let pixels = pixels.collect::<Result<Vec<&Pixels>, _>>()?;
     let mut data = BinaryBuilder::new();
-    pixels.iter().for_each(|pixels| data.append_value(pixels.as_bytes()));
+    for pixels in &pixels {
+        data.append_value(pixels.as_bytes());
+    }
     let numbers = |value: fn(&Pixels) -> i32| -> ArrayRef {
         Arc::new(Int32Array::from_iter_values(pixels.iter().map(|pixels| value(pixels))))
     };

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
+use crate::error::{Error, ImageName};
 
 /// An image that could not be processed, as data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,8 +52,8 @@ impl From<&Error> for FailedImage {
         let uri = error.uri().map(str::to_owned);
         let image = error.image();
         Self {
-            label: image.and_then(|image| image.label()).map(str::to_owned),
-            byte_len: image.and_then(|image| image.byte_len()),
+            label: image.and_then(ImageName::label).map(str::to_owned),
+            byte_len: image.and_then(ImageName::byte_len),
             ..Self::new(uri, error.stage().as_str(), error.code(), error.to_line())
         }
     }

@@ -12,13 +12,15 @@ mod spool;
 mod table;
 
 #[cfg(feature = "parquet")]
-pub(crate) use arrow::column;
+pub(crate) use arrow::{column, scores_column};
 pub(crate) use batch::Seen;
 pub use batch::{ImageRows, Row, RowBatch};
 pub use explode::{DEFAULT_BATCH_ROWS, Explode, ImageOutcome};
 pub use failed::FailedImage;
 #[cfg(feature = "arrow")]
 pub use spark::{ROW_METADATA, describe as describe_for_spark};
+#[cfg(feature = "parquet")]
+pub(crate) use spark::{has_vector, vector_fields};
 pub use spool::{DEFAULT_SPOOL_MEMORY, Spool, SpooledBatches, Spooling};
 #[cfg(feature = "parquet")]
 pub(crate) use table::is_dictionary;

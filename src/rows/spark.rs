@@ -38,6 +38,14 @@ pub fn describe(schema: &Schema) -> Result<String, ArrowError> {
     Ok(struct_of(schema.fields())?.to_string())
 }
 
+/// Whether a column is a vector, so that Spark must be told.
+#[cfg(feature = "parquet")]
+pub fn has_vector(schema: &Schema) -> bool {
+    let is_vector =
+        |field: &Field| matches!(field.data_type(), DataType::Struct(f) if *f == vector_fields());
+    schema.fields().iter().any(|field| is_vector(field))
+}
+
 fn struct_of(fields: &Fields) -> Result<Value, ArrowError> {
     let field = |field: &Field| {
         Ok(json!({

@@ -22,14 +22,14 @@ impl Chunk for RecordBatch {
 
 /// A batch as a table. Columns are converted only when they are encoded.
 pub(super) struct Batch {
-    pub batch: RowBatch,
+    pub rows: RowBatch,
     pub columns: Columns,
     pub schema: SchemaRef,
 }
 
 impl Chunk for Batch {
     fn column(&self, place: usize, range: Range<usize>) -> Result<ArrayRef, ArrowError> {
-        self.columns.array(&self.batch, range, place, &self.schema)
+        self.columns.array(&self.rows, range, place, &self.schema)
     }
 }
 

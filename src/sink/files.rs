@@ -7,14 +7,10 @@ use arrow_array::ArrayRef;
 use arrow_schema::{ArrowError, Field};
 
 use super::chunk::{Batch, Chunk, Columns};
-use super::layout::{ERRORS, IMAGES, WriteMode};
+use super::layout::{ERRORS, IMAGES};
 use super::params::FileParams;
-#[cfg(feature = "s3")]
-use super::s3::S3Target;
 use super::side::{ListedRow, SideFile};
-use super::staging::Staging;
 use super::table::Table;
-use super::target::Target;
 use super::{Needs, RowSink, SinkReport};
 use crate::error::{Error, Result};
 use crate::parallel::Parallelism;
@@ -62,13 +58,7 @@ impl FileSink {
     /// [`Error::OutputExists`]; [`Error::Write`]; [`Error::InvalidParam`] as [`FileParams::check`], and for a run
     /// id, which only results in S3 have.
     pub fn create(path: impl AsRef<Path>, params: FileParams) -> Result<Self> {
-        params.check()?;
-        if let Some(id) = params.run_id() {
-            return Err(Error::param("run_id", id, "for results in S3, not in folders"));
-        }
-        Self::on(params, |mode, run_id| {
-            Ok(Target::Folder(Staging::create(path.as_ref(), mode, run_id)?))
-        })
+        Table::create(path.as_ref(), params).map(Self::on)
     }
 
     /// Takes `s3://bucket/prefix` as the folder.
@@ -85,12 +75,7 @@ impl FileSink {
         L: TryInto<S3Location>,
         Error: From<L::Error>,
     {
-        let location = location.try_into()?;
-        params.check()?;
-        let id = params.run_id().map(str::to_owned);
-        Self::on(params, |mode, run_id| {
-            Ok(Target::S3(Box::new(S3Target::create(s3, location, mode, run_id, id.as_deref())?)))
-        })
+        Table::create_in_s3(s3, location.try_into()?, params).map(Self::on)
     }
 
     /// Adds a column of the caller's, after this crate's: `values` computes it from a batch, one value for each row of the table.
@@ -129,18 +114,13 @@ impl FileSink {
         self
     }
 
-    fn on(
-        params: FileParams,
-        target: impl FnOnce(WriteMode, &str) -> Result<Target>,
-    ) -> Result<Self> {
-        let columns = Columns::new(params.table());
-        let table = Table::new(params, target)?;
-        Ok(Self {
-            columns,
+    fn on(table: Table) -> Self {
+        Self {
+            columns: Columns::new(table.params.table()),
             failures: SideFile::new(ERRORS, table.run_id()),
             images: SideFile::new(IMAGES, table.run_id()),
             table,
-        })
+        }
     }
 
     fn add(&mut self, batch: RowBatch) -> Result<()> {
@@ -158,7 +138,7 @@ impl FileSink {
         let schema = schema.map_err(|e| Error::write_to(target.uri(""), e))?;
         let schema = self.table.set_schema(schema)?;
         let chunk: Arc<dyn Chunk> =
-            Arc::new(Batch { batch, columns: self.columns.clone(), schema });
+            Arc::new(Batch { rows: batch, columns: self.columns.clone(), schema });
         self.table.add(&chunk, rows)
     }
 }

@@ -83,6 +83,14 @@ choice!(FileFormat, "format", Parquet = "parquet", Csv = "csv", CsvColumns = "cs
 /// Endings of the names of files of rows.
 const ENDINGS: [&str; 3] = [".parquet", ".csv.gz", ".csv"];
 
+pub fn is_parquet(name: &str) -> bool {
+    name.ends_with(ENDINGS[0])
+}
+
+pub fn is_csv(name: &str) -> bool {
+    ENDINGS[1..].iter().any(|ending| name.ends_with(ending))
+}
+
 /// The name of a file of rows. Names sort in the order of their numbers.
 ///
 /// A number of more than five digits gets a prefix of nines, so that it sorts after all shorter ones: 99999, then

@@ -17,6 +17,8 @@ mod null;
 mod params;
 #[cfg(feature = "parquet")]
 mod part;
+#[cfg(feature = "parquet")]
+mod records;
 #[cfg(feature = "s3")]
 mod s3;
 #[cfg(feature = "parquet")]
@@ -43,6 +45,8 @@ pub use null::NullSink;
 pub use params::{
     Codec, DEFAULT_ROW_GROUP_ROWS, DEFAULT_ROWS_PER_FILE, FileParams, MAX_RUN_ID_LEN,
 };
+#[cfg(feature = "parquet")]
+pub use records::RecordSink;
 
 /// What a sink must be given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

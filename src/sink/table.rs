@@ -1,5 +1,6 @@
 //! A table in files: parts of a limited number of rows, their notes, and the commit that makes them visible.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
@@ -11,10 +12,15 @@ use super::layout::{self, FileFormat, WriteMode};
 use super::notes::PREFIX;
 use super::params::{FileParams, MAX_ROW_GROUPS};
 use super::part::Part;
+#[cfg(feature = "s3")]
+use super::s3::S3Target;
+use super::staging::Staging;
 use super::target::Target;
 use crate::error::{Error, Result};
 use crate::parallel::Parallelism;
-use crate::rows::{Layout, ROW_METADATA, describe_for_spark};
+use crate::rows::{Layout, ROW_METADATA, describe_for_spark, has_vector};
+#[cfg(feature = "s3")]
+use crate::s3::{S3, S3Location};
 
 /// The files of a table that are not visible yet.
 #[derive(Debug)]
@@ -35,7 +41,26 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub fn new(
+    /// See [`FileSink::create`](super::FileSink::create).
+    pub fn create(path: &Path, params: FileParams) -> Result<Self> {
+        params.check()?;
+        if let Some(id) = params.run_id() {
+            return Err(Error::param("run_id", id, "for results in S3, not in folders"));
+        }
+        Self::on(params, |mode, run_id| Ok(Target::Folder(Staging::create(path, mode, run_id)?)))
+    }
+
+    /// See [`FileSink::create_in_s3`](super::FileSink::create_in_s3).
+    #[cfg(feature = "s3")]
+    pub fn create_in_s3(s3: &S3, location: S3Location, params: FileParams) -> Result<Self> {
+        params.check()?;
+        let id = params.run_id().map(str::to_owned);
+        Self::on(params, |mode, run_id| {
+            Ok(Target::S3(Box::new(S3Target::create(s3, location, mode, run_id, id.as_deref())?)))
+        })
+    }
+
+    fn on(
         params: FileParams,
         target: impl FnOnce(WriteMode, &str) -> Result<Target>,
     ) -> Result<Self> {
@@ -107,7 +132,7 @@ impl Table {
             let columns = super::columns::column_types(schema, self.params.format());
             let columns = serde_json::to_string(&columns).unwrap_or_default();
             self.annotate(super::columns::NOTE, &columns);
-        } else if self.params.table().layout() == Layout::Spark {
+        } else if self.params.table().layout() == Layout::Spark || has_vector(schema) {
             let described = describe_for_spark(schema)
                 .map_err(|e| Error::write_to(self.target.uri(""), e.to_string()))?;
             self.notes.push(KeyValue::new(ROW_METADATA.to_owned(), described));

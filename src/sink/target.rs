@@ -11,7 +11,7 @@ use parquet::file::metadata::KeyValue;
 
 use super::columns::{self, column_types};
 use super::folder::fsync;
-use super::layout::{FileFormat, IMAGES};
+use super::layout::{FileFormat, IMAGES, is_csv, is_parquet};
 use super::notes::PREFIX;
 #[cfg(feature = "s3")]
 use super::s3::{Content, S3Target, Upload};
@@ -123,14 +123,6 @@ struct First {
     /// images beside it, if there is one.
     schema: Option<SchemaRef>,
     is_csv: bool,
-}
-
-fn is_parquet(name: &str) -> bool {
-    name.ends_with(".parquet")
-}
-
-fn is_csv(name: &str) -> bool {
-    name.ends_with(".csv") || name.ends_with(".csv.gz")
 }
 
 impl First {

@@ -1,5 +1,6 @@
 //! Which files or keys a source takes.
 
+use std::ffi::OsStr;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
 
@@ -27,6 +28,9 @@ pub struct Selection {
     extensions: Option<Vec<String>>,
     sizes: Option<(Bound<u64>, Bound<u64>)>,
     pub(super) recursive: bool,
+    /// Whether it is of the files of a table.
+    #[serde(skip)]
+    of_tables: bool,
     pub(super) label: LabelRule,
 }
 
@@ -37,6 +41,7 @@ impl Default for Selection {
             extensions: None,
             sizes: None,
             recursive: true,
+            of_tables: false,
             label: LabelRule::default(),
         }
     }
@@ -75,6 +80,14 @@ impl Selection {
     pub fn with_recursive(mut self, recursive: bool) -> Self {
         self.recursive = recursive;
         self
+    }
+
+    /// Takes the files of a table: those with these endings, or a single one with any. Names that begin with an
+    /// underscore, and everything in such folders, are skipped too: Spark and this crate put there what is not part of a
+    /// table.
+    #[cfg(feature = "parquet")]
+    pub(crate) fn of_tables(extensions: impl IntoIterator<Item = &'static str>) -> Self {
+        Self { of_tables: true, ..Self::default().with_extensions(extensions) }
     }
 
     /// Sets the label rule (default [`LabelRule::Parent`]).
@@ -120,11 +133,14 @@ impl Selection {
             (None, None) => Some(IMAGE_EXTENSIONS.map(str::to_owned).to_vec()),
             (None, Some(_)) => None,
         };
-        Ok(Matcher { glob, extensions, sizes: self.sizes })
+        Ok(Matcher { glob, extensions, sizes: self.sizes, of_tables: self.of_tables })
     }
 
     /// Refuses settings that do not apply to a single file or object.
     pub(super) fn check_single(&self, uri: &str, what: &str) -> Result<()> {
+        if self.of_tables {
+            return Ok(());
+        }
         let given = [
             ("glob", self.glob.clone()),
             ("extensions", self.extensions.as_ref().map(|e| e.join(","))),
@@ -181,6 +197,7 @@ pub(super) struct Matcher {
     glob: Option<GlobMatcher>,
     extensions: Option<Vec<String>>,
     sizes: Option<(Bound<u64>, Bound<u64>)>,
+    of_tables: bool,
 }
 
 impl Matcher {
@@ -192,7 +209,13 @@ impl Matcher {
                 .and_then(|e| e.to_str())
                 .is_some_and(|e| known.iter().any(|known| e.eq_ignore_ascii_case(known)))
         };
-        self.glob.as_ref().is_none_or(|glob| glob.is_match(relative))
+        // A folder such as `_date=1` is a Hive partition.
+        let is_aside = |name: &OsStr| {
+            let name = name.as_encoded_bytes();
+            name.starts_with(b"_") && !name.contains(&b'=')
+        };
+        (!self.of_tables || !relative.iter().any(is_aside))
+            && self.glob.as_ref().is_none_or(|glob| glob.is_match(relative))
             && self.extensions.as_ref().is_none_or(has_extension)
     }
 

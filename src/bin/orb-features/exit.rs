@@ -23,6 +23,18 @@ impl Exit {
     }
 }
 
+/// Prints the report of a result that is complete.
+pub fn show(text: &str) -> Result<(), Exit> {
+    match writeln!(std::io::stdout(), "{text}") {
+        // A reader that has gone needs no report.
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            let message = format!("cannot write the report: {e} (the result is complete)");
+            Err(Exit { message, status: 1 })
+        }
+        _ => Ok(()),
+    }
+}
+
 impl From<Error> for Exit {
     fn from(error: Error) -> Self {
         let status = match error {

@@ -1,6 +1,6 @@
 //! The options and steps that all commands share: input, selection, failures and output.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::ops::Bound;
 use std::time::Duration;
 
@@ -9,10 +9,11 @@ use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use indicatif::{ProgressBar, ProgressStyle};
 use orb_features::decode::jpeg_is_vectorized;
 use orb_features::prelude::*;
+use orb_features::table::ImageTable;
 
 use crate::choices::names;
-use crate::exit::Exit;
-use crate::output::OutputArgs;
+use crate::exit::{Exit, show};
+use crate::output::{OutputArgs, RowArgs};
 use crate::pca::{PcaArgs, Scores};
 use crate::place::Place;
 use crate::s3::S3Args;
@@ -50,6 +51,14 @@ pub struct Job {
     #[arg(long, default_value = "parent")]
     label: LabelRule,
 
+    /// Take IN as a Parquet file, or a folder or prefix of them, and the images from a column: encoded ones, as in
+    /// Spark's binaryFile, or Spark's image structs.
+    #[arg(long)]
+    table: bool,
+    /// Column of the images [default: content, or else image].
+    #[arg(long, value_name = "NAME", requires = "table")]
+    column: Option<String>,
+
     /// Turn images upright as their EXIF data say, or leave them as they are stored.
     #[arg(long, default_value_t,
           value_parser = names(ExifOrientation::ALL, ExifOrientation::as_str))]
@@ -70,7 +79,9 @@ pub struct Job {
     #[arg(long)]
     pub force: bool,
     #[command(flatten)]
-    output_files: OutputArgs,
+    shape: RowArgs,
+    #[command(flatten)]
+    files: OutputArgs,
     /// Number of threads, at most 1024 [default: one for each core].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -115,19 +126,12 @@ impl Job {
             }
             Outcome::Done(report) => report.to_string(),
         };
-        let shown = writeln!(std::io::stdout(), "{text}");
+        let shown = show(&text);
         if let Outcome::Done(report) = &outcome {
             hint_at_the_build();
-            with.pca.save_model(report, &self.output)?;
+            with.pca.save_model(report.pca_model.as_ref(), &self.output)?;
         }
-        match shown {
-            // A reader that has gone needs no report.
-            Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
-                let message = format!("cannot write the report: {e} (the result is complete)");
-                Err(Exit { message, status: 1 })
-            }
-            _ => Ok(()),
-        }
+        shown
     }
 
     fn outcome<E: FeatureExtractor + Clone + 'static>(
@@ -138,9 +142,9 @@ impl Job {
         with.s3.check(&self.input, &self.output, with.reads)?;
         self.check_selection()?;
         self.check_policies(with.pca)?;
-        let files = self.output_files.params();
+        let files = self.shape.apply(self.files.params());
         files.check()?;
-        let output = self.output_files.place(&self.output)?;
+        let output = self.files.place(&self.output)?;
         with.pca.check_files(&self.output)?;
         let decode =
             DecodeParams::default().with_gray_mode(with.gray).with_exif_orientation(self.exif);
@@ -159,7 +163,8 @@ impl Job {
         let extractor = extractor(s3.as_ref())?;
         let origin = Origin::new(&extractor, &decode);
         let format = extractor.output();
-        let scores = with.pca.scores(format, &origin, with.default_components, self.force)?;
+        let scores =
+            with.pca.scores(Some((format, &origin)), with.default_components, self.force)?;
         // Opens IN before OUT is touched, so that a wrong IN leaves OUT unchanged.
         let images = self.images(with.s3, s3.as_ref()).map_err(|error| self.failed(with, error))?;
         let mut files = files.with_force(self.force);
@@ -172,7 +177,9 @@ impl Job {
             (Place::S3(_), None) => unreachable!("a place in S3 has a connection"),
         };
         let sink = match sink {
-            Err(error @ Error::AlreadyCommitted { .. }) => return done_before(with.pca, &error),
+            Err(error @ Error::AlreadyCommitted { .. }) => {
+                return done_before(with.pca, &error).map(Outcome::DoneBefore);
+            }
             sink => sink.map_err(|error| self.failed(with, error))?,
         };
         let bar = progress_bar();
@@ -208,7 +215,9 @@ impl Job {
         let report = pipeline.run();
         bar.finish_and_clear();
         match report {
-            Err(error @ Error::AlreadyCommitted { .. }) => done_before(with.pca, &error),
+            Err(error @ Error::AlreadyCommitted { .. }) => {
+                done_before(with.pca, &error).map(Outcome::DoneBefore)
+            }
             report => report
                 .map(|report| Outcome::Done(Box::new(report)))
                 .map_err(|error| self.failed(with, error)),
@@ -217,7 +226,6 @@ impl Job {
 
     /// Refuses options that select files of a folder if IN is a single file.
     fn check_selection(&self) -> Result<(), Exit> {
-        let Place::Folder(path) = &self.input else { return Ok(()) };
         let given = [
             ("--glob", self.glob.is_some()),
             ("--extensions", self.extensions.is_some()),
@@ -225,8 +233,12 @@ impl Job {
             ("--max-bytes", self.max_bytes.is_some()),
             ("--one-level", self.one_level),
         ];
-        match given.into_iter().find(|(_, is_given)| *is_given) {
-            Some((name, _)) if path.is_file() => {
+        let Some((name, _)) = given.into_iter().find(|(_, is_given)| *is_given) else {
+            return Ok(());
+        };
+        match &self.input {
+            _ if self.table => Err(Exit::usage(&format!("{name} has no part in --table"))),
+            Place::Folder(path) if path.is_file() => {
                 let file = path.display();
                 Err(Exit::usage(&format!("{name} is for folders: {file} is a file")))
             }
@@ -244,7 +256,7 @@ impl Job {
             let why = "is for --on-error skip or record: else the first failure ends the job";
             return Err(Exit::usage(&format!("{name} {why}")));
         }
-        if self.force && pca.model.is_none() && self.output_files.mode != WriteMode::Append {
+        if self.force && pca.model.is_none() && self.files.mode != WriteMode::Append {
             return Err(Exit::usage("--force is for --model and --mode append"));
         }
         Ok(())
@@ -264,6 +276,14 @@ impl Job {
         }
         if let Some(extensions) = &self.extensions {
             selection = selection.with_extensions(extensions);
+        }
+        if self.table {
+            let table = args.table(&self.input, s3)?;
+            let mut images = ImageTable::new(table).with_label(self.label.clone());
+            if let Some(column) = &self.column {
+                images = images.with_column(column);
+            }
+            return Ok(Box::new(images.open()?.map(|image| image.map(Into::into))));
         }
         match (&self.input, s3) {
             (Place::S3(location), Some(s3)) => {
@@ -318,7 +338,7 @@ impl Job {
 }
 
 /// Ends a run whose result is already committed.
-fn done_before(pca: &PcaArgs, error: &Error) -> Result<Outcome, Exit> {
+pub fn done_before(pca: &PcaArgs, error: &Error) -> Result<String, Exit> {
     match &pca.save_model {
         Some(path) => Err(Exit {
             message: format!(
@@ -328,7 +348,7 @@ fn done_before(pca: &PcaArgs, error: &Error) -> Result<Outcome, Exit> {
             ),
             status: 1,
         }),
-        None => Ok(Outcome::DoneBefore(error.to_line())),
+        None => Ok(error.to_line()),
     }
 }
 

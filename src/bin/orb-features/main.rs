@@ -12,6 +12,7 @@ mod pixels;
 mod place;
 mod s3;
 mod stop;
+mod vectors;
 
 use std::process::ExitCode;
 
@@ -20,6 +21,7 @@ use clap::{Parser, Subcommand};
 use crate::embed::Embed;
 use crate::extract::Extract;
 use crate::pixels::PixelsOf;
+use crate::vectors::PcaOf;
 
 /// Photos in folders or S3 to features, PCA and Parquet.
 #[derive(Parser)]
@@ -39,6 +41,8 @@ enum Command {
     Embed(Box<Embed>),
     /// Resize all images of a folder or S3 prefix, and write one row for each, its pixels as one vector, to Parquet.
     Pixels(Box<PixelsOf>),
+    /// Fit a PCA to a column of vectors of a table, Parquet or CSV, and write the table with the scores as one more column.
+    Pca(Box<PcaOf>),
 }
 
 /// Sets from which size on glibc's malloc maps a buffer, which goes back to the system when it is freed.
@@ -51,7 +55,7 @@ enum Command {
 fn set_up_malloc(command: &Command) {
     let (map, trim) = match command {
         Command::Extract(_) | Command::Pixels(_) => (256 << 10, None),
-        Command::Embed(_) => (32 << 20, Some(256 << 20)),
+        Command::Embed(_) | Command::Pca(_) => (32 << 20, Some(256 << 20)),
     };
     // SAFETY: these set numbers, before any other thread exists.
     unsafe {
@@ -70,6 +74,7 @@ fn main() -> ExitCode {
         Command::Extract(extract) => extract.run(),
         Command::Embed(embed) => embed.run(),
         Command::Pixels(pixels) => pixels.run(),
+        Command::Pca(pca) => pca.run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

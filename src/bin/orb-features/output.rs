@@ -9,6 +9,25 @@ use orb_features::sink::DEFAULT_ROWS_PER_FILE;
 use crate::choices::names;
 use crate::place::Place;
 
+/// What a row of the result is.
+#[derive(Args)]
+pub struct RowArgs {
+    /// What a row is: a descriptor (or other vector), an image with lists, or an image with its first N descriptors in
+    /// one vector (padded:N).
+    #[arg(long, default_value_t, value_name = "descriptor|image|padded:N")]
+    rows: RowShape,
+    /// Add a column `image` with the pixels, as Spark's data source for images has it; for --rows image or padded:N.
+    #[arg(long)]
+    image_column: bool,
+}
+
+impl RowArgs {
+    pub fn apply(&self, files: FileParams) -> FileParams {
+        let table = files.table().with_rows(self.rows).with_image(self.image_column);
+        files.with_table(table)
+    }
+}
+
 #[derive(Args)]
 pub struct OutputArgs {
     /// What to do if OUT exists: refuse, replace an older result, or add files.
@@ -17,10 +36,6 @@ pub struct OutputArgs {
     /// Write to a new folder in OUT, named by the time in UTC, such as OUT/2026-01-31T12-00-00Z.
     #[arg(long)]
     timestamped: bool,
-    /// What a row is: a descriptor, an image with lists, or an image with its first N descriptors in one vector
-    /// (padded:N).
-    #[arg(long, default_value_t, value_name = "descriptor|image|padded:N")]
-    rows: RowShape,
     /// Format of the files: parquet; csv, with vectors as "[0.1, 0.2]" in one column; or csv-columns, with a column for
     /// each element.
     #[arg(long, default_value_t, value_parser = names(FileFormat::ALL, FileFormat::as_str))]
@@ -28,9 +43,6 @@ pub struct OutputArgs {
     /// Types of the columns: Arrow's, or Spark ML's, where every vector is a `vector`.
     #[arg(long, default_value_t, value_parser = names(Layout::ALL, Layout::as_str))]
     layout: Layout,
-    /// Add a column `image` with the pixels, as Spark's data source for images has it; for --rows image or padded:N.
-    #[arg(long)]
-    image_column: bool,
     /// Compression: uncompressed, snappy, gzip, lz4, zstd or zstd:LEVEL; for CSV uncompressed or gzip [default: zstd:1;
     /// CSV: uncompressed].
     #[arg(long)]
@@ -45,10 +57,7 @@ pub struct OutputArgs {
 
 impl OutputArgs {
     pub fn params(&self) -> FileParams {
-        let table = TableParams::default()
-            .with_rows(self.rows)
-            .with_layout(self.layout)
-            .with_image(self.image_column);
+        let table = TableParams::default().with_layout(self.layout);
         let mut params =
             FileParams::default().with_mode(self.mode).with_table(table).with_format(self.format);
         if let Some(codec) = self.codec {

@@ -19,7 +19,7 @@ const MAX_LINKS: u32 = 40;
 pub struct PcaArgs {
     /// Number of principal components, at most the length of a vector, or the share of the variance that they are to
     /// explain, such as 0.95 [default: 20; embed: none].
-    #[arg(long, value_name = "K|SHARE", conflicts_with_all = ["no_pca", "model"])]
+    #[arg(long, short = 'k', value_name = "K|SHARE", conflicts_with_all = ["no_pca", "model"])]
     pca: Option<Components>,
     /// What of a vector the PCA is fitted to: its bytes (or floats), or the bits of its bytes as numbers 0 and 1, whose
     /// distances are Hamming distances [default: bytes].
@@ -86,26 +86,27 @@ impl PcaArgs {
         Ok(())
     }
 
-    /// What the options make of vectors of this format and origin. `default` is the number of components if no option
-    /// says it; none is no PCA.
+    /// What the options make of vectors of this format and origin, as far as these are known. `default` is the number of
+    /// components if no option says it; none is no PCA.
     pub fn scores(
         &self,
-        format: VectorFormat,
-        origin: &Origin,
+        of: Option<(VectorFormat, &Origin)>,
         default: Option<usize>,
         force: bool,
     ) -> Result<Scores, Exit> {
         let input = self.pca_input.unwrap_or_default();
-        let dimensions = input.dimensions(format.len());
+        let dimensions = of.map(|(format, _)| input.dimensions(format.len()));
         if let Some(path) = &self.model {
             let file = path.display();
             let model = PcaModel::load(path)?;
-            if let Err(Error::Model { reason, .. }) = model.check_format(format) {
-                return Err(Exit::usage(&format!("--model {file}: {reason}")));
-            }
-            if !force && let Err(Error::Model { reason, .. }) = model.check_origin(origin) {
-                let why = format!("--model {file}: {reason} (--force takes it all the same)");
-                return Err(Exit { message: why, status: 1 });
+            if let Some((format, origin)) = of {
+                if let Err(Error::Model { reason, .. }) = model.check_format(format) {
+                    return Err(Exit::usage(&format!("--model {file}: {reason}")));
+                }
+                if !force && let Err(Error::Model { reason, .. }) = model.check_origin(origin) {
+                    let why = format!("--model {file}: {reason} (--force takes it all the same)");
+                    return Err(Exit { message: why, status: 1 });
+                }
             }
             let centering = self.center.unwrap_or(model.centering());
             return Ok(Scores::Model(Box::new(model.with_centering(centering))));
@@ -130,7 +131,9 @@ impl PcaArgs {
             .with_solver(self.solver(dimensions)?)
             .with_centering(self.center.unwrap_or_default())
             .with_input(input);
-        params.check_for(format)?;
+        if let Some((format, _)) = of {
+            params.check_for(format)?;
+        }
         Ok(Scores::Fit(params))
     }
 
@@ -146,7 +149,7 @@ impl PcaArgs {
         given.into_iter().find(|(_, is_given)| *is_given).map(|(name, _)| name)
     }
 
-    fn solver(&self, dimensions: usize) -> Result<Solver, Exit> {
+    fn solver(&self, dimensions: Option<usize>) -> Result<Solver, Exit> {
         let seed = self.seed.unwrap_or(DEFAULT_SEED);
         match self.solver {
             None | Some(Solver::Randomized { .. }) => Ok(Solver::seeded(seed)),
@@ -154,9 +157,11 @@ impl PcaArgs {
                 Err(Exit::usage("--seed has no part in --solver covariance"))
             }
             // Up to 50 elements, 500 rows are ten times as many, and fewer rows need no random vectors either.
-            Some(Solver::Auto { .. }) if self.seed.is_some() && dimensions <= DESCRIPTOR_LEN => {
+            Some(Solver::Auto { .. })
+                if self.seed.is_some() && dimensions.is_some_and(|d| d <= DESCRIPTOR_LEN) =>
+            {
                 let why = format!(
-                    "--seed has no part in --solver auto: for {dimensions} elements that is covariance"
+                    "--seed has no part in --solver auto: up to {DESCRIPTOR_LEN} elements, that is covariance"
                 );
                 Err(Exit::usage(&why))
             }
@@ -166,8 +171,8 @@ impl PcaArgs {
     }
 
     /// Writes the model; called once the result is complete.
-    pub fn save_model(&self, report: &RunReport, output: &Place) -> Result<(), Exit> {
-        let (Some(path), Some(model)) = (&self.save_model, &report.pca_model) else {
+    pub fn save_model(&self, model: Option<&PcaModel>, output: &Place) -> Result<(), Exit> {
+        let (Some(path), Some(model)) = (&self.save_model, model) else {
             return Ok(());
         };
         model.save(path).map_err(|error| {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use orb_features::prelude::*;
 use orb_features::s3::Trouble;
+use orb_features::table::TableSource;
 
 use crate::choices::names;
 use crate::exit::Exit;
@@ -87,6 +88,24 @@ impl S3Args {
             }
         }
         Ok(())
+    }
+
+    /// The table at a place.
+    pub fn table(&self, place: &Place, s3: Option<&S3>) -> Result<TableSource> {
+        match (place, s3) {
+            (Place::Folder(path), _) => Ok(TableSource::in_folder(path)),
+            (Place::S3(location), Some(s3)) => {
+                let mut source = S3Source::new(s3, location.clone())?;
+                if let Some(requests) = self.requests_in_flight {
+                    source = source.with_requests_in_flight(requests as usize);
+                }
+                if let Some(bytes) = self.bytes_in_flight {
+                    source = source.with_bytes_in_flight(bytes);
+                }
+                Ok(TableSource::in_s3(source))
+            }
+            (Place::S3(_), None) => unreachable!("a place in S3 has a connection"),
+        }
     }
 
     pub fn connect(&self) -> Result<S3> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::{Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type};
-use arrow_array::{Array, ArrayRef};
+use arrow_array::{Array, ArrayRef, StructArray};
 use arrow_schema::{ArrowError, DataType, SchemaRef};
 use csv::{QuoteStyle, Writer, WriterBuilder};
 use flate2::Compression;
@@ -16,6 +16,7 @@ use flate2::write::GzEncoder;
 use super::{ROWS_AT_A_TIME, Waiting};
 use crate::error::{BoxError, Error, Result};
 use crate::parallel::{Parallelism, UnderWay};
+use crate::rows::vector_fields;
 use crate::sink::chunk::Chunk;
 use crate::sink::layout::FileFormat;
 use crate::sink::params::{Codec, FileParams};
@@ -147,7 +148,7 @@ impl Style {
     }
 
     fn text_of(&self, columns: &[ArrayRef]) -> Result<Vec<u8>, BoxError> {
-        let rows = columns.first().map_or(0, |column| column.len());
+        let rows = columns.first().map_or(0, Array::len);
         let mut text = String::new();
         let mut failed = Ok(());
         let finished = self.finish(|writer| {
@@ -188,7 +189,7 @@ impl Style {
             .has_headers(false)
             .from_writer(Vec::new());
         write(&mut writer)?;
-        let text = writer.into_inner().map_err(|e| e.into_error())?;
+        let text = writer.into_inner().map_err(csv::IntoInnerError::into_error)?;
         if !self.gzip || text.is_empty() {
             return Ok(text);
         }
@@ -219,6 +220,9 @@ fn push(text: &mut String, column: &ArrayRef, row: usize) -> Result<(), ArrowErr
             return push_list(text, &column.as_fixed_size_list().value(row));
         }
         DataType::List(_) => return push_list(text, &column.as_list::<i32>().value(row)),
+        DataType::Struct(fields) if *fields == vector_fields() => {
+            return push_vector(text, column.as_struct(), row);
+        }
         _ => {
             // Only in a column of the caller's.
             let value = arrow_cast::display::array_value_to_string(column, row)?;
@@ -237,6 +241,22 @@ fn push_list(text: &mut String, elements: &ArrayRef) -> Result<(), ArrowError> {
         push(text, elements, i)?;
     }
     text.push(']');
+    Ok(())
+}
+
+/// Appends a vector of Spark as Spark shows it: `[1.0, 2.0]`, or `(3, [0, 2], [1.0, 2.0])` for a sparse one.
+fn push_vector(text: &mut String, vectors: &StructArray, row: usize) -> Result<(), ArrowError> {
+    let list = |i: usize| vectors.column(i).as_list::<i32>().value(row);
+    if vectors.column(0).as_primitive::<Int8Type>().value(row) != 0 {
+        return push_list(text, &list(3));
+    }
+    text.push('(');
+    push(text, vectors.column(1), row)?;
+    text.push_str(", ");
+    push_list(text, &list(2))?;
+    text.push_str(", ");
+    push_list(text, &list(3))?;
+    text.push(')');
     Ok(())
 }
 

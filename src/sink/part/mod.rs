@@ -29,7 +29,7 @@ type Waiting = Vec<(Arc<dyn Chunk>, Range<usize>)>;
 /// An open file of rows.
 #[derive(Debug)]
 pub(super) enum Part {
-    Parquet(ParquetPart),
+    Parquet(Box<ParquetPart>),
     Csv(CsvPart),
 }
 
@@ -41,12 +41,10 @@ impl Part {
         params: &FileParams,
     ) -> Result<Self> {
         Ok(match params.format() {
-            FileFormat::Parquet => Self::Parquet(ParquetPart::create(
-                target,
-                name,
-                schema,
-                &properties(params, schema)?,
-            )?),
+            FileFormat::Parquet => {
+                let properties = properties(params, schema)?;
+                Self::Parquet(Box::new(ParquetPart::create(target, name, schema, &properties)?))
+            }
             FileFormat::Csv | FileFormat::CsvColumns => {
                 Self::Csv(CsvPart::create(target, name, schema, params)?)
             }

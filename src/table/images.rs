@@ -1,0 +1,283 @@
+//! Images in a column of a table.
+
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::Int32Type;
+use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_schema::{DataType, Schema};
+use bytes::Bytes;
+
+use super::TableSource;
+use super::files::{Rows, TableFile, missing};
+use crate::error::{DecodeCause, Error, Result};
+use crate::source::{ImageObject, ImageSource, LabelRule};
+
+/// The images of a column of a Parquet table, one for each row.
+///
+/// The column holds encoded images, as `content` of Spark's `binaryFile`, or Spark's `image` structs, whose pixels are
+/// taken as they are. An image is named by the column `path` or the struct's `origin`, or else by its file and row. It is
+/// labelled by the column `label`, if that holds texts, or else by the rule.
+///
+/// # Examples
+/// ```no_run
+/// use orb_features::prelude::*;
+/// use orb_features::table::{ImageTable, TableSource};
+///
+/// let images = ImageTable::new(TableSource::in_folder("photos.parquet"));
+/// let orb = OrbParams::default().build()?;
+/// let sink = FileSink::create("features", FileParams::default())?;
+/// Pipeline::new(images, orb, sink).run()?;
+/// # Ok::<(), orb_features::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct ImageTable {
+    table: TableSource,
+    column: Option<String>,
+    label: LabelRule,
+}
+
+impl ImageTable {
+    /// Takes the column `content`, or else `image`, of a table.
+    pub fn new(table: TableSource) -> Self {
+        Self { table, column: None, label: LabelRule::default() }
+    }
+
+    /// Sets the column.
+    pub fn with_column(mut self, column: impl Into<String>) -> Self {
+        self.column = Some(column.into());
+        self
+    }
+
+    /// Sets the rule for labels, if there is no column `label` (default [`LabelRule::Parent`]).
+    pub fn with_label(mut self, label: LabelRule) -> Self {
+        self.label = label;
+        self
+    }
+}
+
+impl ImageSource for ImageTable {
+    type Image = ImageObject;
+    type Images = TableImages;
+
+    /// Opens the table. A file that is no such table is an [`Error::Table`] item, which ends a job: it is unknown which
+    /// images are missing.
+    ///
+    /// # Errors
+    /// [`Error::List`] if the place of the table cannot be listed.
+    fn open(self) -> Result<TableImages> {
+        let files = Box::new(self.table.files()?);
+        Ok(TableImages { options: self, files, open: None, batch: None, ended: false })
+    }
+}
+
+/// The stream of an [`ImageTable`].
+pub struct TableImages {
+    options: ImageTable,
+    files: Box<dyn Iterator<Item = Result<TableFile>> + Send>,
+    /// The file in progress: its name, its rows, and how many of them are done.
+    open: Option<(String, Rows, usize)>,
+    /// The batch in progress, and how many of its rows are done.
+    batch: Option<(ImageColumns, usize)>,
+    ended: bool,
+}
+
+impl std::fmt::Debug for TableImages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TableImages").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// The columns of a batch that are used.
+struct ImageColumns {
+    image: ArrayRef,
+    path: Option<ArrayRef>,
+    label: Option<ArrayRef>,
+}
+
+/// Names of the column of images, if none is given.
+const IMAGE_NAMES: [&str; 2] = ["content", "image"];
+
+/// The index of the column of images.
+fn column_of_images(schema: &Schema, wanted: Option<&str>) -> Result<usize, String> {
+    let has = |name: &&str| schema.index_of(name).is_ok();
+    let name = match wanted {
+        Some(name) => name,
+        None => IMAGE_NAMES.into_iter().find(has).unwrap_or(IMAGE_NAMES[0]),
+    };
+    let index = schema.index_of(name).map_err(|_| missing(name, schema))?;
+    match schema.field(index).data_type() {
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => Ok(index),
+        DataType::Struct(fields)
+            if ["height", "width", "nChannels", "mode", "data"]
+                .iter()
+                .all(|name| fields.find(name).is_some()) =>
+        {
+            Ok(index)
+        }
+        other => Err(format!("its column {name:?} holds {other}, not images")),
+    }
+}
+
+/// The index of a column of texts.
+fn column_of_texts(schema: &Schema, name: &str) -> Option<usize> {
+    let (index, field) = schema.column_with_name(name)?;
+    matches!(field.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+        .then_some(index)
+}
+
+impl ImageColumns {
+    fn of(batch: &RecordBatch, column: Option<&str>) -> Result<Self, String> {
+        let schema = batch.schema();
+        let texts = |name| {
+            let index = column_of_texts(&schema, name)?;
+            arrow_cast::cast(batch.column(index), &DataType::Utf8).ok()
+        };
+        let image = batch.column(column_of_images(&schema, column)?);
+        let image = match image.data_type() {
+            DataType::Struct(_) => image.clone(),
+            _ => arrow_cast::cast(image, &DataType::LargeBinary).map_err(|e| e.to_string())?,
+        };
+        Ok(Self { image, path: texts("path"), label: texts("label") })
+    }
+
+    fn len(&self) -> usize {
+        self.image.len()
+    }
+
+    /// The encoded image of a row, or why it has none.
+    fn bytes(&self, row: usize) -> Result<Bytes, String> {
+        if self.image.is_null(row) {
+            return Err("the table holds no image here".to_owned());
+        }
+        let Some(image) = self.image.as_struct_opt() else {
+            return Ok(Bytes::copy_from_slice(self.image.as_binary::<i64>().value(row)));
+        };
+        let number = |name| {
+            let column = image.column_by_name(name)?.as_primitive_opt::<Int32Type>()?;
+            column.is_valid(row).then(|| column.value(row))
+        };
+        let data = image.column_by_name("data").and_then(|data| {
+            let data = arrow_cast::cast(data, &DataType::LargeBinary).ok()?;
+            data.is_valid(row).then(|| data.as_binary::<i64>().value(row).to_vec())
+        });
+        let (Some(height), Some(width), Some(channels), Some(data)) =
+            (number("height"), number("width"), number("nChannels"), data)
+        else {
+            return Err("a field of its struct is null, or not of Spark's type".to_owned());
+        };
+        netpbm(width, height, channels, data)
+    }
+
+    fn text(column: Option<&ArrayRef>, row: usize) -> Option<String> {
+        let texts = column?.as_string::<i32>();
+        texts.is_valid(row).then(|| texts.value(row).to_owned())
+    }
+
+    fn origin(&self, row: usize) -> Option<String> {
+        let origin = self.image.as_struct_opt()?.column_by_name("origin")?;
+        let origin = arrow_cast::cast(origin, &DataType::Utf8).ok()?;
+        Self::text(Some(&origin), row)
+    }
+}
+
+/// Wraps the pixels of Spark's struct, rows of grey, BGR or BGRA, as a Netpbm file: the decoder then treats them as
+/// those of any file.
+fn netpbm(width: i32, height: i32, channels: i32, mut data: Vec<u8>) -> Result<Bytes, String> {
+    let sides = (u64::try_from(width), u64::try_from(height), u64::try_from(channels));
+    let len = match sides {
+        (Ok(w), Ok(h), Ok(c @ (1 | 3 | 4))) => w.checked_mul(h).and_then(|n| n.checked_mul(c)),
+        _ => None,
+    };
+    if len != Some(data.len() as u64) || data.is_empty() {
+        let n = data.len();
+        return Err(format!("{n} bytes for {width} x {height} pixels of {channels} channels"));
+    }
+    let head = match channels {
+        1 => format!("P5 {width} {height} 255\n"),
+        3 => {
+            data.as_chunks_mut::<3>().0.iter_mut().for_each(|pixel| pixel.swap(0, 2));
+            format!("P6 {width} {height} 255\n")
+        }
+        _ => {
+            data.as_chunks_mut::<4>().0.iter_mut().for_each(|pixel| pixel.swap(0, 2));
+            format!(
+                "P7\nWIDTH {width}\nHEIGHT {height}\nDEPTH 4\nMAXVAL 255\nTUPLTYPE RGB_ALPHA\nENDHDR\n"
+            )
+        }
+    };
+    Ok([head.into_bytes(), data].concat().into())
+}
+
+impl TableImages {
+    /// The image of a row.
+    fn image(
+        &self,
+        columns: &ImageColumns,
+        row: usize,
+        file: &str,
+        number: usize,
+    ) -> Result<ImageObject> {
+        let path = ImageColumns::text(columns.path.as_ref(), row).or_else(|| columns.origin(row));
+        let uri = path.unwrap_or_else(|| format!("{file}#{number}"));
+        let label = ImageColumns::text(columns.label.as_ref(), row)
+            .or_else(|| self.options.label.label("", &uri));
+        match columns.bytes(row) {
+            Ok(bytes) => Ok(ImageObject { label, ..ImageObject::new(uri, bytes) }),
+            Err(why) => Err(Error::decode(uri, DecodeCause::Corrupt, why).with_facts(label, None)),
+        }
+    }
+
+    /// Goes to the next batch; false at the end.
+    fn advance(&mut self) -> Result<bool> {
+        loop {
+            let column = self.options.column.as_deref();
+            if let Some((uri, rows, _)) = &mut self.open {
+                match rows.next() {
+                    Some(batch) => {
+                        let batch = batch.map_err(|e| Error::table(uri.as_str(), e))?;
+                        let columns = ImageColumns::of(&batch, column);
+                        let columns = columns.map_err(|why| Error::table(uri.as_str(), why))?;
+                        self.batch = Some((columns, 0));
+                        return Ok(true);
+                    }
+                    None => self.open = None,
+                }
+            }
+            let Some(file) = self.files.next() else { return Ok(false) };
+            let file = file?;
+            let rows = file.rows(|schema| {
+                let names = ["path", "label"].map(|name| column_of_texts(schema, name));
+                let image = column_of_images(schema, column)?;
+                Ok(names.into_iter().flatten().chain([image]).collect())
+            })?;
+            self.open = Some((file.uri, rows, 0));
+        }
+    }
+}
+
+impl Iterator for TableImages {
+    type Item = Result<ImageObject>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.ended {
+            if let (Some((columns, row)), Some((file, _, number))) = (&self.batch, &self.open)
+                && *row < columns.len()
+            {
+                let image = self.image(columns, *row, file, *number);
+                if let (Some((_, row)), Some((.., number))) = (&mut self.batch, &mut self.open) {
+                    *row += 1;
+                    *number += 1;
+                }
+                return Some(image);
+            }
+            match self.advance() {
+                Ok(more) => self.ended = !more,
+                Err(error) => {
+                    self.ended = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+        None
+    }
+}

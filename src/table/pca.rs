@@ -1,0 +1,340 @@
+//! The PCA of a column of vectors.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use arrow_array::RecordBatch;
+use arrow_schema::{ArrowError, Field, Schema};
+use serde::{Deserialize, Serialize};
+
+use super::TableSource;
+use super::files::{Rows, TableFile, missing};
+use super::vectors::vectors_of;
+use crate::error::{Error, Result};
+use crate::features::Vectors;
+use crate::pca::{Moments, PcaModel, PcaParams, Totals, is_for_passes};
+use crate::pipeline::ModelSummary;
+use crate::rows::{TableParams, scores_column};
+use crate::sink::{RecordSink, SinkReport};
+use crate::stage::{Parallelism, StageExt as _};
+
+/// Default of [`TablePca::with_output_column`].
+pub const DEFAULT_OUTPUT_COLUMN: &str = "pca";
+
+/// Fits a PCA to a column of vectors of a table, and writes the table with the scores as one more column.
+///
+/// The column holds bytes of a fixed length, lists of numbers, Spark's vectors, dense or sparse, or, in CSV, texts such
+/// as `[0.5, 1]`. Numbers are taken as float32. The table is read twice; vectors of more than 4,096 elements up to five
+/// times.
+///
+/// # Examples
+/// ```no_run
+/// use orb_features::prelude::*;
+/// use orb_features::table::{TablePca, TableSource};
+///
+/// let table = TableSource::in_folder("embeddings");
+/// let sink = RecordSink::create("reduced", FileParams::default())?;
+/// let report = TablePca::new(table, "features").with_pca(PcaParams::new(200)).run(sink)?;
+/// println!("{report}");
+/// # Ok::<(), orb_features::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "it does nothing until it is run"]
+pub struct TablePca {
+    table: TableSource,
+    column: String,
+    output_column: String,
+    scores: Scores,
+    parallelism: Option<Parallelism>,
+    stop: Arc<AtomicBool>,
+}
+
+#[derive(Clone, Debug)]
+enum Scores {
+    Fit(PcaParams),
+    Model(Box<PcaModel>),
+}
+
+/// The report of a [`TablePca`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct TableReport {
+    /// The version of this crate.
+    pub version: String,
+    /// Rows of the table.
+    pub rows: u64,
+    /// Elements of a vector.
+    pub vector_len: usize,
+    /// The sink's numbers.
+    pub sink: SinkReport,
+    /// Threads asked for.
+    pub threads: usize,
+    /// Wall-clock time in seconds, and how much of it the fit took, with its reading.
+    pub seconds: f64,
+    /// Time of the fit in seconds.
+    pub fit_seconds: f64,
+    /// Summary of the PCA.
+    pub model: ModelSummary,
+    /// The PCA itself; not part of the report's JSON.
+    #[serde(skip)]
+    pub pca_model: Option<PcaModel>,
+}
+
+impl fmt::Display for TableReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ModelSummary { n_components, explained_variance_ratio_sum, solver, .. } = &self.model;
+        let share = 100.0 * explained_variance_ratio_sum;
+        let SinkReport { files, bytes, path, .. } = &self.sink;
+        let to = path.as_deref().unwrap_or("nowhere");
+        writeln!(f, "rows        {} of {} elements", self.rows, self.vector_len)?;
+        writeln!(f, "components  {n_components}, {share:.2} % of the variance ({solver})")?;
+        writeln!(f, "files       {files}, {bytes} bytes in {to}")?;
+        write!(
+            f,
+            "time        {:.2} s on {} threads, of which the fit {:.2}",
+            self.seconds, self.threads, self.fit_seconds
+        )
+    }
+}
+
+impl TablePca {
+    /// Takes a column of a table; the PCA has 20 components unless told otherwise.
+    pub fn new(table: TableSource, column: impl Into<String>) -> Self {
+        Self {
+            table,
+            column: column.into(),
+            output_column: DEFAULT_OUTPUT_COLUMN.to_owned(),
+            scores: Scores::Fit(PcaParams::default()),
+            parallelism: None,
+            stop: Arc::default(),
+        }
+    }
+
+    /// Sets the name of the new column (default [`DEFAULT_OUTPUT_COLUMN`]).
+    pub fn with_output_column(mut self, name: impl Into<String>) -> Self {
+        self.output_column = name.into();
+        self
+    }
+
+    /// Sets the PCA that is fitted.
+    pub fn with_pca(mut self, pca: PcaParams) -> Self {
+        self.scores = Scores::Fit(pca);
+        self
+    }
+
+    /// Projects onto a model that is already fitted: the table is read once.
+    pub fn with_model(mut self, model: PcaModel) -> Self {
+        self.scores = Scores::Model(Box::new(model));
+        self
+    }
+
+    /// Sets the number of threads (default: one for each core); the result does not depend on it.
+    pub fn with_parallelism(mut self, parallelism: Parallelism) -> Self {
+        self.parallelism = Some(parallelism);
+        self
+    }
+
+    /// Ends with [`Error::Interrupted`] after the flag is set; nothing is written.
+    pub fn with_stop(mut self, stop: Arc<AtomicBool>) -> Self {
+        self.stop = stop;
+        self
+    }
+
+    /// Runs it.
+    ///
+    /// # Errors
+    /// [`Error::Table`] for a file that is no table, lacks the column or has another value in it than a vector, naming
+    /// the file and the row; [`Error::NoInput`] if there is no file; the errors of [`Moments::fit`], and of the sink.
+    /// Nothing is written then.
+    pub fn run(self, mut sink: RecordSink) -> Result<TableReport> {
+        let start = Instant::now();
+        let parallelism = self.parallelism.clone().unwrap_or_default();
+        sink.set_parallelism(parallelism.clone());
+        sink.begin()?;
+        let (model, rows) = match &self.scores {
+            Scores::Fit(params) => self.fit(params)?,
+            Scores::Model(model) if sink.needs_number_of_rows() => {
+                let mut rows = 0;
+                self.scan(false)?.try_for_each(|batch| {
+                    rows += batch?.1.rows() as u64;
+                    Ok::<_, Error>(())
+                })?;
+                (model.as_ref().clone(), rows)
+            }
+            Scores::Model(model) => (model.as_ref().clone(), 0),
+        };
+        let fit_seconds = start.elapsed().as_secs_f64();
+        let note = serde_json::to_string(&model)
+            .map_err(|e| Error::Model { uri: "fitted".into(), reason: e.to_string().into() })?;
+        sink.annotate("pca", &note);
+        sink.annotate("column", &self.column);
+        sink.expect(rows);
+        let (mut rows, mut vector_len) = (0, 0);
+        let scored = self.scan(true)?.par_map(
+            parallelism.clone().with_window(2 * parallelism.threads()),
+            || (),
+            {
+                let (model, table) = (model.clone(), sink.table());
+                let name = self.output_column.clone();
+                move |(), batch: Result<(RecordBatch, Vectors, Arc<str>)>| {
+                    let (batch, vectors, uri) = batch?;
+                    let scores = model.project_vectors(vectors.view())?;
+                    let scored = with_scores(&batch, &scores, &name, &table);
+                    let scored = scored.map_err(|e| Error::table(&*uri, e))?;
+                    Ok::<_, Error>((scored, vectors.format().len()))
+                }
+            },
+        );
+        for batch in scored {
+            let (batch, len) = batch?;
+            rows += batch.num_rows() as u64;
+            vector_len = len;
+            sink.write(batch)?;
+        }
+        Ok(TableReport {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            rows,
+            vector_len,
+            sink: sink.finish()?,
+            threads: parallelism.threads(),
+            seconds: start.elapsed().as_secs_f64(),
+            fit_seconds,
+            model: ModelSummary::from(&model),
+            pca_model: Some(model),
+        })
+    }
+
+    /// Fits the model, and counts the rows.
+    fn fit(&self, params: &PcaParams) -> Result<(PcaModel, u64)> {
+        let (mut moments, mut totals, mut rows) = (None, None, 0);
+        let input = params.input();
+        for batch in self.scan(false)? {
+            let (_, vectors, _) = batch?;
+            let format = vectors.format();
+            if rows == 0 {
+                params.check_for(format)?;
+            }
+            rows += vectors.rows() as u64;
+            if is_for_passes(format, input) {
+                totals.get_or_insert_with(|| Totals::new(format, input)).push(vectors.view())?;
+                continue;
+            }
+            let moments = match &mut moments {
+                Some(moments) => moments,
+                none => none.insert(Moments::of_format(format, input)?),
+            };
+            moments.push(vectors.view())?;
+        }
+        let model = match (moments, totals) {
+            (Some(moments), _) => moments.fit(params),
+            (None, Some(totals)) => totals.fit(params, &mut |work| {
+                self.scan(false)?
+                    .try_for_each(|batch| Totals::floats_of(batch?.1.view(), input, &mut *work))
+            }),
+            (None, None) => Err(params.too_few_rows(0)),
+        };
+        Ok((model?, rows))
+    }
+
+    /// Reads the table: each batch, of all columns or of that of the vectors alone, and its vectors.
+    fn scan(&self, all_columns: bool) -> Result<Scan> {
+        Ok(Scan {
+            files: Box::new(self.table.files()?),
+            open: None,
+            column: self.column.clone(),
+            all_columns,
+            len: None,
+            stop: Arc::clone(&self.stop),
+            ended: false,
+        })
+    }
+}
+
+/// Adds the column of scores.
+fn with_scores(
+    batch: &RecordBatch,
+    scores: &ndarray::Array2<f64>,
+    name: &str,
+    table: &TableParams,
+) -> Result<RecordBatch, ArrowError> {
+    let schema = batch.schema();
+    if schema.index_of(name).is_ok() {
+        let why = format!("it has a column {name:?} already: name another one for the scores");
+        return Err(ArrowError::SchemaError(why));
+    }
+    let scores = scores_column(scores, table)?;
+    let field = Field::new(name, scores.data_type().clone(), false);
+    let fields = schema.fields().iter().cloned().chain([Arc::new(field)]);
+    let columns = batch.columns().iter().cloned().chain([scores]);
+    RecordBatch::try_new(Arc::new(Schema::new(fields.collect::<Vec<_>>())), columns.collect())
+}
+
+/// The batches of a table.
+struct Scan {
+    files: Box<dyn Iterator<Item = Result<TableFile>> + Send>,
+    /// The file in progress: its name, its rows, and how many of them are done.
+    open: Option<(Arc<str>, Rows, usize)>,
+    column: String,
+    all_columns: bool,
+    /// The length of a vector, once it is known.
+    len: Option<usize>,
+    stop: Arc<AtomicBool>,
+    ended: bool,
+}
+
+impl Scan {
+    fn step(&mut self) -> Result<Option<(RecordBatch, Vectors, Arc<str>)>> {
+        loop {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
+            if let Some((uri, rows, done)) = &mut self.open {
+                let Some(batch) = rows.next() else {
+                    self.open = None;
+                    continue;
+                };
+                let batch = batch.map_err(|e| Error::table(&**uri, e))?;
+                let column = batch.column_by_name(&self.column);
+                let column = column
+                    .ok_or_else(|| Error::table(&**uri, missing(&self.column, &batch.schema())))?;
+                let vectors = vectors_of(column, self.len, *done).map_err(|why| {
+                    Error::table(&**uri, format!("column {:?}: {why}", self.column))
+                })?;
+                *done += batch.num_rows();
+                if batch.num_rows() > 0 {
+                    self.len = Some(vectors.format().len());
+                    let uri = Arc::clone(uri);
+                    return Ok(Some((batch, vectors, uri)));
+                }
+                continue;
+            }
+            let Some(file) = self.files.next() else { return Ok(None) };
+            let file = file?;
+            let rows = file.rows(|schema| {
+                let index =
+                    schema.index_of(&self.column).map_err(|_| missing(&self.column, schema))?;
+                Ok(if self.all_columns {
+                    (0..schema.fields().len()).collect()
+                } else {
+                    vec![index]
+                })
+            })?;
+            self.open = Some((file.uri.into(), rows, 0));
+        }
+    }
+}
+
+impl Iterator for Scan {
+    type Item = Result<(RecordBatch, Vectors, Arc<str>)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let step = self.step().transpose();
+        self.ended = !matches!(step, Some(Ok(_)));
+        step
+    }
+}
