@@ -84,7 +84,7 @@ fn the_main_job_and_its_summary() {
     for word in ["images", "30", "rows", "components", "randomized, seed 0", "in out", "images/s"] {
         assert!(summary.contains(word), "no {word:?} in {summary}");
     }
-    assert_eq!(names(&bench.path("out")).len(), 2);
+    assert_eq!(names(&bench.path("out")).len(), 3);
     assert!(rows(&bench.path("out")) > 100);
 }
 
@@ -233,7 +233,7 @@ fn a_model_is_not_saved_inside_the_output() {
     }
     bench.ok(&["--mode", "overwrite", "--save-model", "outer.json"]);
     bench.ok(&["--mode", "overwrite"]);
-    assert_eq!(names(&bench.path("out")).len(), 2);
+    assert_eq!(names(&bench.path("out")).len(), 3);
 }
 
 #[test]

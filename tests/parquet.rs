@@ -97,7 +97,9 @@ fn what_is_written_is_read_back() {
     let report = sink.finish().unwrap();
     assert_eq!((report.rows, report.files, report.failures), (11, 1, 0));
     let [part] = &parts(&out)[..] else { panic!("one part") };
-    assert_eq!(report.bytes, fs::metadata(part).unwrap().len());
+    let [images] = &parts(&out.join("_images"))[..] else { panic!("one list") };
+    let bytes = [part, images].map(|path| fs::metadata(path).unwrap().len());
+    assert_eq!(report.bytes, bytes.iter().sum::<u64>());
     assert!(part.file_name().unwrap().to_str().unwrap().starts_with("part-00000-"));
     assert_eq!(names(&out).first().unwrap(), "_SUCCESS");
     assert_eq!(names(root.path().join("new").as_path()), ["out"], "no litter");
@@ -246,12 +248,13 @@ fn an_existing_result_is_refused_replaced_or_added_to() {
 
     write(&out, mode(WriteMode::Overwrite), &[batch(0..5, None)]).unwrap();
     assert_eq!((parts(&out).len(), rows()), (1, 5));
-    assert_eq!(names(&out).len(), 2);
+    assert_eq!(names(&out).len(), 3);
+    assert_eq!(names(&out.join("_images")).len(), 1);
     assert_eq!(names(root.path()), ["out"], "no litter");
 
     write(&root.path().join("fresh"), mode(WriteMode::Overwrite), &[batch(0..1, None)]).unwrap();
     write(&root.path().join("added"), mode(WriteMode::Append), &[batch(0..1, None)]).unwrap();
-    assert_eq!(names(&root.path().join("added")).len(), 2);
+    assert_eq!(names(&root.path().join("added")).len(), 3);
 }
 
 #[test]
@@ -318,7 +321,7 @@ fn what_spark_leaves_in_a_result_is_replaced_with_it() {
         fs::write(out.join(name), b"x").unwrap();
     }
     write(&out, mode(WriteMode::Overwrite), &[batch(0..5, None)]).unwrap();
-    assert_eq!(names(&out).len(), 2);
+    assert_eq!(names(&out).len(), 3);
 }
 
 #[test]
@@ -411,7 +414,7 @@ fn what_is_added_to_is_complete() {
     assert!(error.to_line().contains("no _SUCCESS"), "{error}");
     fs::write(out.join("_SUCCESS"), b"").unwrap();
     write(&out, mode(WriteMode::Append), &[batch(3..5, None)]).unwrap();
-    assert_eq!(names(&out).len(), 3);
+    assert_eq!((names(&out).len(), names(&out.join("_images")).len()), (4, 2));
 }
 
 #[test]
@@ -644,7 +647,7 @@ fn columns_of_the_callers_follow_ours() {
                 Field::new("s", DataType::Struct([Arc::new(field())].into()), false),
                 names_of,
             ),
-            "fields within",
+            "3 values of Utf8",
         ),
     ] {
         let mut sink = sink;
@@ -699,6 +702,7 @@ fn failures_are_recorded_beside_the_rows() {
     assert_eq!(report.failures, 2500);
     assert_eq!(parts(&out).len(), 1, "a reader of the folder's files sees rows only");
     let files = parts(&out).into_iter().chain(parts(&out.join("_errors")));
+    let files = files.chain(parts(&out.join("_images")));
     let bytes: u64 = files.map(|path| fs::metadata(path).unwrap().len()).sum();
     assert_eq!(report.bytes, bytes);
     let table = read(&parts(&out.join("_errors"))[0]);

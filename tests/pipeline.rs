@@ -156,13 +156,15 @@ fn every_image_is_accounted_for_with_its_cause() {
         if policy == OnError::Record {
             let uris: Vec<_> = kept.failures.iter().map(|f| f.uri.clone().unwrap()).collect();
             assert_eq!(uris.len() as u64, failed);
+            assert!(kept.failures.iter().all(|failure| failure.recorded));
             assert!(uris.iter().all(|u| u.starts_with("t/")), "{uris:?}");
             let half =
                 kept.failures.iter().find(|f| f.uri.as_deref() == Some("t/half.jpg")).unwrap();
             assert_eq!((half.stage.as_str(), half.cause.as_str()), ("decode", "corrupt"));
             assert!(half.message.contains("t/half.jpg"));
         } else {
-            assert!(kept.failures.is_empty());
+            assert_eq!(kept.failures.len() as u64, failed);
+            assert!(kept.failures.iter().all(|failure| !failure.recorded));
         }
         let text = report.to_string();
         assert!(text.contains("t/half.jpg") && text.contains("corrupt 2"), "{text}");

@@ -70,10 +70,22 @@ fn visible(memory: &Memory) -> BTreeMap<String, usize> {
     rows
 }
 
-/// All keys except those of parts.
+/// All keys except those of parts, and of the lists of images of their runs.
 fn others(memory: &Memory) -> Vec<String> {
     let keys = memory.keys("lab", "");
-    keys.into_iter().filter(|key| !key.starts_with("out/part-")).collect()
+    let (parts, others): (Vec<_>, Vec<_>) =
+        keys.into_iter().partition(|key| key.starts_with("out/part-"));
+    let is_of_parts = |key: &String| {
+        let run = key.strip_prefix("out/_images/part-00000-");
+        run.is_some_and(|run| parts.iter().any(|part| part.ends_with(run)))
+    };
+    others.into_iter().filter(|key| !is_of_parts(key)).collect()
+}
+
+/// The keys of a result's files.
+fn files(memory: &Memory) -> Vec<String> {
+    let keys = memory.keys("lab", "out/");
+    keys.into_iter().filter(|key| key.ends_with(".parquet")).collect()
 }
 
 fn rows(of: &[(&str, usize)]) -> BTreeMap<String, usize> {
@@ -93,7 +105,9 @@ fn modes_are_those_of_a_folder() {
     let s3 = server.connect();
     let report = write(&s3, WriteMode::Error, "a").unwrap();
     assert_eq!((report.rows, report.files, report.path.as_deref()), (10, 3, Some(OUT)));
-    let size: usize = memory.objects("lab", "out/part-").values().map(Bytes::len).sum();
+    let files = files(&memory);
+    assert_eq!((files.len(), report.images), (4, 1));
+    let size: usize = files.iter().map(|key| memory.objects("lab", key)[key.as_str()].len()).sum();
     assert_eq!(report.bytes, size as u64);
     assert_eq!((visible(&memory), others(&memory)), complete(rows(&[("a", 10)])));
 
@@ -117,7 +131,9 @@ fn modes_are_those_of_a_folder() {
         .iter()
         .map(|file| format!("out/{}", file["name"].as_str().unwrap()))
         .collect();
-    assert_eq!(named, memory.keys("lab", "out/part-"));
+    let mut named = named;
+    named.sort();
+    assert_eq!(named, self::files(&memory));
     assert_eq!(s3.retries(), 0);
 }
 
@@ -188,7 +204,7 @@ fn nothing_is_visible_before_the_end_and_nothing_left_without_it() {
     for _ in 0..2000 {
         sink.write(failure()).unwrap();
     }
-    assert_eq!(memory.uploads().len(), 4);
+    assert_eq!(memory.uploads().len(), 5);
     assert!(memory.keys("lab", "").iter().all(|key| key.starts_with("out/_work/")));
     drop(sink);
     assert!(memory.keys("lab", "").is_empty() && memory.uploads().is_empty());
@@ -242,7 +258,8 @@ fn large_files_go_up_in_parts_of_bounded_memory() {
     assert!(report.bytes > 25 << 20, "{}", report.bytes);
     assert_eq!(visible(&memory), rows(&[("a", n as usize)]));
     let parts = parts.lock().unwrap();
-    assert!(parts[..parts.len() - 1].iter().all(|&bytes| bytes == 5 << 20), "{parts:?}");
+    // The last two are the ends of the rows and of the list of images.
+    assert!(parts[..parts.len() - 2].iter().all(|&bytes| bytes == 5 << 20), "{parts:?}");
 }
 
 #[test]
@@ -710,7 +727,7 @@ fn files_that_somebody_deleted_leave_the_manifest() {
     let mut named: Vec<_> =
         files.iter().map(|file| format!("out/{}", file["name"].as_str().unwrap())).collect();
     named.sort();
-    assert_eq!(named, memory.keys("lab", "out/part-"));
+    assert_eq!(named, self::files(&memory));
     // The numbers of rows of the other files are kept.
     assert!(files.iter().all(|file| file["rows"].is_u64()), "{files:?}");
 }

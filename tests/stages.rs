@@ -90,7 +90,7 @@ fn lengths_are_promised_where_they_are_known() {
     assert_eq!(check_size_hints(parallel(mixed())), 24);
     assert_eq!(check_size_hints(mixed().read()), 24);
     let policy = ErrorPolicy::new(OnError::Skip);
-    assert_eq!(check_size_hints(parallel(mixed()).on_error(policy, &Tally::default())), 16);
+    assert_eq!(check_size_hints(parallel(mixed()).on_error(policy, &Tally::default())), 24);
     assert_eq!(check_size_hints(mixed().stop_at(&Arc::default())), 24);
     assert!(check_size_hints(serial(mixed()).explode()) > 0);
 

@@ -205,7 +205,7 @@ impl RowBatch {
         self.scores.as_ref()
     }
 
-    /// The images that failed since the previous batch, in order.
+    /// The images that failed since the previous batch, in order. Not all are to be [recorded](FailedImage::recorded).
     #[must_use]
     pub fn failed(&self) -> &[FailedImage] {
         &self.failed

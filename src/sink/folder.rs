@@ -382,14 +382,14 @@ mod unix {
             Ok(())
         }
 
-        /// Takes the owner and the permissions of `old`, as far as we may set them, and sets the hidden bit.
+        /// Takes the owner and the permissions of `old`, as far as we may set them.
         pub fn take_after(&self, old: &Self) -> io::Result<()> {
             let of = old.handle.metadata()?;
             // Separately: we may be allowed to set the group, but not the owner.
             let _ = fchown(&self.handle, None, Some(of.gid()));
             let _ = fchown(&self.handle, Some(of.uid()), None);
             // After the owner: changing the owner clears some mode bits.
-            self.set_mode_hidden(of.mode() & 0o7777);
+            self.set_mode(of.mode() & 0o7777 & !HIDDEN);
             Ok(())
         }
 

@@ -15,7 +15,7 @@ impl RowSink for NullSink {
 
     fn write(&mut self, batch: RowBatch) -> Result<()> {
         self.report.rows += batch.len() as u64;
-        self.report.failures += batch.failed().len() as u64;
+        self.report.failures += batch.failed().iter().filter(|f| f.recorded).count() as u64;
         Ok(())
     }
 

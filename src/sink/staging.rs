@@ -318,8 +318,21 @@ impl Staging {
             }
             check_content(old, self.mode).map_err(|e| self.keep(e))?;
         }
-        self.folder.take_after(old).map_err(|e| self.keep_for(e))?;
+        self.take_after(old).map_err(|e| self.keep_for(e))?;
         Ok(true)
+    }
+
+    /// Gives the hidden folder, and those beside the rows in it, the owner and the permissions of `old`, so that whoever
+    /// may replace a result may remove all of it.
+    fn take_after(&self, old: &Folder) -> io::Result<()> {
+        for side in SIDES {
+            if let Some(side) = self.folder.find(side)? {
+                side.take_after(old)?;
+            }
+        }
+        self.folder.take_after(old)?;
+        self.folder.set_hidden(true);
+        Ok(())
     }
 
     /// Renames the hidden folder to a target that is missing or empty; false if the target holds something.
@@ -436,6 +449,9 @@ impl Staging {
                 Ok(Some(from)) => {
                     let made = self.parent.make(side, 0o777).is_ok();
                     let to = self.parent.open_in(side);
+                    if made && let Ok(to) = &to {
+                        let _ = to.take_after(&self.parent);
+                    }
                     let path = self.target.join(side);
                     let to = to.map_err(|e| self.keep(Error::write(&path, e)))?;
                     sides.push((side, from, to, made));

@@ -442,12 +442,13 @@ impl Lister {
         let (options, budget) = (Arc::clone(&self.options), Arc::clone(&self.budget));
         Task(self.options.s3.spawn(async move {
             let s3 = options.s3.counted();
-            let fetched = fetch(&options, &s3, object, label, &budget, number).await;
+            let size = object.size;
+            let fetched = fetch(&options, &s3, object, label.clone(), &budget, number).await;
             drop(request);
             let retries = u32::try_from(s3.own_retries() + listing_retries).unwrap_or(u32::MAX);
             fetched
                 .map(|(image, room)| (ImageObject { retries, ..image }, room))
-                .map_err(|error| with_retries(error, retries))
+                .map_err(|error| with_retries(error, retries).with_facts(label, size))
         }))
     }
 

@@ -240,7 +240,9 @@ impl<E: FeatureExtractor> Worker<E> {
             .into_iter()
             .zip(&mut buffers)
             .map(|(image, pixels)| {
-                let image: ListedImage = image?.into();
+                let image: ListedImage = image
+                    .inspect_err(|error| self.tally.counts.retries.add(error.retries().into()))?
+                    .into();
                 let label = image.label.clone();
                 let mut byte_len = None;
                 let decoded = self.tally.read(image).and_then(|object| {

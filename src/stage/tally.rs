@@ -62,8 +62,8 @@ pub struct Seconds {
 /// let orb = OrbParams::default().build()?;
 /// let images = [Ok(ImageObject::new("readme.jpg", &b"not an image"[..]))].into_iter();
 /// let policy = ErrorPolicy::new(OnError::Skip).with_allow_empty(true);
-/// let good = images.features(&orb).with_tally(&tally).on_error(policy, &tally);
-/// assert_eq!(good.count(), 0);
+/// let outcomes = images.features(&orb).with_tally(&tally).on_error(policy, &tally);
+/// assert_eq!(outcomes.count(), 1);
 /// assert_eq!((tally.progress().failed, tally.failed_by_cause()["not_an_image"]), (1, 1));
 /// # Ok::<(), orb_features::Error>(())
 /// ```

@@ -1,8 +1,9 @@
 //! The files of a table, and their rows.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch, StringArray};
@@ -11,6 +12,7 @@ use bytes::{Buf as _, Bytes};
 use flate2::read::MultiGzDecoder;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::file::metadata::RowGroupMetaData;
 use parquet::file::reader::ChunkReader;
 
 use crate::error::{Error, Result};
@@ -103,9 +105,9 @@ impl TableFile {
         columns: impl FnOnce(&Schema) -> Result<Vec<usize>, String>,
     ) -> Result<Rows> {
         let failed = |why: Box<dyn std::error::Error + Send + Sync>| Error::table(&*self.uri, why);
-        let name = self.uri.to_lowercase();
-        let is_gzip = name.ends_with(".gz");
-        if name.ends_with(".csv") || is_gzip {
+        let ending = Path::new(&self.uri).extension().and_then(OsStr::to_str).unwrap_or_default();
+        let is_gzip = ending.eq_ignore_ascii_case("gz");
+        if is_gzip || ending.eq_ignore_ascii_case("csv") {
             let bytes: Box<dyn Read + Send> = match &self.content {
                 Content::File(path) => {
                     Box::new(BufReader::new(File::open(path).map_err(|e| failed(e.into()))?))
@@ -137,7 +139,7 @@ fn parquet_rows(
     let columns = columns(builder.schema())?;
     let metadata = builder.metadata();
     let schema = metadata.file_metadata().schema_descr();
-    let bytes = metadata.row_groups().iter().flat_map(|group| group.columns()).enumerate();
+    let bytes = metadata.row_groups().iter().flat_map(RowGroupMetaData::columns).enumerate();
     let leaves = schema.num_columns().max(1);
     let bytes = bytes
         .filter(|(leaf, _)| columns.contains(&schema.get_column_root_idx(leaf % leaves)))

@@ -244,6 +244,7 @@ impl TablePca {
             files: Box::new(self.table.files()?),
             open: None,
             column: self.column.clone(),
+            output_column: self.output_column.clone(),
             all_columns,
             len: None,
             stop: Arc::clone(&self.stop),
@@ -260,10 +261,6 @@ fn with_scores(
     table: &TableParams,
 ) -> Result<RecordBatch, ArrowError> {
     let schema = batch.schema();
-    if schema.index_of(name).is_ok() {
-        let why = format!("it has a column {name:?} already: name another one for the scores");
-        return Err(ArrowError::SchemaError(why));
-    }
     let scores = scores_column(scores, table)?;
     let field = Field::new(name, scores.data_type().clone(), false);
     let fields = schema.fields().iter().cloned().chain([Arc::new(field)]);
@@ -277,6 +274,7 @@ struct Scan {
     /// The file in progress: its name, its rows, and how many of them are done.
     open: Option<(Arc<str>, Rows, usize)>,
     column: String,
+    output_column: String,
     all_columns: bool,
     /// The length of a vector, once it is known.
     len: Option<usize>,
@@ -313,8 +311,14 @@ impl Scan {
             let Some(file) = self.files.next() else { return Ok(None) };
             let file = file?;
             let rows = file.rows(|schema| {
-                let index =
-                    schema.index_of(&self.column).map_err(|_| missing(&self.column, schema))?;
+                let index = schema.index_of(&self.column);
+                let index = index.map_err(|_| missing(&self.column, schema))?;
+                if schema.index_of(&self.output_column).is_ok() {
+                    let name = &self.output_column;
+                    return Err(format!(
+                        "it has a column {name:?} already: name the scores otherwise"
+                    ));
+                }
                 Ok(if self.all_columns {
                     (0..schema.fields().len()).collect()
                 } else {

@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn a_time_is_a_name_of_a_folder() {
-        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_769_860_800);
+        let time = SystemTime::UNIX_EPOCH + Duration::from_hours(491_628);
         assert_eq!(stamp(time), "2026-01-31T12-00-00Z");
     }
 }
