@@ -2,7 +2,7 @@
 #![cfg(all(feature = "jpeg", feature = "parquet"))]
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_array::builder::{BinaryBuilder, Float64Builder, Int32Builder, ListBuilder};
@@ -44,6 +44,12 @@ fn read(folder: &Path) -> RecordBatch {
     concat_batches(&batches[0].schema(), &batches).unwrap()
 }
 
+/// A file with this ending.
+fn first(folder: &Path, ending: &str) -> PathBuf {
+    let mut files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    files.find(|path| path.extension().is_some_and(|e| e == ending)).unwrap()
+}
+
 fn images() -> Vec<(String, Vec<u8>)> {
     (0..12)
         .map(|i| (format!("kind {}/{i:02}.jpg", i % 4), photos::photo(i % 6, i as u32).unwrap()))
@@ -56,13 +62,18 @@ fn rows_of(images: impl ImageSource) -> Vec<OrbRow> {
     batches.flat_map(|batch| rows(&batch.unwrap())).collect()
 }
 
+/// Origin, height, width, channels and data of an image.
+type SparkImage = (&'static str, i32, i32, i32, Vec<u8>);
+
 /// Spark's `image` structs.
-fn spark_images(images: &[(&str, i32, i32, i32, Vec<u8>)]) -> ArrayRef {
-    let ints = |value: fn(&(&str, i32, i32, i32, Vec<u8>)) -> i32| -> ArrayRef {
+fn spark_images(images: &[SparkImage]) -> ArrayRef {
+    let ints = |value: fn(&SparkImage) -> i32| -> ArrayRef {
         Arc::new(images.iter().map(|image| Some(value(image))).collect::<Int32Array>())
     };
     let mut data = BinaryBuilder::new();
-    images.iter().for_each(|image| data.append_value(&image.4));
+    for image in images {
+        data.append_value(&image.4);
+    }
     let origin: ArrayRef = Arc::new(images.iter().map(|i| Some(i.0)).collect::<StringArray>());
     let columns = [
         ("origin", origin),
@@ -290,8 +301,7 @@ fn a_column_of_vectors_is_reduced_and_the_rest_is_kept() {
         let out = root.path().join(format!("{folder}-csv"));
         let params = FileParams::default().with_format(FileFormat::Csv);
         job.run(RecordSink::create(&out, params).unwrap()).unwrap();
-        let file = fs::read_dir(&out).unwrap().map(|e| e.unwrap().path());
-        let file = file.filter(|p| p.extension().is_some_and(|e| e == "csv")).next().unwrap();
+        let file = first(&out, "csv");
         let mut reader = csv::Reader::from_path(file).unwrap();
         let records: Vec<_> = reader.records().map(Result::unwrap).collect();
         assert_eq!((records.len(), &records[7][0]), (n, &*names[7]));
@@ -300,9 +310,8 @@ fn a_column_of_vectors_is_reduced_and_the_rest_is_kept() {
     // Spark's own vectors pass through, and Spark is told.
     let reader = read(&root.path().join("spark-out"));
     assert!(matches!(reader.column_by_name("features").unwrap().data_type(), DataType::Struct(_)));
-    let part = fs::read_dir(root.path().join("spark-out")).unwrap().map(|e| e.unwrap().path());
-    let part = part.filter(|p| p.extension().is_some_and(|e| e == "parquet")).next().unwrap();
-    let part = ParquetRecordBatchReaderBuilder::try_new(File::open(part).unwrap()).unwrap();
+    let part = File::open(first(&root.path().join("spark-out"), "parquet")).unwrap();
+    let part = ParquetRecordBatchReaderBuilder::try_new(part).unwrap();
     let notes = format!("{:?}", part.schema().metadata());
     assert!(notes.contains("VectorUDT"), "{notes}");
 }
