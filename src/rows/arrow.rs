@@ -14,7 +14,7 @@ use ndarray::s;
 
 use super::table::{Layout, RowShape, ScoreWidth, TableParams, Values, element_of};
 use super::{ImageRows, RowBatch, spark};
-use crate::features::VectorsView;
+use crate::features::{KeyPoint, VectorsView};
 use crate::pixels::{PixelFormat, Pixels};
 
 impl RowBatch {
@@ -40,6 +40,26 @@ impl RowBatch {
     /// The number of rows of the batch as a table.
     pub(crate) fn table_rows(&self, table: &TableParams) -> usize {
         if table.rows().is_of_images() { self.images().len() } else { self.len() }
+    }
+
+    /// Bytes of a range of rows of the batch as a table, roughly.
+    #[cfg(feature = "parquet")]
+    pub(crate) fn table_bytes(&self, table: &TableParams, range: Range<usize>) -> usize {
+        let format = self.format();
+        let scores = self.scores().map_or(0, ndarray::Array2::ncols) * size_of::<f64>();
+        let vector = format.len() * format.element().size() + scores;
+        if !table.rows().is_of_images() {
+            return range.len() * (size_of::<KeyPoint>() + vector);
+        }
+        let images = self.images()[range].iter().map(|image| {
+            let n = match table.rows() {
+                RowShape::Padded(n) => n,
+                _ => image.rows.len(),
+            };
+            let pixels = image.pixels.as_ref().map_or(0, |pixels| pixels.as_bytes().len());
+            image.meta.uri.len() + n * (size_of::<KeyPoint>() + vector) + pixels
+        });
+        images.sum()
     }
 
     /// The images of a range of rows, each with the part of its rows within the range.

@@ -12,11 +12,18 @@ use crate::rows::{RowBatch, TableParams, column};
 pub(super) trait Chunk: Send + Sync {
     /// The rows `range` of the column at index `place`.
     fn column(&self, place: usize, range: Range<usize>) -> Result<ArrayRef, ArrowError>;
+
+    /// Bytes of the rows `range`, roughly.
+    fn bytes(&self, range: Range<usize>) -> usize;
 }
 
 impl Chunk for RecordBatch {
     fn column(&self, place: usize, range: Range<usize>) -> Result<ArrayRef, ArrowError> {
         Ok(RecordBatch::column(self, place).slice(range.start, range.len()))
+    }
+
+    fn bytes(&self, range: Range<usize>) -> usize {
+        self.get_array_memory_size() / self.num_rows().max(1) * range.len()
     }
 }
 
@@ -30,6 +37,10 @@ pub(super) struct Batch {
 impl Chunk for Batch {
     fn column(&self, place: usize, range: Range<usize>) -> Result<ArrayRef, ArrowError> {
         self.columns.array(&self.rows, range, place, &self.schema)
+    }
+
+    fn bytes(&self, range: Range<usize>) -> usize {
+        self.rows.table_bytes(&self.columns.table, range)
     }
 }
 

@@ -124,11 +124,11 @@ impl FileSink {
     }
 
     fn add(&mut self, batch: RowBatch) -> Result<()> {
-        let target = &self.table.target;
+        let (target, notes) = (&self.table.target, &self.table.notes);
         for failed in batch.failed().iter().filter(|failed| failed.recorded) {
-            self.failures.push(failed.clone(), target)?;
+            self.failures.push(failed.clone(), target, notes)?;
         }
-        ListedRow::of_batch(&batch).try_for_each(|image| self.images.push(image, target))?;
+        ListedRow::of_batch(&batch).try_for_each(|image| self.images.push(image, target, notes))?;
         let rows = batch.table_rows(&self.table.params.table());
         // The first batch counts even without rows.
         if rows == 0 && self.table.has_schema() {
@@ -178,7 +178,7 @@ impl RowSink for FileSink {
         self.table.complete()?;
         let Self { failures, mut images, table, .. } = self;
         let (failures, bytes) = failures.close(&table.target, &table.notes)?;
-        images.write(&table.target)?;
+        images.begin(&table.target)?;
         let (images, more) = images.close(&table.target, &table.notes)?;
         let report = table.commit()?;
         Ok(SinkReport { bytes: report.bytes + bytes + more, failures, images, ..report })

@@ -105,9 +105,9 @@ pub fn part_name(number: u64, run: &str, ending: &str) -> String {
     format!("part-{digits}{number:0width$}-{run}{ending}")
 }
 
-/// The name of the file in a folder beside the rows.
-pub fn side_name(side: &str, run: &str) -> String {
-    format!("{side}/{}", part_name(0, run, ENDINGS[0]))
+/// The name of a file in a folder beside the rows.
+pub fn side_name(side: &str, number: u64, run: &str) -> String {
+    format!("{side}/{}", part_name(number, run, ENDINGS[0]))
 }
 
 /// The run that wrote a file of rows, or one beside them, whose path is relative to the output; `None` if this crate

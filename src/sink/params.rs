@@ -156,8 +156,8 @@ impl FileParams {
         self
     }
 
-    /// Sets the rows of a row group (default [`DEFAULT_ROW_GROUP_ROWS`]); one row group is held in
-    /// memory.
+    /// Sets the rows of a row group (default [`DEFAULT_ROW_GROUP_ROWS`]), or fewer if they exceed 64 MiB; one row group
+    /// is held in memory, compressed.
     pub fn with_row_group_rows(mut self, rows: usize) -> Self {
         self.row_group_rows = rows;
         self

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use parquet::arrow::ArrowWriter;
+use parquet::basic::Compression;
 use parquet::file::metadata::KeyValue;
-use parquet::file::properties::WriterProperties;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
 use super::layout::side_name;
 use super::part::open;
@@ -15,27 +16,39 @@ use crate::error::{Error, Result};
 use crate::rows::{FailedImage, RowBatch, Seen};
 
 /// Rows of a row group, which is held in memory until it is full.
-const ROW_GROUP_ROWS: usize = 16_384;
+const ROW_GROUP_ROWS: usize = 8192;
+
+/// Most rows of a file. The footer, which is in memory until the end, names every row group.
+const FILE_ROWS: u64 = 2 << 20;
 
 /// Number of rows that are gathered before they are written.
 const ROWS_AT_A_TIME: usize = 1024;
 
-/// A file of a table beside the rows, begun with its first rows.
+/// The files of a table beside the rows, the first begun with the first rows.
 pub(super) struct SideFile<T> {
-    name: String,
+    side: &'static str,
+    run: String,
     open: Option<(String, ArrowWriter<TargetFile>)>,
     waiting: Vec<T>,
+    /// Rows and bytes of the files that are complete.
+    rows: u64,
+    bytes: u64,
+    files: u64,
+    /// Rows of the open file.
     count: u64,
 }
 
 impl<T> std::fmt::Debug for SideFile<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SideFile").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("SideFile").field("side", &self.side).finish_non_exhaustive()
     }
 }
 
 /// A row of such a table.
 pub(super) trait SideRow: Sized {
+    /// Columns whose values repeat.
+    const REPEATED: &'static [&'static str];
+
     fn schema() -> SchemaRef;
 
     /// The columns of some rows.
@@ -43,26 +56,44 @@ pub(super) trait SideRow: Sized {
 }
 
 impl<T: SideRow> SideFile<T> {
-    /// A file of a run in the folder `side`.
-    pub fn new(side: &str, run: &str) -> Self {
-        Self { name: side_name(side, run), open: None, waiting: Vec::new(), count: 0 }
+    /// A table of a run in the folder `side`.
+    pub fn new(side: &'static str, run: &str) -> Self {
+        let (run, open, waiting) = (run.to_owned(), None, Vec::new());
+        Self { side, run, open, waiting, rows: 0, bytes: 0, files: 0, count: 0 }
     }
 
-    pub fn push(&mut self, row: T, target: &Target) -> Result<()> {
+    /// Adds a row. `notes` are for the footer of a file that it completes.
+    pub fn push(&mut self, row: T, target: &Target, notes: &[KeyValue]) -> Result<()> {
         self.waiting.push(row);
         self.count += 1;
-        if self.waiting.len() < ROWS_AT_A_TIME { Ok(()) } else { self.write(target) }
+        if self.waiting.len() < ROWS_AT_A_TIME {
+            return Ok(());
+        }
+        self.write(target)?;
+        if self.count < FILE_ROWS { Ok(()) } else { self.close_file(notes) }
     }
 
-    /// Writes the rows that wait; begins the file even if there are none.
-    pub fn write(&mut self, target: &Target) -> Result<()> {
+    /// Begins the first file, even if there are no rows.
+    pub fn begin(&mut self, target: &Target) -> Result<()> {
+        if self.files == 0 && self.open.is_none() { self.write(target) } else { Ok(()) }
+    }
+
+    /// Writes the rows that wait.
+    fn write(&mut self, target: &Target) -> Result<()> {
         let (uri, writer) = match &mut self.open {
             Some(open) => open,
             none => {
-                let rows = Some(ROW_GROUP_ROWS);
-                let properties =
-                    WriterProperties::builder().set_max_row_group_row_count(rows).build();
-                none.insert(open(target, &self.name, &T::schema(), &properties)?)
+                let mut properties = WriterProperties::builder()
+                    .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+                    .set_dictionary_enabled(false)
+                    .set_statistics_enabled(EnabledStatistics::Chunk)
+                    .set_compression(Compression::SNAPPY);
+                for name in T::REPEATED {
+                    properties = properties.set_column_dictionary_enabled((*name).into(), true);
+                }
+                let properties = properties.build();
+                let name = side_name(self.side, self.files, &self.run);
+                none.insert(open(target, &name, &T::schema(), &properties)?)
             }
         };
         RecordBatch::try_new(T::schema(), T::columns(&self.waiting))
@@ -73,19 +104,26 @@ impl<T: SideRow> SideFile<T> {
         Ok(())
     }
 
-    /// Completes the file, if it was begun, with `notes` in its footer. Returns the number of rows and the length of
-    /// the file in bytes.
-    pub fn close(mut self, target: &Target, notes: &[KeyValue]) -> Result<(u64, u64)> {
-        if !self.waiting.is_empty() {
-            self.write(target)?;
-        }
-        let Some((uri, mut writer)) = self.open else { return Ok((0, 0)) };
+    fn close_file(&mut self, notes: &[KeyValue]) -> Result<()> {
+        let Some((uri, mut writer)) = self.open.take() else { return Ok(()) };
         for note in notes {
             writer.append_key_value_metadata(note.clone());
         }
         let file = writer.into_inner().map_err(|e| Error::broken(&uri, e))?;
-        let bytes = file.close(self.count).map_err(|e| Error::broken(&uri, e))?;
-        Ok((self.count, bytes))
+        self.bytes += file.close(self.count).map_err(|e| Error::broken(&uri, e))?;
+        self.rows += std::mem::take(&mut self.count);
+        self.files += 1;
+        Ok(())
+    }
+
+    /// Completes the files, with `notes` in their footers. Returns the number of rows and the length of all files in
+    /// bytes.
+    pub fn close(mut self, target: &Target, notes: &[KeyValue]) -> Result<(u64, u64)> {
+        if !self.waiting.is_empty() {
+            self.write(target)?;
+        }
+        self.close_file(notes)?;
+        Ok((self.rows, self.bytes))
     }
 }
 
@@ -94,6 +132,8 @@ fn texts<'a, T>(rows: &'a [T], text: impl Fn(&'a T) -> Option<&'a str>) -> Array
 }
 
 impl SideRow for FailedImage {
+    const REPEATED: &'static [&'static str] = &["stage", "cause"];
+
     fn schema() -> SchemaRef {
         Arc::new(Schema::new(vec![
             Field::new("uri", DataType::Utf8, true),
@@ -153,6 +193,8 @@ impl ListedRow {
 }
 
 impl SideRow for ListedRow {
+    const REPEATED: &'static [&'static str] = &["label", "status", "cause"];
+
     fn schema() -> SchemaRef {
         Arc::new(Schema::new(vec![
             Field::new("path", DataType::Utf8, true),

@@ -810,7 +810,7 @@ mod tests {
     fn write(target: &Path, mode: WriteMode) -> Result<String> {
         let run = layout::new_run_id();
         let staging = Staging::create(target, mode, &run)?;
-        for name in [layout::part_name(0, &run, ".parquet"), layout::side_name(ERRORS, &run)] {
+        for name in [layout::part_name(0, &run, ".parquet"), layout::side_name(ERRORS, 0, &run)] {
             let mut file = staging.file(&name)?;
             file.write_all(run.as_bytes()).and_then(|()| fsync(&file)).unwrap();
         }

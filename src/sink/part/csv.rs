@@ -13,7 +13,7 @@ use csv::{QuoteStyle, Writer, WriterBuilder};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use super::{ROWS_AT_A_TIME, Waiting};
+use super::Waiting;
 use crate::error::{BoxError, Error, Result};
 use crate::parallel::{Parallelism, UnderWay};
 use crate::rows::vector_fields;
@@ -42,7 +42,6 @@ pub(in crate::sink) struct CsvPart {
     rows: u64,
     /// Rows that are not text yet.
     waiting: Waiting,
-    waiting_rows: usize,
     /// Pieces in work in the background.
     under_way: Option<UnderWay<Result<Vec<u8>, BoxError>>>,
 }
@@ -68,8 +67,8 @@ impl CsvPart {
         let (mut file, uri) = (target.file(name)?, target.uri(name));
         let header = style.header().map_err(|e| Error::broken(&uri, e))?;
         file.write_all(&header).map_err(|e| Error::broken(&uri, e))?;
-        let (waiting, under_way) = (Waiting::new(), None);
-        Ok(Self { uri, file, style, rows: 0, waiting, waiting_rows: 0, under_way })
+        let waiting = Waiting::default();
+        Ok(Self { uri, file, style, rows: 0, waiting, under_way: None })
     }
 
     /// Rows given to this file so far.
@@ -85,21 +84,16 @@ impl CsvPart {
         threads: &Parallelism,
     ) -> Result<()> {
         self.rows += range.len() as u64;
-        self.waiting_rows += range.len();
         for start in range.clone().step_by(PIECE_ROWS) {
-            self.waiting.push((Arc::clone(chunk), start..range.end.min(start + PIECE_ROWS)));
+            self.waiting.push(chunk, start..range.end.min(start + PIECE_ROWS));
         }
-        if self.waiting_rows < ROWS_AT_A_TIME {
-            return Ok(());
-        }
-        self.encode(threads)
+        if self.waiting.is_enough() { self.encode(threads) } else { Ok(()) }
     }
 
     /// Turns the waiting rows into text in the background, once the rows before them are in the file.
     fn encode(&mut self, threads: &Parallelism) -> Result<()> {
         self.settle()?;
-        self.waiting_rows = 0;
-        let (pieces, style) = (std::mem::take(&mut self.waiting), self.style.clone());
+        let (pieces, style) = (std::mem::take(&mut self.waiting).ranges, self.style.clone());
         self.under_way = Some(threads.each(pieces, move |_, (chunk, range)| {
             let columns = (0..style.schema.fields().len()).map(|i| chunk.column(i, range.clone()));
             style.text_of(&columns.collect::<Result<Vec<_>, _>>()?)

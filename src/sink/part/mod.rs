@@ -22,9 +22,30 @@ pub(super) use self::parquet::{open, properties};
 
 /// Rows that are gathered before they are converted and encoded in parallel: enough work for each thread.
 const ROWS_AT_A_TIME: usize = 8192;
+/// Bytes of the rows that are gathered, if they are fewer.
+const BYTES_AT_A_TIME: usize = 4 << 20;
 
-/// Rows that wait to be encoded: ranges of chunks.
-type Waiting = Vec<(Arc<dyn Chunk>, Range<usize>)>;
+/// Rows that wait to be encoded.
+#[derive(Default)]
+struct Waiting {
+    /// Ranges of chunks.
+    ranges: Vec<(Arc<dyn Chunk>, Range<usize>)>,
+    rows: usize,
+    bytes: usize,
+}
+
+impl Waiting {
+    fn push(&mut self, chunk: &Arc<dyn Chunk>, range: Range<usize>) {
+        self.rows += range.len();
+        self.bytes += chunk.bytes(range.clone());
+        self.ranges.push((Arc::clone(chunk), range));
+    }
+
+    /// Whether these are enough to be encoded.
+    fn is_enough(&self) -> bool {
+        self.rows >= ROWS_AT_A_TIME || self.bytes >= BYTES_AT_A_TIME
+    }
+}
 
 /// An open file of rows.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 
-use super::{ROWS_AT_A_TIME, Waiting};
+use super::Waiting;
 use crate::error::{BoxError, Error, Result};
 use crate::parallel::{Parallelism, UnderWay};
 use crate::rows::is_dictionary;
@@ -54,10 +54,14 @@ pub(in crate::sink) struct ParquetPart {
     row_group_rows: usize,
     /// Rows that the open row group still has room for.
     room: usize,
+    /// Bytes of its rows, roughly.
+    row_group_bytes: usize,
     /// Rows that are not encoded yet.
     waiting: Waiting,
-    waiting_rows: usize,
 }
+
+/// Bytes of rows after which a row group ends, as one is held in memory.
+const ROW_GROUP_BYTES: usize = 64 << 20;
 
 impl std::fmt::Debug for ParquetPart {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -88,8 +92,8 @@ impl ParquetPart {
             row_group: Some(RowGroup::New(writers)),
             row_group_rows,
             room: row_group_rows,
-            waiting: Vec::new(),
-            waiting_rows: 0,
+            row_group_bytes: 0,
+            waiting: Waiting::default(),
         })
     }
 
@@ -108,11 +112,13 @@ impl ParquetPart {
         self.rows += range.len() as u64;
         while !range.is_empty() {
             let rows = self.room.min(range.len());
-            self.waiting.push((Arc::clone(chunk), range.start..range.start + rows));
-            self.waiting_rows += rows;
+            self.waiting.push(chunk, range.start..range.start + rows);
             self.room -= rows;
             range.start += rows;
-            if self.room == 0 || self.waiting_rows >= ROWS_AT_A_TIME {
+            if self.row_group_bytes + self.waiting.bytes >= ROW_GROUP_BYTES {
+                self.room = 0;
+            }
+            if self.room == 0 || self.waiting.is_enough() {
                 self.encode(threads).map_err(|e| Error::broken(&self.uri, e))?;
             }
         }
@@ -127,10 +133,10 @@ impl ParquetPart {
             writers = by_column(&self.file, self.row_groups.create_column_writers(index)?);
         }
         let waiting = std::mem::take(&mut self.waiting);
-        self.waiting_rows = 0;
+        self.row_group_bytes += waiting.bytes;
         let schema = Arc::clone(&self.schema);
         let take_up = move |place: usize, mut writers: Leaves<ArrowColumnWriter>| {
-            for (chunk, range) in &waiting {
+            for (chunk, range) in &waiting.ranges {
                 let values = chunk.column(place, range.clone())?;
                 let leaves = compute_leaves(&schema.fields()[place], &values)?;
                 writers
@@ -143,7 +149,7 @@ impl ParquetPart {
         self.row_group = Some(if self.room > 0 {
             RowGroup::Open(threads.each(writers, take_up))
         } else {
-            self.room = self.row_group_rows;
+            (self.room, self.row_group_bytes) = (self.row_group_rows, 0);
             let complete = move |place, writers| {
                 take_up(place, writers)?.into_iter().map(ArrowColumnWriter::close).collect()
             };
