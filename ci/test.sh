@@ -109,6 +109,9 @@ cargo run --quiet --features "$features" --example own_stage
 cargo run --quiet --features "$features" --example own_extractor
 cargo run --quiet --features "$features" --example s3
 
+say "the recipes, as they stand in the docs"
+ci/recipes.sh target/debug/orb-features target/quickstart-test/photos tests/fixtures/onnx/nhwc.onnx
+
 say "the package builds from itself alone"
 cargo package --quiet --allow-dirty --no-verify
 # Unpacked; the dependencies are checked already.
@@ -126,6 +129,7 @@ if { [ -x $venv/bin/python ] || python3 -m venv $venv; } &&
         tests --features "$features" --test s3_other_server -- --include-ignored
     # The program is the one that the tests have built.
     $venv/bin/python ci/read_back.py target/debug/orb-features target/quickstart-test/photos
+    $venv/bin/python ci/read_formats.py target/debug/orb-features target/quickstart-test/photos
     ORT_DYLIB_PATH=$(echo $PWD/$venv/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime.so.*)
     export ORT_DYLIB_PATH
     tests --features "$features" --test onnx

@@ -22,8 +22,9 @@
 //! - **An extractor of your own**: [`FeatureExtractor`](features::FeatureExtractor), for bytes or floats, with or without
 //!   keypoints.
 //! - **PCA alone**: [`Moments`](pca::Moments), which can be merged, and [`PcaModel`](pca::PcaModel).
-//! - **Rows as Arrow**: `RowBatch::to_record_batch`; **as Parquet**: `sink::FileSink`; or a
-//!   [`RowSink`](sink::RowSink) of your own.
+//! - **Rows as Arrow**: `RowBatch::to_record_batch`; **as Parquet or CSV**, for each descriptor or image, in Arrow's types or
+//!   Spark's: `sink::FileSink`; or a [`RowSink`](sink::RowSink) of your own.
+//! - **Tables of others**: images, or vectors for a PCA, of a column: `table`.
 //! - **Speed**: [`Parallelism`](stage::Parallelism) and [`Simd`]; neither changes a bit of the results.
 //!
 //! # Example
@@ -71,7 +72,7 @@
 //! | feature | default | brings |
 //! |---|---|---|
 //! | `jpeg` | yes | JPEGs, with the pixels of `cv::imread`: libjpeg-turbo's decoder, built with a C compiler, and with vector instructions where nasm is; needs `panic = "unwind"` |
-//! | `parquet` | yes | the Parquet sink, through arrow and parquet |
+//! | `parquet` | yes | the sink of Parquet and CSV files, and tables as sources, through arrow and parquet |
 //! | `s3` | no | S3 as source and as sink (with `parquet`), through the AWS SDK |
 //! | `cli` | no | the program `orb-features` |
 //! | `opencv` | no | OpenCV's own ORB behind [`Feature2D`](features::Feature2D), and the parity tests |
@@ -119,5 +120,7 @@ pub use {image, ndarray};
 /// Makes the code examples of the pages doc tests.
 #[cfg(all(doctest, feature = "s3"))]
 #[doc = include_str!("../README.md")]
+#[doc = include_str!("../docs/recipes.md")]
 #[doc = include_str!("../docs/s3.md")]
+#[doc = include_str!("../docs/tables.md")]
 struct Pages;

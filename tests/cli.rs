@@ -543,3 +543,98 @@ fn an_image_of_ties_beyond_the_limit_is_an_error_of_its_own() {
     assert_eq!((left.decoded, left.failed["too_many_keypoints"]), (12, 1));
     assert!(left.rows > 0 && left.rows < 1_000);
 }
+
+/// Runs a command in the root folder; its output, and whether it succeeded.
+fn run(bench: &Bench, args: &[&str]) -> (bool, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_orb-features"));
+    let output = command.current_dir(bench.root.path()).args(args).output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(text).unwrap())
+}
+
+#[test]
+fn a_timestamped_result_is_a_new_folder_each_time() {
+    let bench = Bench::new(1);
+    bench.ok(&["--timestamped"]);
+    let [name] = &names(&bench.path("out"))[..] else { panic!("one result") };
+    let digits = name.replace(|c: char| c.is_ascii_digit(), "0");
+    assert_eq!(digits, "0000-00-00T00-00-00Z");
+    assert!(bench.path("out").join(name).join("_SUCCESS").exists());
+    let before = rows(&bench.path("out").join(name));
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    bench.ok(&["--timestamped"]);
+    let results = names(&bench.path("out"));
+    assert_eq!((results.len(), &results[0]), (2, name));
+    assert_eq!(rows(&bench.path("out").join(&results[1])), before);
+}
+
+#[test]
+fn pixels_of_resized_photos_are_rows() {
+    let bench = Bench::new(2);
+    let (good, text) = run(&bench, &["pixels", "in", "out", "--size", "8x6", "--pca", "2"]);
+    assert!(good, "{text}");
+    assert_eq!(rows(&bench.path("out")), 12);
+    let (good, text) = run(&bench, &["pixels", "in", "no", "--size", "0"]);
+    assert!(!good && text.contains("size") && !bench.path("no").exists(), "{text}");
+}
+
+#[test]
+fn a_table_is_taken_as_images_and_as_vectors() {
+    let bench = Bench::new(2);
+    let (good, text) = run(
+        &bench,
+        &[
+            "pixels",
+            "in",
+            "t",
+            "--size",
+            "8",
+            "--rows",
+            "image",
+            "--image-column",
+            "--layout",
+            "spark",
+        ],
+    );
+    assert!(good, "{text}");
+    // The pixels of the photos, once more.
+    bench.ok(&["--no-pca"]);
+    let (good, text) = run(&bench, &["extract", "t", "again", "--table", "--no-pca"]);
+    assert!(good, "{text}");
+    assert_eq!(rows(&bench.path("again")), rows(&bench.path("out")));
+    let (good, text) = run(&bench, &["pixels", "in", "v", "--size", "8", "--layout", "spark"]);
+    assert!(good, "{text}");
+    let pca = ["pca", "v", "p", "--column", "vector", "-k", "3", "--format", "csv", "--files", "2"];
+    let (good, text) = run(&bench, &[&pca[..], &["--save-model", "m.json"]].concat());
+    assert!(good && text.contains("12 of 64 elements"), "{text}");
+    let csv = names(&bench.path("p")).into_iter().filter(|name| name.ends_with(".csv")).count();
+    assert_eq!(csv, 2);
+    let onto = ["pca", "v", "q", "--column", "vector", "--model", "m.json", "--json"];
+    let (good, text) = run(&bench, &onto);
+    let report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert!(good && report["rows"] == 12 && report["model"]["n_components"] == 3, "{text}");
+    for (args, says) in [
+        (&["extract", "t", "x", "--table", "--column", "label"][..], "not images"),
+        (&["extract", "t", "x", "--table", "--glob", "*"], "--glob has no part in --table"),
+        (&["extract", "t", "x", "--column", "image"], "--table"),
+        (&["pca", "v", "x", "--column", "path"], "row 0 is no vector"),
+        (&["pca", "v", "x", "--column", "vector", "--pca", "65"], "1 to 64"),
+        (&["pca", "v", "x", "--column", "vector", "--no-pca"], "nothing to do"),
+        (&["pca", "p", "x", "--column", "vector"], "a column \"pca\" already"),
+        (&["pca", "none", "x", "--column", "vector"], "none"),
+        (&["pca", "v", "x"], "--column"),
+        (&["extract", "in", "x", "--format", "csv", "--layout", "spark"], "format"),
+        (&["extract", "in", "x", "--image-column"], "--image-column"),
+        (&["extract", "in", "x", "--rows", "padded:x"], "padded:N"),
+        (&["extract", "in", "x", "--files", "2", "--rows-per-file", "9"], "--files"),
+        (
+            &["pixels", "in", "x", "--resize", "tensorflow", "--pca-input", "bits", "--pca", "2"],
+            "--pca-input",
+        ),
+        (&["extract", "in", "x", "--pca-input", "bits", "--no-pca"], "--pca-input"),
+    ] {
+        let (good, text) = run(&bench, args);
+        assert!(!good && text.contains(says), "{args:?}: {text}");
+        assert!(!bench.path("x").exists());
+    }
+}

@@ -724,3 +724,55 @@ fn nothing_secret_is_printed_however_much_is_logged() {
     assert!(!text.contains(SECRET_KEY) && !text.contains("TOKEN42"), "{text}");
     assert!(!text.contains(ACCESS_KEY), "{text}");
 }
+
+#[test]
+fn csv_and_tables_are_written_to_and_read_from_s3() {
+    let bench = Bench::new(12);
+    let to = |out: &str| format!("s3://lab/{out}");
+    let report = bench.report(&["s3://lab/in", &to("csv"), "--format", "csv", "--files", "3"]);
+    let csv = |out: &str| -> Vec<String> {
+        let keys = bench.memory.keys("lab", &format!("{out}/part-"));
+        keys.into_iter().filter(|key| key.ends_with(".csv")).collect()
+    };
+    assert_eq!((report.sink.files, csv("csv").len()), (3, 3));
+    // Another run of the same kind is added, one of another refused.
+    let model = bench.root.path().join("m.json");
+    let model = model.to_str().unwrap();
+    let first = bench.extract(&["s3://lab/in", &to("fit"), "--save-model", model]);
+    assert!(first.status.success());
+    let again = |format: &'static str, mode: &'static str| {
+        let args = ["s3://lab/in", "s3://lab/again", "--format", format, "--model", model];
+        bench.extract(&[&args[..], &["--mode", mode]].concat())
+    };
+    assert!(again("csv", "error").status.success());
+    assert!(again("csv", "append").status.success());
+    assert_eq!((csv("again").len(), bench.memory.keys("lab", "again/_images/").len()), (2, 2));
+    let refused = again("parquet", "append");
+    assert!(!refused.status.success());
+    assert_eq!(csv("again").len(), 2);
+    // The vectors of a table in S3, and its images.
+    let run = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_orb-features"));
+        command.current_dir(bench.root.path()).args(args).envs(bench.server.environment());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for table in ["csv", "fit"] {
+        let (from, out) = (to(table), to(&format!("{table}-reduced")));
+        let args = ["pca", &from, &out, "--column", "descriptor", "-k", "4"];
+        let text = run(&[&args[..], &["--output-column", "four", "--json"]].concat());
+        let reduced: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(reduced["rows"], report.rows);
+    }
+    let shape = ["--rows", "image", "--image-column", "--no-pca"];
+    run(&[&["extract", "s3://lab/in", "s3://lab/photos"], &shape[..]].concat());
+    let text = run(&["extract", "s3://lab/photos", "again", "--table", "--json"]);
+    let images: RunReport = serde_json::from_str(&text).unwrap();
+    assert_eq!((images.images, images.rows), (12, report.rows));
+    // One object is a table, too.
+    let key = bench.memory.keys("lab", "photos/part-").remove(0);
+    let text = run(&["extract", &to(&key), "one", "--table", "--json"]);
+    let images: RunReport = serde_json::from_str(&text).unwrap();
+    assert_eq!(images.images, 12);
+}

@@ -14,7 +14,9 @@ use ndarray::s;
 
 use super::table::{Layout, RowShape, ScoreWidth, TableParams, Values, element_of};
 use super::{ImageRows, RowBatch, spark};
-use crate::features::{KeyPoint, VectorsView};
+#[cfg(feature = "parquet")]
+use crate::features::KeyPoint;
+use crate::features::VectorsView;
 use crate::pixels::{PixelFormat, Pixels};
 
 impl RowBatch {

@@ -35,13 +35,6 @@ impl ImageRows {
     }
 }
 
-/// An image that a batch tells of for the first time.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Seen<'a> {
-    Image(&'a ImageRows),
-    Failed(&'a FailedImage),
-}
-
 /// One row of a batch: a vector and where it comes from.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
@@ -214,17 +207,6 @@ impl RowBatch {
     /// The failures, each with the number of images before it.
     pub(crate) fn failed_after(&self) -> impl ExactSizeIterator<Item = (usize, &FailedImage)> {
         self.failed_after.iter().copied().zip(&self.failed)
-    }
-
-    /// All images that the batch tells of for the first time, in order, good and failed.
-    pub(crate) fn seen(&self) -> impl Iterator<Item = Seen<'_>> {
-        let mut failed = self.failed_after().peekable();
-        (0..=self.images.len()).flat_map(move |at| {
-            let before = std::iter::from_fn(|| failed.next_if(|(after, _)| *after == at));
-            let before: Vec<_> = before.map(|(_, failed)| Seen::Failed(failed)).collect();
-            let image = self.images.get(at).filter(|image| image.first_index == 0);
-            before.into_iter().chain(image.map(Seen::Image))
-        })
     }
 
     /// Iterates over the rows.

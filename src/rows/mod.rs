@@ -13,7 +13,6 @@ mod table;
 
 #[cfg(feature = "parquet")]
 pub(crate) use arrow::{column, scores_column};
-pub(crate) use batch::Seen;
 pub use batch::{ImageRows, Row, RowBatch};
 pub use explode::{DEFAULT_BATCH_ROWS, Explode, ImageOutcome};
 pub use failed::FailedImage;

@@ -35,7 +35,7 @@ use crate::s3::{S3, S3Location};
 /// new one. The files of the old result are deleted after that. If the process dies, the next run on the output
 /// finishes its commit, or aborts its uploads: at once if it ran on this machine, after two minutes if on another.
 ///
-/// The footer of each file holds the annotations, and the version of this crate. [`WriteMode::Append`]
+/// The footer of each file holds the annotations, and the version of this crate. [`WriteMode::Append`](super::WriteMode::Append)
 /// compares those on the extractor, the decoder and the fit with those of the existing result, and refuses to
 /// mix different ones unless it is [forced](FileParams::with_force). A result without annotations accepts any.
 ///

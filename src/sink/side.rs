@@ -13,7 +13,7 @@ use super::layout::side_name;
 use super::part::open;
 use super::target::{Target, TargetFile};
 use crate::error::{Error, Result};
-use crate::rows::{FailedImage, RowBatch, Seen};
+use crate::rows::{FailedImage, ImageRows, RowBatch};
 
 /// Rows of a row group, which is held in memory until it is full.
 const ROW_GROUP_ROWS: usize = 8192;
@@ -165,30 +165,41 @@ pub(super) struct ListedRow {
 }
 
 impl ListedRow {
-    /// The images that a batch tells of for the first time.
+    /// The images that a batch tells of for the first time, good and failed, in order.
     pub fn of_batch(batch: &RowBatch) -> impl Iterator<Item = Self> {
-        batch.seen().map(|seen| match seen {
-            Seen::Image(image) => {
-                let meta = &image.meta;
-                let shape = [meta.height as i32, meta.width as i32, meta.channels.into()];
-                Self {
-                    path: Some(meta.uri.clone()),
-                    label: meta.label.clone(),
-                    byte_len: Some(meta.byte_len as i64),
-                    shape: shape.map(Some),
-                    n_vectors: Some(image.n_vectors as i32),
-                    cause: None,
-                }
-            }
-            Seen::Failed(failed) => Self {
-                path: failed.uri.clone(),
-                label: failed.label.clone(),
-                byte_len: failed.byte_len.map(|len| len as i64),
-                shape: [None; 3],
-                n_vectors: None,
-                cause: Some(failed.cause.clone()),
-            },
+        let mut failed = batch.failed_after().peekable();
+        let ends = (0..=batch.images().len()).map(move |at| {
+            let before = std::iter::from_fn(|| failed.next_if(|(after, _)| *after == at));
+            (before.map(|(_, failed)| Self::of_failed(failed)).collect::<Vec<_>>(), at)
+        });
+        ends.flat_map(|(failed, at)| {
+            let image = batch.images().get(at).filter(|image| image.first_index == 0);
+            failed.into_iter().chain(image.map(Self::of_image))
         })
+    }
+
+    fn of_image(image: &ImageRows) -> Self {
+        let meta = &image.meta;
+        let shape = [meta.height as i32, meta.width as i32, meta.channels.into()];
+        Self {
+            path: Some(meta.uri.clone()),
+            label: meta.label.clone(),
+            byte_len: Some(meta.byte_len as i64),
+            shape: shape.map(Some),
+            n_vectors: Some(image.n_vectors as i32),
+            cause: None,
+        }
+    }
+
+    fn of_failed(failed: &FailedImage) -> Self {
+        Self {
+            path: failed.uri.clone(),
+            label: failed.label.clone(),
+            byte_len: failed.byte_len.map(|len| len as i64),
+            shape: [None; 3],
+            n_vectors: None,
+            cause: Some(failed.cause.clone()),
+        }
     }
 }
 
