@@ -6,6 +6,9 @@ use std::str::FromStr;
 use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use orb_features::Error;
+use orb_features::prelude::Parallelism;
+
+use crate::exit::Exit;
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
 pub enum Backend {
@@ -33,6 +36,13 @@ impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}x{}", self.0, self.1)
     }
+}
+
+/// The threads of a job, and of its PCA, which takes rayon's.
+pub fn threads(n: u16) -> Result<Parallelism, Exit> {
+    // Fails only if there are such threads already, which then do the work.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(n.into()).build_global();
+    Ok(Parallelism::new(n.into())?)
 }
 
 /// Makes a parser for the name of one of the values `all`.

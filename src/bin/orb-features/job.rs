@@ -11,7 +11,7 @@ use orb_features::decode::jpeg_is_vectorized;
 use orb_features::prelude::*;
 use orb_features::table::ImageTable;
 
-use crate::choices::names;
+use crate::choices::{self, names};
 use crate::exit::{Exit, show};
 use crate::output::{OutputArgs, RowArgs};
 use crate::pca::{PcaArgs, Scores};
@@ -205,7 +205,7 @@ impl Job {
             pipeline = pipeline.with_max_failures(most);
         }
         if let Some(threads) = self.threads {
-            pipeline = pipeline.with_parallelism(Parallelism::new(threads.into())?);
+            pipeline = pipeline.with_parallelism(choices::threads(threads)?);
         }
         let pipeline = match scores {
             Scores::None => pipeline.without_pca(),

@@ -6,6 +6,7 @@ use orb_features::pca::DEFAULT_N_COMPONENTS;
 use orb_features::prelude::*;
 use orb_features::table::{DEFAULT_OUTPUT_COLUMN, TablePca};
 
+use crate::choices;
 use crate::exit::{Exit, show};
 use crate::job::done_before;
 use crate::output::OutputArgs;
@@ -76,7 +77,7 @@ impl PcaOf {
             Scores::None => return Err(Exit::usage("--no-pca leaves nothing to do")),
         };
         let job = match self.threads {
-            Some(threads) => job.with_parallelism(Parallelism::new(threads.into())?),
+            Some(threads) => job.with_parallelism(choices::threads(threads)?),
             None => job,
         };
         if let Some(id) = &self.s3.run_id {
