@@ -1,4 +1,4 @@
-//! Writing 2^17 projected rows to Parquet.
+//! Writing 2^17 projected rows to Parquet and CSV.
 
 use std::sync::Arc;
 
@@ -46,14 +46,18 @@ fn write(c: &mut Criterion) {
     let out = folder.path().join("out");
     let mut group = c.benchmark_group("parquet/write");
     group.sample_size(10).throughput(Throughput::Elements(ROWS.into()));
-    for (id, codec) in [("zstd", Codec::default()), ("uncompressed", Codec::Uncompressed)] {
+    let params = || FileParams::default().with_mode(WriteMode::Overwrite);
+    let spark = TableParams::default().with_layout(Layout::Spark);
+    for (id, params) in [
+        ("zstd", params()),
+        ("uncompressed", params().with_codec(Codec::Uncompressed)),
+        ("spark", params().with_table(spark)),
+        ("csv", params().with_format(FileFormat::Csv)),
+        ("csv gzip", params().with_format(FileFormat::Csv).with_codec(Codec::Gzip)),
+    ] {
         group.bench_function(id, |b| {
             b.iter_batched(
-                || {
-                    let params =
-                        FileParams::default().with_mode(WriteMode::Overwrite).with_codec(codec);
-                    (FileSink::create(&out, params).unwrap(), batches.clone())
-                },
+                || (FileSink::create(&out, params.clone()).unwrap(), batches.clone()),
                 |(mut sink, batches)| {
                     for batch in batches {
                         sink.write(batch).unwrap();

@@ -632,6 +632,12 @@ fn a_table_is_taken_as_images_and_as_vectors() {
             "--pca-input",
         ),
         (&["extract", "in", "x", "--pca-input", "bits", "--no-pca"], "--pca-input"),
+        (&["extract", "in", "x", "--rows", "padded:1000000"], "padded:N of 1 to 524288"),
+        (&["extract", "in", "x", "--timestamped", "--mode", "append"], "--mode has no part"),
+        (
+            &["pca", "v", "x", "--column", "vector", "--timestamped", "--mode", "overwrite"],
+            "--mode",
+        ),
     ] {
         let (good, text) = run(&bench, args);
         assert!(!good && text.contains(says), "{args:?}: {text}");

@@ -440,6 +440,13 @@ fn what_does_not_go_together_is_refused() {
         assert!(matches!(error, Error::InvalidParam { name, .. } if name == names), "{error}");
     }
     assert!(!bench.out("x").exists());
+    let descriptors = VectorFormat::u8(32);
+    let padded = |n| TableParams::default().with_rows(RowShape::Padded(n));
+    padded(1 << 19).check_for(descriptors, Some(20)).unwrap();
+    padded((1 << 19) + 1).check_for(descriptors, Some(20)).unwrap_err();
+    padded(1 << 19).check_for(descriptors, Some(33)).unwrap_err();
+    let error = bench.try_run("x", with_rows(RowShape::Padded(1 << 20)), None).unwrap_err();
+    assert!(error.to_line().contains("padded:N of 1 to 524288"), "{error}");
     // An image whose rows are not all in one batch.
     let mut sink = FileSink::create(bench.out("y"), with_rows(RowShape::Image)).unwrap();
     let images = MemorySource::new(images()[..1].to_vec()).open().unwrap();
@@ -525,6 +532,12 @@ fn bits_are_scored_as_numbers_of_zero_and_one() {
     for (score, wanted) in scores.unwrap().iter().zip(&wanted) {
         assert!((score - wanted).abs() < 1e-9);
     }
+    let floats = Vectors::from_f32(vec![0.5; 5000], 5000).unwrap();
+    let mut batch = RowBatch::new(floats.format());
+    let meta = Arc::new(ImageMeta::new("a"));
+    batch.push(&ImageFeatures::new(meta, floats)).unwrap();
+    let spooled = [Ok(batch)].into_iter().spool(&Spool::default(), PcaInput::Bits);
+    assert!(matches!(spooled.unwrap_err(), Error::InvalidParam { name: "pca_input", .. }));
     let floats = PcaParams::new(5).with_input(PcaInput::Bits).check_for(VectorFormat::f32(9));
     assert!(matches!(floats.unwrap_err(), Error::InvalidParam { name: "pca_input", .. }));
 }

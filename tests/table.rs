@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use arrow_array::builder::{BinaryBuilder, Float64Builder, Int32Builder, ListBuilder};
 use arrow_array::cast::AsArray as _;
-use arrow_array::types::Float32Type;
+use arrow_array::types::{Float32Type, Int32Type};
 use arrow_array::{
-    Array as _, ArrayRef, BinaryArray, Float64Array, Int8Array, Int32Array, RecordBatch,
+    Array as _, ArrayRef, BinaryArray, Float64Array, Int8Array, Int32Array, ListArray, RecordBatch,
     StringArray, StructArray,
 };
 use arrow_schema::{DataType, Field, Schema};
@@ -384,4 +384,139 @@ fn what_is_no_vector_is_named_and_leaves_nothing() {
             .unwrap()
             .all(|entry| { !entry.unwrap().file_name().to_str().unwrap().starts_with(".out") })
     );
+}
+
+#[test]
+#[cfg(unix)]
+fn a_file_that_cannot_be_read_ends_the_table_and_the_job() {
+    let root = tempfile::tempdir().unwrap();
+    let bytes: ArrayRef = Arc::new(BinaryArray::from_vec(vec![b"P5 1 1 255\n\x07"; 2]));
+    for name in ["a", "c"] {
+        let path = root.path().join(format!("t/{name}.parquet"));
+        write(&path, vec![("content", Arc::clone(&bytes))]);
+    }
+    std::os::unix::fs::symlink("nowhere", root.path().join("t/b.parquet")).unwrap();
+    let images = ImageTable::new(TableSource::in_folder(root.path().join("t")));
+    let sink = FileSink::create(root.path().join("out"), FileParams::default()).unwrap();
+    let gray = PixelParams::default().with_size(1, 1).build().unwrap();
+    let job = Pipeline::new(images, gray, sink).without_pca().with_on_error(OnError::Skip);
+    let error = job.run().unwrap_err();
+    assert!(matches!(&error, Error::Table { uri, .. } if uri.ends_with("b.parquet")), "{error}");
+    assert!(!root.path().join("out").exists());
+}
+
+#[test]
+fn labels_may_be_categories_or_numbers_and_names_may_be_missing() {
+    let root = tempfile::tempdir().unwrap();
+    let image = || Arc::new(BinaryArray::from_vec(vec![b"P5 1 1 255\n\x07"; 3])) as ArrayRef;
+    let categories = [Some("pear"), None, Some("fig")].into_iter();
+    let categories: arrow_array::DictionaryArray<Int32Type> = categories.collect();
+    let numbers: ArrayRef = Arc::new(Int32Array::from(vec![7, 8, 9]));
+    for (name, label, wanted) in [
+        ("d", Arc::new(categories) as ArrayRef, [Some("pear"), None, Some("fig")]),
+        ("n", numbers, [Some("7"), Some("8"), Some("9")]),
+    ] {
+        let path = root.path().join(format!("{name}.parquet"));
+        write(&path, vec![("label", label), ("content", image())]);
+        let images = ImageTable::new(TableSource::in_folder(path)).open().unwrap();
+        let labels: Vec<_> = images.map(|image| image.unwrap().label).collect();
+        assert_eq!(labels, wanted.map(|label| label.map(str::to_owned)));
+    }
+    // Without names there is no folder to be labelled by.
+    let path = root.path().join("x.parquet");
+    write(&path, vec![("content", image())]);
+    let images = ImageTable::new(TableSource::in_folder(&path)).open().unwrap();
+    assert!(images.map(Result::unwrap).all(|image| image.label.is_none()));
+    let odd: ArrayRef = Arc::new(Float64Array::from(vec![0.5; 3]));
+    write(&path, vec![("label", odd), ("content", image())]);
+    let error = ImageTable::new(TableSource::in_folder(&path)).open().unwrap().next();
+    let Some(Err(error)) = error else { panic!("{error:?}") };
+    assert!(error.to_line().contains("\"label\" holds Float64, not texts"), "{error}");
+}
+
+#[test]
+fn long_sparse_vectors_are_made_a_few_at_a_time() {
+    let root = tempfile::tempdir().unwrap();
+    let (n, d) = (20, 1 << 15);
+    let mut all = Array2::zeros((n, d));
+    for i in 0..n {
+        (all[(i, 3)], all[(i, i)], all[(i, d - 1)]) = (i as f32, 1.0, (i % 7) as f32);
+    }
+    // All sparse: the dense ones have even numbers.
+    let both = ndarray::concatenate(ndarray::Axis(0), &[all.view(), all.view()]).unwrap();
+    let order: Vec<usize> = (0..n).flat_map(|i| [i, i + n]).collect();
+    let both = both.select(ndarray::Axis(0), &order);
+    let column = spark_vectors(&both);
+    let sparse = column.as_struct().slice(1, 1);
+    assert_eq!(sparse.column(0).as_primitive::<arrow_array::types::Int8Type>().value(0), 0);
+    write(&root.path().join("t.parquet"), vec![("v", column)]);
+    let table = TableSource::in_folder(root.path().join("t.parquet"));
+    let sink = RecordSink::create(root.path().join("out"), FileParams::default()).unwrap();
+    let report = TablePca::new(table, "v").with_pca(PcaParams::new(3)).run(sink).unwrap();
+    assert_eq!((report.rows, report.vector_len), (2 * n as u64, d));
+    let scores = scores(&read(&root.path().join("out")), "pca");
+    // A vector and its twin, dense and sparse, have the same scores.
+    assert!(scores.chunks(6).all(|twins| twins[..3] == twins[3..]));
+}
+
+#[test]
+fn files_of_a_table_have_the_same_columns() {
+    let root = tempfile::tempdir().unwrap();
+    let column = || Arc::new(StringArray::from(vec!["[1, 2]", "[2, 1]"])) as ArrayRef;
+    write(&root.path().join("t/a.parquet"), vec![("v", column())]);
+    write(&root.path().join("t/b.parquet"), vec![("v", column()), ("w", column())]);
+    let table = TableSource::in_folder(root.path().join("t"));
+    let sink = RecordSink::create(root.path().join("out"), FileParams::default()).unwrap();
+    let error = TablePca::new(table, "v").with_pca(PcaParams::new(1)).run(sink).unwrap_err();
+    let line = error.to_line();
+    assert!(line.contains("b.parquet") && line.contains("differ from those of"), "{line}");
+    // A model for vectors of another length names the file, too.
+    let table = TableSource::in_folder(root.path().join("t/a.parquet"));
+    let mut moments = Moments::new_f32(3);
+    moments.push_rows_f32(vectors(9, 3).view()).unwrap();
+    let model = moments.fit(&PcaParams::new(1)).unwrap();
+    let sink = RecordSink::create(root.path().join("out"), FileParams::default()).unwrap();
+    let error = TablePca::new(table, "v").with_model(model).run(sink).unwrap_err().to_line();
+    assert!(error.contains("a.parquet") && error.contains("3 elements, not of 2"), "{error}");
+}
+
+#[test]
+fn a_csv_of_any_columns_tells_nulls_and_is_added_to() {
+    let root = tempfile::tempdir().unwrap();
+    let lists = [Some(vec![Some(1), None]), None, Some(vec![])];
+    let lists: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>(lists));
+    let fixed = [Some(vec![Some(1), None]), None, Some(vec![Some(3), Some(4)])];
+    let fixed = arrow_array::FixedSizeListArray::from_iter_primitive::<Int32Type, _, _>(fixed, 2);
+    let fields = [
+        Field::new("list", lists.data_type().clone(), true),
+        Field::new("pair", fixed.data_type().clone(), true),
+    ];
+    let schema = Arc::new(Schema::new(fields.to_vec()));
+    let batch = RecordBatch::try_new(schema, vec![lists, Arc::new(fixed)]).unwrap();
+    let out = root.path().join("out");
+    let csv = FileParams::default().with_format(FileFormat::CsvColumns);
+    for mode in [WriteMode::Error, WriteMode::Append] {
+        let mut sink = RecordSink::create(&out, csv.clone().with_mode(mode)).unwrap();
+        sink.write(batch.clone()).unwrap();
+        assert_eq!(sink.finish().unwrap().rows, 3);
+    }
+    let files = fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().path());
+    let files: Vec<_> = files.filter(|p| p.extension().is_some_and(|e| e == "csv")).collect();
+    assert_eq!(files.len(), 2);
+    for file in files {
+        let text = fs::read_to_string(file).unwrap();
+        assert_eq!(text, "list,pair_0,pair_1\n\"[1, null]\",1,\n,,\n[],3,4\n");
+    }
+    // Other columns are not added.
+    let other = batch.project(&[0]).unwrap();
+    let mut sink = RecordSink::create(&out, csv.clone().with_mode(WriteMode::Append)).unwrap();
+    assert!(sink.write(other).unwrap_err().to_line().contains("columns differ"));
+    // Two columns of one name.
+    let pair = batch.column(1);
+    let fields = vec![batch.schema().field(1).clone(), Field::new("pair_0", DataType::Int32, true)];
+    let columns = vec![Arc::clone(pair), Arc::new(Int32Array::from(vec![1; 3])) as ArrayRef];
+    let twice = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
+    let mut sink = RecordSink::create(root.path().join("twice"), csv).unwrap();
+    let error = sink.write(twice).unwrap_err().to_line();
+    assert!(error.contains("two columns have the name \"pair_0\""), "{error}");
 }

@@ -158,10 +158,13 @@ impl PcaInput {
     /// Refuses vectors that have no bits of their own.
     ///
     /// # Errors
-    /// [`Error::InvalidParam`] for the bits of floats.
+    /// [`Error::InvalidParam`] for the bits of floats, and for more than 2^20 bits.
     pub fn check(self, format: VectorFormat) -> Result<()> {
         if self == Self::Bits && format.element() != Element::U8 {
             return Err(Error::param("pca_input", self, "bytes for vectors of floats"));
+        }
+        if self.dimensions(format.len()) > 1 << 20 {
+            return Err(Error::param("pca_input", self, "bytes for vectors of so many bits"));
         }
         Ok(())
     }

@@ -48,8 +48,13 @@ impl RowBatch {
     #[cfg(feature = "parquet")]
     pub(crate) fn table_bytes(&self, table: &TableParams, range: Range<usize>) -> usize {
         let format = self.format();
+        let element = match (table.layout(), table.rows()) {
+            (Layout::Spark, _) => size_of::<f64>(),
+            (_, RowShape::Padded(_)) => size_of::<f32>(),
+            _ => format.element().size(),
+        };
         let scores = self.scores().map_or(0, ndarray::Array2::ncols) * size_of::<f64>();
-        let vector = format.len() * format.element().size() + scores;
+        let vector = format.len() * element + scores;
         if !table.rows().is_of_images() {
             return range.len() * (size_of::<KeyPoint>() + vector);
         }
@@ -82,6 +87,13 @@ pub(crate) fn column(
     table: &TableParams,
 ) -> Result<ArrayRef, ArrowError> {
     let has_scores = batch.scores().is_some();
+    // Offsets of Arrow are 32 bits wide.
+    let k = batch.scores().map_or(0, ndarray::Array2::ncols);
+    let elements = batch.len().saturating_mul(batch.format().len().max(k));
+    if i32::try_from(elements).is_err() {
+        let why = format!("a batch of {elements} elements is more than Arrow holds");
+        return Err(ArrowError::InvalidArgumentError(why));
+    }
     let none = || ArrowError::SchemaError("the batch has other columns".to_owned());
     let column = table.columns(batch.format(), has_scores).nth(place).ok_or_else(none)?;
     if table.rows().is_of_images() {
@@ -298,6 +310,11 @@ fn pictures(images: &[ImageRows]) -> Result<ArrayRef, ArrowError> {
         })
     });
     let pixels = pixels.collect::<Result<Vec<&Pixels>, _>>()?;
+    let bytes: usize = pixels.iter().map(|pixels| pixels.as_bytes().len()).sum();
+    if i32::try_from(bytes).is_err() {
+        let why = format!("{bytes} bytes of pixels are more than Arrow holds");
+        return Err(ArrowError::InvalidArgumentError(why));
+    }
     let mut data = BinaryBuilder::new();
     for pixels in &pixels {
         data.append_value(pixels.as_bytes());

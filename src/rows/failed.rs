@@ -23,8 +23,12 @@ pub struct FailedImage {
     /// The whole message.
     pub message: String,
     /// Whether it is to be recorded beside the rows, and not only listed with the images.
-    #[serde(skip)]
+    #[serde(skip, default = "yes")]
     pub recorded: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl FailedImage {

@@ -76,6 +76,21 @@ fn type_of(data_type: &DataType) -> Result<Value, ArrowError> {
         DataType::Date32 => "date",
         DataType::Timestamp(_, Some(_)) => "timestamp",
         DataType::Timestamp(_, None) => "timestamp_ntz",
+        DataType::Decimal128(precision, scale) => {
+            return Ok(format!("decimal({precision},{scale})").into());
+        }
+        DataType::Dictionary(_, of) => return type_of(of),
+        DataType::Map(entries, _) => {
+            let DataType::Struct(pair) = entries.data_type() else {
+                return type_of(&DataType::Null);
+            };
+            return Ok(json!({
+                "type": "map",
+                "keyType": type_of(pair[0].data_type())?,
+                "valueType": type_of(pair[1].data_type())?,
+                "valueContainsNull": pair[1].is_nullable(),
+            }));
+        }
         DataType::List(of) | DataType::LargeList(of) | DataType::FixedSizeList(of, _) => {
             return Ok(json!({
                 "type": "array",

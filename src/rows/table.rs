@@ -195,6 +195,22 @@ impl TableParams {
         Ok(())
     }
 
+    /// Checks the parameters for a format of the vectors and the number of PCA components, if any.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check), and [`Error::InvalidParam`] for padded rows of more than 2^24 numbers.
+    pub fn check_for(&self, format: VectorFormat, n_components: Option<usize>) -> Result<()> {
+        self.check()?;
+        let RowShape::Padded(n) = self.rows else { return Ok(()) };
+        let longest = format.len().max(n_components.unwrap_or(0)).max(1);
+        let most = (1 << 24) / longest;
+        if n > most {
+            let allowed = format!("padded:N of 1 to {most} vectors of {longest} numbers");
+            return Err(Error::param("rows", self.rows, allowed));
+        }
+        Ok(())
+    }
+
     /// The columns for a format of the vectors and the number of PCA components, if any.
     ///
     /// | column | type | of |
@@ -283,7 +299,7 @@ impl TableParams {
 }
 
 fn fixed_list_of(data_type: DataType, len: usize) -> DataType {
-    DataType::FixedSizeList(element_of(data_type), len as i32)
+    DataType::FixedSizeList(element_of(data_type), i32::try_from(len).unwrap_or(i32::MAX))
 }
 
 fn list_of(data_type: DataType) -> DataType {

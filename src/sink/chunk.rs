@@ -23,7 +23,9 @@ impl Chunk for RecordBatch {
     }
 
     fn bytes(&self, range: Range<usize>) -> usize {
-        self.get_array_memory_size() / self.num_rows().max(1) * range.len()
+        let columns = self.columns().iter();
+        let bytes = columns.map(|c| c.to_data().get_slice_memory_size().unwrap_or_default());
+        bytes.sum::<usize>() / self.num_rows().max(1) * range.len()
     }
 }
 
@@ -77,6 +79,9 @@ impl Columns {
     /// # Errors
     /// Arrow's, for two columns of the same name.
     pub fn schema(&self, batch: &RowBatch) -> Result<SchemaRef, ArrowError> {
+        let k = batch.scores().map(ndarray::Array2::ncols);
+        let refused = |e: crate::error::Error| ArrowError::InvalidArgumentError(e.to_line());
+        self.table.check_for(batch.format(), k).map_err(refused)?;
         let ours = batch.schema(&self.table);
         let own = self.own.iter().map(|(field, _)| Arc::clone(field));
         let fields: Vec<FieldRef> = ours.fields().iter().cloned().chain(own).collect();

@@ -7,7 +7,9 @@ use arrow_array::RecordBatch;
 
 use super::SinkReport;
 use super::chunk::Chunk;
+use super::layout::{FileFormat, IMAGES};
 use super::params::FileParams;
+use super::side::{ListedRow, SideFile};
 use super::table::Table;
 use crate::error::{Error, Result};
 use crate::parallel::Parallelism;
@@ -103,7 +105,15 @@ impl RecordSink {
     /// As [`write`](Self::write).
     pub fn finish(mut self) -> Result<SinkReport> {
         self.table.complete()?;
-        self.table.commit()
+        if self.table.params.format() == FileFormat::Parquet {
+            return self.table.commit();
+        }
+        // Files of CSV have no footers: the notes are in those of an empty list beside them.
+        let mut list: SideFile<ListedRow> = SideFile::new(IMAGES, self.table.run_id());
+        list.begin(&self.table.target)?;
+        let (_, bytes) = list.close(&self.table.target, &self.table.notes)?;
+        let report = self.table.commit()?;
+        Ok(SinkReport { bytes: report.bytes + bytes, ..report })
     }
 }
 

@@ -132,10 +132,16 @@ impl Table {
             let columns = super::columns::column_types(schema, self.params.format());
             let columns = serde_json::to_string(&columns).unwrap_or_default();
             self.annotate(super::columns::NOTE, &columns);
-        } else if self.params.table().layout() == Layout::Spark || has_vector(schema) {
-            let described = describe_for_spark(schema)
-                .map_err(|e| Error::write_to(self.target.uri(""), e.to_string()))?;
-            self.notes.push(KeyValue::new(ROW_METADATA.to_owned(), described));
+            return Ok(());
+        }
+        let is_asked = self.params.table().layout() == Layout::Spark;
+        match describe_for_spark(schema) {
+            Ok(described) if is_asked || has_vector(schema) => {
+                self.notes.push(KeyValue::new(ROW_METADATA.to_owned(), described));
+            }
+            Err(e) if is_asked => return Err(Error::write_to(self.target.uri(""), e.to_string())),
+            // Spark reads vectors as structs then.
+            _ => {}
         }
         Ok(())
     }
@@ -154,7 +160,12 @@ impl Table {
 
     /// The number of rows of the file with this number, from 0.
     fn rows_of_file(&self, number: u64) -> Result<u64> {
-        let groups = (self.params.row_group_rows() as u64).saturating_mul(MAX_ROW_GROUPS);
+        let groups = match self.params.format() {
+            FileFormat::Parquet => {
+                (self.params.row_group_rows() as u64).saturating_mul(MAX_ROW_GROUPS)
+            }
+            FileFormat::Csv | FileFormat::CsvColumns => u64::MAX,
+        };
         let Some(files) = self.params.files() else {
             return Ok(self.params.rows_per_file().min(groups));
         };

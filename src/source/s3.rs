@@ -80,6 +80,12 @@ impl S3Source {
         })
     }
 
+    /// The same for the files of a table.
+    pub(crate) fn of_tables(mut self, extensions: impl IntoIterator<Item = &'static str>) -> Self {
+        self.selection = self.selection.of_tables(extensions);
+        self
+    }
+
     /// Sets which objects are taken and how they are labelled (default: all images, labelled by their
     /// folders).
     pub fn with_selection(mut self, selection: Selection) -> Self {

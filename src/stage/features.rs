@@ -109,7 +109,8 @@ where
     }
 
     /// Sets whether each image keeps its pixels, at its own size: grey of grey images, else BGR (default: no). This
-    /// decodes it a second time, unless the extractor wants the same pixels.
+    /// decodes it a second time, unless the extractor wants the same pixels. As results that wait hold pixels then,
+    /// each thread runs ahead by one image, or one batch.
     pub fn with_pixels(self, keep: bool) -> Self {
         self.with(|setup| setup.pixels = keep)
     }
@@ -130,7 +131,8 @@ where
             return Err(Error::param("batch_len", 0, "at least 1"));
         }
         let parallelism = parallelism.unwrap_or_default();
-        let window = parallelism.window().div_ceil(len);
+        // Results that wait hold their pixels, if these are kept.
+        let window = if pixels { 1 } else { parallelism.window().div_ceil(len) };
         let parallelism = parallelism.with_window(window);
         let batches = Chunks { items: images.fuse(), len };
         Ok(batches.par_map(

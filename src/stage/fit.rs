@@ -50,6 +50,7 @@ pub(super) fn spool(
         let batch = batch?;
         spooling.push(&batch)?;
         let (format, vectors) = (batch.format(), batch.vectors().view());
+        input.check(format)?;
         if is_for_passes(format, input) {
             totals.get_or_insert_with(|| Totals::new(format, input)).push(vectors)?;
             continue;

@@ -2,23 +2,27 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch, StringArray};
-use arrow_schema::{ArrowError, DataType, Field, Schema};
+use arrow_schema::{ArrowError, DataType, Field, Schema, TimeUnit};
 use bytes::{Buf as _, Bytes};
+use csv::StringRecord;
 use flate2::read::MultiGzDecoder;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
-use parquet::file::metadata::RowGroupMetaData;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
+    ParquetRecordBatchReaderBuilder,
+};
+use parquet::basic::Type;
 use parquet::file::reader::ChunkReader;
 
 use crate::error::{Error, Result};
-#[cfg(feature = "s3")]
-use crate::source::S3Source;
 use crate::source::{FsSource, ImageSource as _, Selection};
+#[cfg(feature = "s3")]
+use crate::source::{ImageObject, S3Source};
 
 /// Bytes of the rows that are read at a time, by the average of a file.
 const BATCH_BYTES: u64 = 4 << 20;
@@ -48,7 +52,7 @@ impl TableSource {
         Self { place: Place::Folder(path.into()) }
     }
 
-    /// Takes an object or a prefix. Each object is read as a whole.
+    /// Takes an object or a prefix, and of it what the selection takes. Each object is read as a whole.
     #[cfg(feature = "s3")]
     pub fn in_s3(source: S3Source) -> Self {
         Self { place: Place::S3(Box::new(source)) }
@@ -59,21 +63,21 @@ impl TableSource {
     /// # Errors
     /// [`Error::List`] if the place cannot be listed.
     pub(super) fn files(&self) -> Result<impl Iterator<Item = Result<TableFile>> + Send + use<>> {
-        let selection = Selection::of_tables(EXTENSIONS);
         let files: Box<dyn Iterator<Item = Result<TableFile>> + Send> = match &self.place {
             Place::Folder(path) => {
+                let selection = Selection::default().of_tables(EXTENSIONS);
                 let files = FsSource::new(path).with_selection(selection).open()?;
                 Box::new(files.map(|file| {
-                    let uri = file?.uri;
-                    Ok(TableFile { content: Content::File(PathBuf::from(&uri)), uri })
+                    let uri = file.map_err(of_table)?.uri;
+                    Ok(TableFile { content: Content::File(PathBuf::from(&uri)), uri, retries: 0 })
                 }))
             }
             #[cfg(feature = "s3")]
             Place::S3(source) => {
-                let source = S3Source::clone(source).with_selection(selection);
+                let source = S3Source::clone(source).of_tables(EXTENSIONS);
                 Box::new(source.open()?.map(|object| {
-                    let object = object?;
-                    Ok(TableFile { uri: object.uri, content: Content::Bytes(object.bytes) })
+                    let ImageObject { uri, bytes, retries, .. } = object.map_err(of_table)?;
+                    Ok(TableFile { uri, content: Content::Bytes(bytes), retries })
                 }))
             }
         };
@@ -81,10 +85,24 @@ impl TableSource {
     }
 }
 
+/// An error of one file is one of the whole table: nobody knows how many rows the file has.
+fn of_table(error: Error) -> Error {
+    match error {
+        Error::Read { uri, source } => Error::table(&*uri, source),
+        Error::Object { uri, source, .. } | Error::Decode { uri, source, .. } => {
+            Error::table(&*uri, source)
+        }
+        Error::NotUtf8 { uri } => Error::table(&*uri, "the path is not valid UTF-8"),
+        error => error,
+    }
+}
+
 /// A file of a table.
 #[derive(Debug)]
 pub(super) struct TableFile {
     pub uri: String,
+    /// Requests that were repeated to read it.
+    pub retries: u32,
     content: Content,
 }
 
@@ -135,20 +153,45 @@ fn parquet_rows(
     file: impl ChunkReader + 'static,
     columns: impl FnOnce(&Schema) -> Result<Vec<usize>, String>,
 ) -> Result<ParquetRecordBatchReader, Box<dyn std::error::Error + Send + Sync>> {
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file)?;
+    let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())?;
+    let options = ArrowReaderOptions::new().with_schema(Arc::new(without_int96(&metadata)));
+    let metadata = ArrowReaderMetadata::try_new(Arc::clone(metadata.metadata()), options)?;
+    let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata);
     let columns = columns(builder.schema())?;
     let metadata = builder.metadata();
     let schema = metadata.file_metadata().schema_descr();
-    let bytes = metadata.row_groups().iter().flat_map(RowGroupMetaData::columns).enumerate();
-    let leaves = schema.num_columns().max(1);
-    let bytes = bytes
-        .filter(|(leaf, _)| columns.contains(&schema.get_column_root_idx(leaf % leaves)))
-        .map(|(_, chunk)| chunk.uncompressed_size().max(0) as u64);
-    let rows = metadata.file_metadata().num_rows().max(1) as u64;
-    let of_a_row = (bytes.sum::<u64>() / rows).max(1);
+    // By the row group with the longest rows.
+    let of_a_row = metadata.row_groups().iter().map(|group| {
+        let chunks = group.columns().iter().enumerate();
+        let chunks =
+            chunks.filter(|(leaf, _)| columns.contains(&schema.get_column_root_idx(*leaf)));
+        let bytes: u64 = chunks.map(|(_, chunk)| chunk.uncompressed_size().max(0) as u64).sum();
+        bytes / group.num_rows().max(1) as u64
+    });
+    let of_a_row = of_a_row.max().unwrap_or(0).max(1);
     let batch = (BATCH_BYTES / of_a_row).clamp(1, BATCH_ROWS) as usize;
     let mask = ProjectionMask::roots(schema, columns);
     Ok(builder.with_projection(mask).with_batch_size(batch).build()?)
+}
+
+/// The schema of a file, with Spark's old timestamps (INT96) in microseconds: in nanoseconds, those far from today overflow,
+/// and Spark does not read them.
+fn without_int96(file: &ArrowReaderMetadata) -> Schema {
+    let schema = file.parquet_schema();
+    let is_int96 = |root: usize| {
+        let mut leaves =
+            (0..schema.num_columns()).filter(|&l| schema.get_column_root_idx(l) == root);
+        leaves.any(|leaf| schema.column(leaf).physical_type() == Type::INT96)
+    };
+    let fields = file.schema().fields().iter().enumerate().map(|(root, field)| {
+        let is_plain = matches!(field.data_type(), DataType::Timestamp(..));
+        if !is_plain || !is_int96(root) {
+            return Arc::clone(field);
+        }
+        let micros = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+        Arc::new(field.as_ref().clone().with_data_type(micros))
+    });
+    Schema::new_with_metadata(fields.collect::<Vec<_>>(), file.schema().metadata().clone())
 }
 
 /// The message for a table without a column.
@@ -159,13 +202,35 @@ pub(super) fn missing(column: &str, schema: &Schema) -> String {
 
 /// The rows of a CSV file.
 struct CsvRows {
-    reader: csv::Reader<Box<dyn Read + Send>>,
+    reader: csv::Reader<Limited>,
     schema: Arc<Schema>,
+}
+
+/// Most bytes of a record of CSV: a quote that is never closed would else be one record to the end of the file.
+const MAX_RECORD_BYTES: usize = 64 << 20;
+
+/// Reads up to a number of bytes for each record.
+struct Limited {
+    bytes: Box<dyn Read + Send>,
+    /// Bytes read since the last record.
+    since: usize,
+}
+
+impl Read for Limited {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.since > MAX_RECORD_BYTES {
+            let why = format!("a record is longer than {MAX_RECORD_BYTES} bytes");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
+        let n = self.bytes.read(buffer)?;
+        self.since += n;
+        Ok(n)
+    }
 }
 
 impl CsvRows {
     fn open(bytes: Box<dyn Read + Send>) -> Result<Self, csv::Error> {
-        let mut reader = csv::Reader::from_reader(bytes);
+        let mut reader = csv::Reader::from_reader(Limited { bytes, since: 0 });
         let names = reader.headers()?.iter();
         let fields: Vec<_> = names.map(|name| Field::new(name, DataType::Utf8, false)).collect();
         Ok(Self { reader, schema: Arc::new(Schema::new(fields)) })
@@ -178,11 +243,13 @@ impl Iterator for CsvRows {
     fn next(&mut self) -> Option<Self::Item> {
         let mut columns = vec![Vec::new(); self.schema.fields().len()];
         let mut bytes = 0;
-        for record in self.reader.records() {
-            let record = match record {
-                Ok(record) => record,
+        let mut record = StringRecord::new();
+        loop {
+            match self.reader.read_record(&mut record) {
+                Ok(true) => self.reader.get_mut().since = 0,
+                Ok(false) => break,
                 Err(e) => return Some(Err(ArrowError::CsvError(e.to_string()))),
-            };
+            }
             for (column, value) in columns.iter_mut().zip(&record) {
                 bytes += value.len() as u64;
                 column.push(value.to_owned());

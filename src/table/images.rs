@@ -15,7 +15,7 @@ use crate::source::{ImageObject, ImageSource, LabelRule};
 ///
 /// The column holds encoded images, as `content` of Spark's `binaryFile`, or Spark's `image` structs, whose pixels are
 /// taken as they are. An image is named by the column `path` or the struct's `origin`, or else by its file and row. It is
-/// labelled by the column `label`, if that holds texts, or else by the rule.
+/// labelled by the column `label`, if there is one, or else by its path and the rule.
 ///
 /// # Examples
 /// ```no_run
@@ -66,7 +66,7 @@ impl ImageSource for ImageTable {
     /// [`Error::List`] if the place of the table cannot be listed.
     fn open(self) -> Result<TableImages> {
         let files = Box::new(self.table.files()?);
-        Ok(TableImages { options: self, files, open: None, batch: None, ended: false })
+        Ok(TableImages { options: self, files, open: None, batch: None, retries: 0, ended: false })
     }
 }
 
@@ -78,6 +78,8 @@ pub struct TableImages {
     open: Option<(String, Rows, usize)>,
     /// The batch in progress, and how many of its rows are done.
     batch: Option<(ImageColumns, usize)>,
+    /// Repeated requests that no image tells of yet.
+    retries: u32,
     ended: bool,
 }
 
@@ -118,26 +120,38 @@ fn column_of_images(schema: &Schema, wanted: Option<&str>) -> Result<usize, Stri
     }
 }
 
-/// The index of a column of texts.
-fn column_of_texts(schema: &Schema, name: &str) -> Option<usize> {
-    let (index, field) = schema.column_with_name(name)?;
-    matches!(field.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
-        .then_some(index)
+/// The index of a column of texts, if there is one of that name. Labels may also be numbers.
+fn column_of_texts(schema: &Schema, name: &str) -> Result<Option<usize>, String> {
+    let Some((index, field)) = schema.column_with_name(name) else { return Ok(None) };
+    let is_text = |of: &DataType| {
+        matches!(of, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+            || (name == LABEL && (of.is_integer() || *of == DataType::Boolean))
+    };
+    match field.data_type() {
+        DataType::Dictionary(_, of) if is_text(of) => Ok(Some(index)),
+        of if is_text(of) => Ok(Some(index)),
+        other => Err(format!("its column {name:?} holds {other}, not texts")),
+    }
 }
+
+/// The columns of names and labels.
+const PATH: &str = "path";
+const LABEL: &str = "label";
 
 impl ImageColumns {
     fn of(batch: &RecordBatch, column: Option<&str>) -> Result<Self, String> {
         let schema = batch.schema();
         let texts = |name| {
-            let index = column_of_texts(&schema, name)?;
-            arrow_cast::cast(batch.column(index), &DataType::Utf8).ok()
+            let Some(index) = column_of_texts(&schema, name)? else { return Ok(None) };
+            let texts = arrow_cast::cast(batch.column(index), &DataType::Utf8);
+            texts.map(Some).map_err(|e| e.to_string())
         };
         let image = batch.column(column_of_images(&schema, column)?);
         let image = match image.data_type() {
             DataType::Struct(_) => image.clone(),
             _ => arrow_cast::cast(image, &DataType::LargeBinary).map_err(|e| e.to_string())?,
         };
-        Ok(Self { image, path: texts("path"), label: texts("label") })
+        Ok(Self { image, path: texts(PATH)?, label: texts(LABEL)? })
     }
 
     fn len(&self) -> usize {
@@ -218,9 +232,12 @@ impl TableImages {
         number: usize,
     ) -> Result<ImageObject> {
         let path = ImageColumns::text(columns.path.as_ref(), row).or_else(|| columns.origin(row));
+        // A name that is made up has no folder to be labelled by.
+        let label = match &columns.label {
+            Some(labels) => ImageColumns::text(Some(labels), row),
+            None => path.as_ref().and_then(|path| self.options.label.label("", path)),
+        };
         let uri = path.unwrap_or_else(|| format!("{file}#{number}"));
-        let label = ImageColumns::text(columns.label.as_ref(), row)
-            .or_else(|| self.options.label.label("", &uri));
         match columns.bytes(row) {
             Ok(bytes) => Ok(ImageObject { label, ..ImageObject::new(uri, bytes) }),
             Err(why) => Err(Error::decode(uri, DecodeCause::Corrupt, why).with_facts(label, None)),
@@ -246,10 +263,11 @@ impl TableImages {
             let Some(file) = self.files.next() else { return Ok(false) };
             let file = file?;
             let rows = file.rows(|schema| {
-                let names = ["path", "label"].map(|name| column_of_texts(schema, name));
+                let names = [column_of_texts(schema, PATH)?, column_of_texts(schema, LABEL)?];
                 let image = column_of_images(schema, column)?;
                 Ok(names.into_iter().flatten().chain([image]).collect())
             })?;
+            self.retries += file.retries;
             self.open = Some((file.uri, rows, 0));
         }
     }
@@ -268,7 +286,8 @@ impl Iterator for TableImages {
                     *row += 1;
                     *number += 1;
                 }
-                return Some(image);
+                let retries = std::mem::take(&mut self.retries);
+                return Some(image.map(|image| ImageObject { retries, ..image }));
             }
             match self.advance() {
                 Ok(more) => self.ended = !more,

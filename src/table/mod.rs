@@ -11,3 +11,4 @@ mod vectors;
 pub use files::TableSource;
 pub use images::{ImageTable, TableImages};
 pub use pca::{DEFAULT_OUTPUT_COLUMN, TablePca, TableReport};
+pub use vectors::vectors_of;

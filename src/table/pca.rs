@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use arrow_array::RecordBatch;
-use arrow_schema::{ArrowError, Field, Schema};
+use arrow_schema::{ArrowError, Field, Fields, Schema};
 use serde::{Deserialize, Serialize};
 
 use super::TableSource;
 use super::files::{Rows, TableFile, missing};
-use super::vectors::vectors_of;
+use super::vectors::read_vectors;
 use crate::error::{Error, Result};
 use crate::features::Vectors;
 use crate::pca::{Moments, PcaModel, PcaParams, Totals, is_for_passes};
@@ -71,9 +71,9 @@ pub struct TableReport {
     pub sink: SinkReport,
     /// Threads asked for.
     pub threads: usize,
-    /// Wall-clock time in seconds, and how much of it the fit took, with its reading.
+    /// Wall-clock time in seconds.
     pub seconds: f64,
-    /// Time of the fit in seconds.
+    /// Seconds of it until the PCA was fitted, with the reading that it needs.
     pub fit_seconds: f64,
     /// Summary of the PCA.
     pub model: ModelSummary,
@@ -146,7 +146,7 @@ impl TablePca {
     ///
     /// # Errors
     /// [`Error::Table`] for a file that is no table, lacks the column or has another value in it than a vector, naming
-    /// the file and the row; [`Error::NoInput`] if there is no file; the errors of [`Moments::fit`], and of the sink.
+    /// the file and the row, or has other columns than the first; [`Error::NoInput`] if there is no file; the errors of [`Moments::fit`], and of the sink.
     /// Nothing is written then.
     pub fn run(self, mut sink: RecordSink) -> Result<TableReport> {
         let start = Instant::now();
@@ -180,7 +180,8 @@ impl TablePca {
                 let name = self.output_column.clone();
                 move |(), batch: Result<(RecordBatch, Vectors, Arc<str>)>| {
                     let (batch, vectors, uri) = batch?;
-                    let scores = model.project_vectors(vectors.view())?;
+                    let scores = model.project_vectors(vectors.view());
+                    let scores = scores.map_err(|e| Error::table(&*uri, e.to_line()))?;
                     let scored = with_scores(&batch, &scores, &name, &table);
                     let scored = scored.map_err(|e| Error::table(&*uri, e))?;
                     Ok::<_, Error>((scored, vectors.format().len()))
@@ -247,6 +248,7 @@ impl TablePca {
             output_column: self.output_column.clone(),
             all_columns,
             len: None,
+            first: None,
             stop: Arc::clone(&self.stop),
             ended: false,
         })
@@ -271,16 +273,30 @@ fn with_scores(
 /// The batches of a table.
 struct Scan {
     files: Box<dyn Iterator<Item = Result<TableFile>> + Send>,
-    /// The file in progress: its name, its rows, and how many of them are done.
-    open: Option<(Arc<str>, Rows, usize)>,
+    open: Option<OpenFile>,
     column: String,
     output_column: String,
     all_columns: bool,
     /// The length of a vector, once it is known.
     len: Option<usize>,
+    /// The first file's name and columns.
+    first: Option<(Arc<str>, Fields)>,
     stop: Arc<AtomicBool>,
     ended: bool,
 }
+
+/// A file in progress.
+struct OpenFile {
+    uri: Arc<str>,
+    rows: Rows,
+    /// The number of rows that are done.
+    done: usize,
+    /// The rest of the batch in progress.
+    batch: Option<RecordBatch>,
+}
+
+/// Most bytes of vectors that are made of a table at a time: sparse ones may be far longer than they look.
+const VECTOR_BYTES: usize = 4 << 20;
 
 impl Scan {
     fn step(&mut self) -> Result<Option<(RecordBatch, Vectors, Arc<str>)>> {
@@ -288,45 +304,54 @@ impl Scan {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted);
             }
-            if let Some((uri, rows, done)) = &mut self.open {
-                let Some(batch) = rows.next() else {
-                    self.open = None;
-                    continue;
-                };
-                let batch = batch.map_err(|e| Error::table(&**uri, e))?;
-                let column = batch.column_by_name(&self.column);
-                let column = column
-                    .ok_or_else(|| Error::table(&**uri, missing(&self.column, &batch.schema())))?;
-                let vectors = vectors_of(column, self.len, *done).map_err(|why| {
-                    Error::table(&**uri, format!("column {:?}: {why}", self.column))
-                })?;
-                *done += batch.num_rows();
-                if batch.num_rows() > 0 {
-                    self.len = Some(vectors.format().len());
-                    let uri = Arc::clone(uri);
-                    return Ok(Some((batch, vectors, uri)));
+            let Some(file) = &mut self.open else {
+                let Some(file) = self.files.next() else { return Ok(None) };
+                self.open = Some(self.open(&file?)?);
+                continue;
+            };
+            let failed = |why: String| Error::table(&*file.uri, why);
+            let Some(batch) = file.batch.take().filter(|batch| batch.num_rows() > 0) else {
+                match file.rows.next() {
+                    Some(batch) => file.batch = Some(batch.map_err(|e| failed(e.to_string()))?),
+                    None => self.open = None,
                 }
                 continue;
-            }
-            let Some(file) = self.files.next() else { return Ok(None) };
-            let file = file?;
-            let rows = file.rows(|schema| {
-                let index = schema.index_of(&self.column);
-                let index = index.map_err(|_| missing(&self.column, schema))?;
-                if schema.index_of(&self.output_column).is_ok() {
-                    let name = &self.output_column;
-                    return Err(format!(
-                        "it has a column {name:?} already: name the scores otherwise"
-                    ));
-                }
-                Ok(if self.all_columns {
-                    (0..schema.fields().len()).collect()
-                } else {
-                    vec![index]
-                })
-            })?;
-            self.open = Some((file.uri.into(), rows, 0));
+            };
+            // One row first, which tells the length.
+            let rows = self.len.map_or(1, |len| (VECTOR_BYTES / (4 * len.max(1))).max(1));
+            let rows = rows.min(batch.num_rows());
+            file.batch = Some(batch.slice(rows, batch.num_rows() - rows));
+            let batch = batch.slice(0, rows);
+            let column = batch.column_by_name(&self.column);
+            let column = column.ok_or_else(|| failed(missing(&self.column, &batch.schema())))?;
+            let vectors = read_vectors(column, self.len, file.done)
+                .map_err(|why| failed(format!("column {:?}: {why}", self.column)))?;
+            file.done += rows;
+            self.len = Some(vectors.format().len());
+            return Ok(Some((batch, vectors, Arc::clone(&file.uri))));
         }
+    }
+
+    /// Opens a file, which must have the columns of the first.
+    fn open(&mut self, file: &TableFile) -> Result<OpenFile> {
+        let uri: Arc<str> = file.uri.as_str().into();
+        let rows = file.rows(|schema| {
+            let index = schema.index_of(&self.column);
+            let index = index.map_err(|_| missing(&self.column, schema))?;
+            if schema.index_of(&self.output_column).is_ok() {
+                let name = &self.output_column;
+                return Err(format!("it has a column {name:?} already: name the scores otherwise"));
+            }
+            match &self.first {
+                Some((first, fields)) if fields != schema.fields() => {
+                    return Err(format!("its columns differ from those of {first}"));
+                }
+                Some(_) => {}
+                None => self.first = Some((Arc::clone(&uri), schema.fields().clone())),
+            }
+            Ok(if self.all_columns { (0..schema.fields().len()).collect() } else { vec![index] })
+        })?;
+        Ok(OpenFile { uri, rows, done: 0, batch: None })
     }
 }
 

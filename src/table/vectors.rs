@@ -5,6 +5,7 @@ use arrow_array::types::{Float32Type, Float64Type, Int8Type, Int32Type};
 use arrow_array::{Array, ArrayRef, StructArray};
 use arrow_schema::DataType;
 
+use crate::error::{Error, Result};
 use crate::features::Vectors;
 
 /// Collects vectors of equal lengths.
@@ -32,12 +33,21 @@ impl Collected {
     }
 }
 
+/// The vectors of a column without a null: bytes of binary values; else float32, of lists of numbers of one length, of
+/// Spark's vectors, dense or sparse, or of texts such as `[0.5, 1]`.
+///
+/// # Errors
+/// [`Error::Shape`], naming the row, counted from 0.
+pub fn vectors_of(column: &ArrayRef) -> Result<Vectors> {
+    read_vectors(column, None, 0).map_err(Error::shape)
+}
+
 /// The vectors of a column: bytes of binary values; else floats, of lists of numbers, of Spark's vectors, dense or sparse,
 /// or of texts such as `[0.5, 1]`. `len` is their length if it is known; the first row has the number `first`.
 ///
 /// # Errors
 /// Why a row has no such vector.
-pub(super) fn vectors_of(
+pub(super) fn read_vectors(
     column: &ArrayRef,
     len: Option<usize>,
     first: usize,
@@ -122,6 +132,9 @@ fn of_spark(column: &StructArray, all: &mut Collected) -> Result<Vec<f32>, Strin
     for row in 0..column.len() {
         let values = values.value(row);
         let values = values.as_primitive_opt::<Float64Type>().ok_or_else(bad)?;
+        if values.null_count() > 0 {
+            return Err(format!("row {} has an element that is null", all.rows));
+        }
         if kinds.value(row) != 0 {
             all.take(values.len())?;
             elements.extend(values.values().iter().map(|&v| v as f32));
@@ -132,7 +145,7 @@ fn of_spark(column: &StructArray, all: &mut Collected) -> Result<Vec<f32>, Strin
         let start = elements.len();
         let at = indices.value(row);
         let at = at.as_primitive_opt::<Int32Type>().ok_or_else(bad)?;
-        if size > 1 << 20 || at.len() != values.len() {
+        if size > 1 << 20 || at.len() != values.len() || at.null_count() > 0 {
             return Err(format!("row {} is no sparse vector", all.rows - 1));
         }
         elements.resize(start + size, 0.0);
@@ -180,10 +193,10 @@ mod tests {
     #[test]
     fn vectors_are_read_from_any_column_of_them() {
         let rows = ["[0.5, -1e-3]", " [1,2] "];
-        let vectors = vectors_of(&texts(&rows), None, 0).unwrap();
+        let vectors = read_vectors(&texts(&rows), None, 0).unwrap();
         assert_eq!(vectors.as_f32().unwrap(), [0.5, -1e-3, 1.0, 2.0]);
         let bytes: ArrayRef = Arc::new(BinaryArray::from_vec(vec![b"ab", b"cd"]));
-        assert_eq!(vectors_of(&bytes, Some(2), 0).unwrap().as_u8().unwrap(), b"abcd");
+        assert_eq!(read_vectors(&bytes, Some(2), 0).unwrap().as_u8().unwrap(), b"abcd");
         // What we write is read back.
         let mut batch = RowBatch::new(vectors.format());
         let meta = Arc::new(crate::pixels::ImageMeta::new("a"));
@@ -192,7 +205,7 @@ mod tests {
             let table = TableParams::default().with_layout(layout);
             let batch = batch.to_record_batch(&table).unwrap();
             let column = batch.column_by_name("vector").unwrap();
-            assert_eq!(vectors_of(column, None, 0).unwrap(), vectors);
+            assert_eq!(read_vectors(column, None, 0).unwrap(), vectors);
         }
     }
 
@@ -205,13 +218,13 @@ mod tests {
             (&["[1, x]"], "row 0 is no vector"),
             (&["[1]", "[NaN]"], "row 1 has an element that is not finite"),
         ] {
-            let error = vectors_of(&texts(rows), None, 0).unwrap_err();
+            let error = read_vectors(&texts(rows), None, 0).unwrap_err();
             assert!(error.contains(why), "{error}");
         }
         let numbers: ArrayRef = Arc::new(Float64Array::from(vec![1.0]));
-        assert!(vectors_of(&numbers, None, 0).unwrap_err().contains("not vectors"));
+        assert!(read_vectors(&numbers, None, 0).unwrap_err().contains("not vectors"));
         let lists = [Some(vec![Some(1), None])];
         let lists: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>(lists));
-        assert!(vectors_of(&lists, None, 0).unwrap_err().contains("null"));
+        assert!(read_vectors(&lists, None, 0).unwrap_err().contains("null"));
     }
 }

@@ -140,10 +140,11 @@ impl Job {
         extractor: impl FnOnce(Option<&S3>) -> Result<E, Exit>,
     ) -> Result<Outcome, Exit> {
         with.s3.check(&self.input, &self.output, with.reads)?;
-        self.check_selection()?;
+        self.check_selection(with.s3)?;
         self.check_policies(with.pca)?;
         let files = self.shape.apply(self.files.params());
         files.check()?;
+        self.files.check(with.s3)?;
         let output = self.files.place(&self.output)?;
         with.pca.check_files(&self.output)?;
         let decode =
@@ -165,6 +166,7 @@ impl Job {
         let format = extractor.output();
         let scores =
             with.pca.scores(Some((format, &origin)), with.default_components, self.force)?;
+        files.table().check_for(format, None)?;
         // Opens IN before OUT is touched, so that a wrong IN leaves OUT unchanged.
         let images = self.images(with.s3, s3.as_ref()).map_err(|error| self.failed(with, error))?;
         let mut files = files.with_force(self.force);
@@ -224,8 +226,11 @@ impl Job {
         }
     }
 
-    /// Refuses options that select files of a folder if IN is a single file.
-    fn check_selection(&self) -> Result<(), Exit> {
+    /// Refuses options that select files of a folder if IN is a single file or a table.
+    fn check_selection(&self, s3: &S3Args) -> Result<(), Exit> {
+        if self.table && s3.listing.is_some() {
+            return Err(Exit::usage("--listing has no part in --table"));
+        }
         let given = [
             ("--glob", self.glob.is_some()),
             ("--extensions", self.extensions.is_some()),

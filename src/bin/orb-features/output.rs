@@ -7,7 +7,9 @@ use orb_features::prelude::*;
 use orb_features::sink::DEFAULT_ROWS_PER_FILE;
 
 use crate::choices::names;
+use crate::exit::Exit;
 use crate::place::Place;
+use crate::s3::S3Args;
 
 /// What a row of the result is.
 #[derive(Args)]
@@ -66,6 +68,18 @@ impl OutputArgs {
         match (self.files, self.rows_per_file) {
             (Some(files), _) => params.with_files(files),
             (None, rows) => params.with_rows_per_file(rows.unwrap_or(DEFAULT_ROWS_PER_FILE)),
+        }
+    }
+
+    /// Refuses what has no part in a new folder.
+    pub fn check(&self, s3: &S3Args) -> Result<(), Exit> {
+        let given = [("--mode", self.mode != WriteMode::Error), ("--run-id", s3.run_id.is_some())];
+        match given.into_iter().find(|(_, is_given)| *is_given) {
+            Some((name, _)) if self.timestamped => {
+                let why = "has no part in --timestamped, a new folder each time";
+                Err(Exit::usage(&format!("{name} {why}")))
+            }
+            _ => Ok(()),
         }
     }
 

@@ -61,6 +61,7 @@ impl PcaOf {
         self.pca.check_files(&self.output)?;
         let mut files = self.files.params().with_force(self.force);
         files.check()?;
+        self.files.check(&self.s3)?;
         let output = self.files.place(&self.output)?;
         let scores = self.pca.scores(None, Some(DEFAULT_N_COMPONENTS), self.force)?;
         // Set before there is anything to clean up.

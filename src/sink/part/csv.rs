@@ -1,5 +1,6 @@
 //! A CSV file of rows. Pieces of rows are turned into text in parallel, and compressed on request.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::ops::Range;
@@ -128,6 +129,10 @@ impl Style {
                 None => names.push(field.name().clone()),
             }
         }
+        let mut seen = HashSet::new();
+        if let Some(name) = names.iter().find(|name| !seen.insert(name.as_str())) {
+            return Err(format!("two columns have the name {name:?}").into());
+        }
         self.finish(|writer| writer.write_record(&names))
     }
 
@@ -151,8 +156,10 @@ impl Style {
                     if let Some(len) = self.width_of(column.data_type()) {
                         for i in 0..len {
                             text.clear();
-                            failed = std::mem::replace(&mut failed, Ok(()))
-                                .and_then(|()| push_element(&mut text, column, row, i));
+                            if !column.is_null(row) {
+                                failed = std::mem::replace(&mut failed, Ok(()))
+                                    .and_then(|()| push_element(&mut text, column, row, i));
+                            }
                             writer.write_field(&text)?;
                         }
                     } else {
@@ -232,7 +239,11 @@ fn push_list(text: &mut String, elements: &ArrayRef) -> Result<(), ArrowError> {
         if i > 0 {
             text.push_str(", ");
         }
-        push(text, elements, i)?;
+        if elements.is_null(i) {
+            text.push_str("null");
+        } else {
+            push(text, elements, i)?;
+        }
     }
     text.push(']');
     Ok(())
@@ -266,7 +277,8 @@ fn push_element(
         return shown.map_err(|e| ArrowError::InvalidArgumentError(e.to_string()));
     }
     let lists = column.as_fixed_size_list();
-    push(text, lists.values(), lists.value_offset(row) as usize + i)
+    let at = lists.value_offset(row) as usize + i;
+    if lists.values().is_null(at) { Ok(()) } else { push(text, lists.values(), at) }
 }
 
 #[cfg(test)]

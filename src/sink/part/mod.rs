@@ -87,10 +87,17 @@ impl Part {
         range: Range<usize>,
         threads: &Parallelism,
     ) -> Result<()> {
-        match self {
-            Self::Parquet(part) => part.write(chunk, range, threads),
-            Self::Csv(part) => part.write(chunk, range, threads),
+        // Long rows are encoded a few at a time.
+        let of_a_row = chunk.bytes(range.clone()) / range.len().max(1);
+        let step = (BYTES_AT_A_TIME / of_a_row.max(1)).max(1);
+        for start in range.clone().step_by(step) {
+            let some = start..range.end.min(start.saturating_add(step));
+            match self {
+                Self::Parquet(part) => part.write(chunk, some, threads)?,
+                Self::Csv(part) => part.write(chunk, some, threads)?,
+            }
         }
+        Ok(())
     }
 
     /// Completes the file, with notes in its footer if it has one, and returns its length.

@@ -115,7 +115,9 @@ impl ParquetPart {
             self.waiting.push(chunk, range.start..range.start + rows);
             self.room -= rows;
             range.start += rows;
-            if self.row_group_bytes + self.waiting.bytes >= ROW_GROUP_BYTES {
+            // Row groups grow with their number, which has a limit.
+            let most = ROW_GROUP_BYTES << (self.file.flushed_row_groups().len() / 8192).min(8);
+            if self.row_group_bytes + self.waiting.bytes >= most {
                 self.room = 0;
             }
             if self.room == 0 || self.waiting.is_enough() {
