@@ -625,6 +625,10 @@ fn a_table_is_taken_as_images_and_as_vectors() {
         (&["pca", "v", "x"], "--column"),
         (&["extract", "in", "x", "--format", "csv", "--layout", "spark"], "format"),
         (&["extract", "in", "x", "--image-column"], "--image-column"),
+        (
+            &["extract", "in", "x", "--image-column", "--rows", "image", "--format", "csv"],
+            "--image-column",
+        ),
         (&["extract", "in", "x", "--rows", "padded:x"], "padded:N"),
         (&["extract", "in", "x", "--files", "2", "--rows-per-file", "9"], "--files"),
         (

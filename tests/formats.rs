@@ -447,6 +447,20 @@ fn what_does_not_go_together_is_refused() {
     padded(1 << 19).check_for(descriptors, Some(33)).unwrap_err();
     let error = bench.try_run("x", with_rows(RowShape::Padded(1 << 20)), None).unwrap_err();
     assert!(error.to_line().contains("padded:N of 1 to 524288"), "{error}");
+    // A stop is heard while many files are made.
+    let sink = FileSink::create(bench.out("x"), FileParams::default().with_files(100_000)).unwrap();
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    let job = Pipeline::new(MemorySource::new(images()), orb(), sink)
+        .without_pca()
+        .with_on_error(OnError::Skip)
+        .with_stop(stop);
+    std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        flag.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert!(matches!(job.run().unwrap_err(), Error::Interrupted));
+    assert!(!bench.out("x").exists());
     // An image whose rows are not all in one batch.
     let mut sink = FileSink::create(bench.out("y"), with_rows(RowShape::Image)).unwrap();
     let images = MemorySource::new(images()[..1].to_vec()).open().unwrap();

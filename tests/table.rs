@@ -520,3 +520,87 @@ fn a_csv_of_any_columns_tells_nulls_and_is_added_to() {
     let error = sink.write(twice).unwrap_err().to_line();
     assert!(error.contains("two columns have the name \"pair_0\""), "{error}");
 }
+
+#[test]
+fn folders_of_a_partitioned_table_are_columns() {
+    let root = tempfile::tempdir().unwrap();
+    let column = |text: &str| Arc::new(StringArray::from(vec![text, "[2, 1]"])) as ArrayRef;
+    let parts = ["kind=Granny%20Smith/day=1", "kind=fig/day=__HIVE_DEFAULT_PARTITION__"];
+    for (part, text) in parts.iter().zip(["[1, 2]", "[5, 5]"]) {
+        write(&root.path().join("t").join(part).join("a.parquet"), vec![("v", column(text))]);
+    }
+    let out = root.path().join("out");
+    let table = TableSource::in_folder(root.path().join("t"));
+    let sink = RecordSink::create(&out, FileParams::default()).unwrap();
+    TablePca::new(table, "v").with_pca(PcaParams::new(1)).run(sink).unwrap();
+    let table = read(&out);
+    let names: Vec<_> = table.schema().fields().iter().map(|f| f.name().clone()).collect();
+    assert_eq!(names, ["v", "kind", "day", "pca"]);
+    let texts = |name: &str| -> Vec<Option<String>> {
+        let column = table.column_by_name(name).unwrap().as_string::<i32>();
+        column.iter().map(|text| text.map(str::to_owned)).collect()
+    };
+    let some = |text: &str| Some(text.to_owned());
+    assert_eq!(
+        texts("kind"),
+        [some("Granny Smith"), some("Granny Smith"), some("fig"), some("fig")]
+    );
+    assert_eq!(texts("day"), [some("1"), some("1"), None, None]);
+    // Photos are labelled by them, too.
+    let image: ArrayRef = Arc::new(BinaryArray::from_vec(vec![b"P5 1 1 255\n\x07"]));
+    for label in ["apple", "mango"] {
+        let path = root.path().join(format!("p/label={label}/x=7/a.parquet"));
+        write(&path, vec![("content", Arc::clone(&image))]);
+    }
+    let labels = |rule: LabelRule| -> Vec<Option<String>> {
+        let table = TableSource::in_folder(root.path().join("p"));
+        let images = ImageTable::new(table).with_label(rule).open().unwrap();
+        images.map(|image| image.unwrap().label).collect()
+    };
+    assert_eq!(labels(LabelRule::Parent), [some("apple"), some("mango")]);
+    fs::rename(root.path().join("p/label=apple"), root.path().join("p/class=apple")).unwrap();
+    fs::remove_dir_all(root.path().join("p/label=mango")).unwrap();
+    assert_eq!(labels(LabelRule::Parent), [None]);
+    assert_eq!(labels(LabelRule::Hive("class".to_owned())), [some("apple")]);
+}
+
+#[test]
+fn quotes_of_sparks_csv_are_read_on_request() {
+    let root = tempfile::tempdir().unwrap();
+    let text = "name,v\n\"say \\\"yes, no\\\"\",\"[1, 2]\"\n\"b\",\"[2, 1]\"\n";
+    fs::write(root.path().join("a.csv"), text).unwrap();
+    let run = |escapes: bool, out: &str| {
+        let table = TableSource::in_folder(root.path().join("a.csv"));
+        let table = table.with_backslash_escapes(escapes);
+        let sink = RecordSink::create(root.path().join(out), FileParams::default()).unwrap();
+        TablePca::new(table, "v").with_pca(PcaParams::new(1)).run(sink)
+    };
+    run(true, "spark").unwrap();
+    let table = read(&root.path().join("spark"));
+    assert_eq!(table.column(0).as_string::<i32>().value(0), "say \"yes, no\"");
+    run(false, "plain").unwrap_err();
+}
+
+#[test]
+fn times_and_binaries_are_texts_in_csv_and_scores_are_finite() {
+    let root = tempfile::tempdir().unwrap();
+    let times = arrow_array::TimestampMicrosecondArray::from(vec![1_769_860_800_000_001, 0]);
+    let times: ArrayRef = Arc::new(times.with_timezone("Europe/Berlin"));
+    let bytes: ArrayRef =
+        Arc::new(arrow_array::LargeBinaryArray::from_vec(vec![b"ab", b"\x00\xff"]));
+    let v: ArrayRef = Arc::new(StringArray::from(vec!["[1, 2]", "[2, 1]"]));
+    write(&root.path().join("t.parquet"), vec![("t", times), ("b", bytes), ("v", v)]);
+    let table = TableSource::in_folder(root.path().join("t.parquet"));
+    let csv = FileParams::default().with_format(FileFormat::Csv);
+    let sink = RecordSink::create(root.path().join("out"), csv).unwrap();
+    TablePca::new(table, "v").with_pca(PcaParams::new(1)).run(sink).unwrap();
+    let text = fs::read_to_string(first(&root.path().join("out"), "csv")).unwrap();
+    assert!(text.contains("2026-01-31T12:00:00.000001Z,\"[97, 98]\","), "{text}");
+    assert!(text.contains("1970-01-01T00:00:00Z,\"[0, 255]\","), "{text}");
+    fs::write(root.path().join("f.csv"), "v\n\"[3e38, 3e38]\"\n\"[1, 2]\"\n\"[-3e38, -3e38]\"\n")
+        .unwrap();
+    let table = TableSource::in_folder(root.path().join("f.csv"));
+    let sink = RecordSink::create(root.path().join("far"), FileParams::default()).unwrap();
+    let error = TablePca::new(table, "v").with_pca(PcaParams::new(1)).run(sink).unwrap_err();
+    assert!(error.to_line().contains("beyond"), "{error}");
+}

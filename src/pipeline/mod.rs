@@ -195,6 +195,8 @@ where
         }
         let parallelism = self.parallelism.unwrap_or_default();
         sink.set_parallelism(parallelism.clone());
+        let stop = self.stop.unwrap_or_default();
+        sink.set_stop(Arc::clone(&stop));
         sink.annotate(extractor.name(), &extractor.describe());
         sink.annotate("decode", &describe_decode(&decode));
         if let Scores::Model(model) = &scores {
@@ -204,11 +206,8 @@ where
 
         let needs = sink.needs();
         let tally = Tally::default();
-        let watch = Watch {
-            tally: tally.clone(),
-            observer: Arc::new(Mutex::new(self.observer)),
-            stop: self.stop.unwrap_or_default(),
-        };
+        let watch =
+            Watch { tally: tally.clone(), observer: Arc::new(Mutex::new(self.observer)), stop };
         let (clock, shown) = (tally.clone(), watch.clone());
         let mut images = source.open()?;
         let batches = std::iter::from_fn(move || clock.counts.read.time(|| images.next()))

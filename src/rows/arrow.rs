@@ -169,7 +169,7 @@ fn of_each_vector(
             let scores = scores_of(batch)?;
             let (scores, len) = (scores.slice(s![range, ..]), scores.ncols());
             match table.layout() {
-                Layout::Arrow => lists(floats(scores.iter().copied(), table.score_width()), len)?,
+                Layout::Arrow => lists(floats(scores.iter().copied(), table.score_width())?, len)?,
                 Layout::Spark => spark_vectors(scores.iter().copied(), len)?,
             }
         }
@@ -232,7 +232,7 @@ pub(crate) fn scores_column(
 ) -> Result<ArrayRef, ArrowError> {
     let (all, len) = (scores.iter().copied(), scores.ncols());
     match table.layout() {
-        Layout::Arrow => lists(floats(all, table.score_width()), len),
+        Layout::Arrow => lists(floats(all, table.score_width())?, len),
         Layout::Spark => spark_vectors(all, len),
     }
 }
@@ -257,7 +257,7 @@ fn padded(
             .chain(std::iter::repeat_n(0.0, zeros))
     });
     match layout {
-        Layout::Arrow => lists(floats(all, width), n * len),
+        Layout::Arrow => lists(floats(all, width)?, n * len),
         Layout::Spark => spark_vectors(all, n * len),
     }
 }
@@ -275,11 +275,15 @@ fn texts<'a>(
     Arc::new(texts.finish())
 }
 
-fn floats(values: impl Iterator<Item = f64>, width: ScoreWidth) -> ArrayRef {
-    match width {
-        ScoreWidth::F32 => Arc::new(Float32Array::from_iter_values(values.map(|v| v as f32))),
-        ScoreWidth::F64 => Arc::new(Float64Array::from_iter_values(values)),
+fn floats(values: impl Iterator<Item = f64>, width: ScoreWidth) -> Result<ArrayRef, ArrowError> {
+    if width == ScoreWidth::F64 {
+        return Ok(Arc::new(Float64Array::from_iter_values(values)));
     }
+    let narrow = Float32Array::from_iter_values(values.map(|v| v as f32));
+    if narrow.values().iter().fold(0.0, |sum: f32, v| sum.max(v.abs())).is_finite() {
+        return Ok(Arc::new(narrow));
+    }
+    Err(ArrowError::ComputeError("a score is beyond the range of float32".to_owned()))
 }
 
 /// Lists of `len` values each.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use arrow_array::ArrayRef;
 use arrow_schema::{ArrowError, Field};
@@ -146,6 +147,10 @@ impl FileSink {
 impl RowSink for FileSink {
     fn set_parallelism(&mut self, parallelism: Parallelism) {
         self.table.parallelism = parallelism;
+    }
+
+    fn set_stop(&mut self, stop: Arc<AtomicBool>) {
+        self.table.stop = stop;
     }
 
     fn needs(&self) -> Needs {

@@ -30,6 +30,9 @@ mod table;
 #[cfg(feature = "parquet")]
 mod target;
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
@@ -73,6 +76,10 @@ pub trait RowSink {
     /// Sets how many threads may work on the output; the result does not depend on it. A sink that works only on
     /// the calling thread can ignore it.
     fn set_parallelism(&mut self, _parallelism: Parallelism) {}
+
+    /// Gives a flag after which a long step may end with [`Error::Interrupted`](crate::Error::Interrupted). A sink that has
+    /// no long steps can ignore it.
+    fn set_stop(&mut self, _stop: Arc<AtomicBool>) {}
 
     /// Adds a note about the job to the result: parameters, model. Call it before the first batch.
     fn annotate(&mut self, key: &str, value: &str);

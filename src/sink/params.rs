@@ -292,7 +292,10 @@ impl FileParams {
         if !matches!(self.codec(), Codec::Uncompressed | Codec::Gzip) {
             return Err(Error::param("codec", self.codec(), "uncompressed or gzip for CSV"));
         }
-        if self.table.layout() == Layout::Spark || self.table.has_image() {
+        if self.table.has_image() {
+            return Err(Error::param("image", true, "only in Parquet: CSV has no pixels"));
+        }
+        if self.table.layout() == Layout::Spark {
             let allowed = "parquet for the types of Spark: CSV has only text";
             return Err(Error::param("format", format, allowed));
         }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use arrow_array::RecordBatch;
 
@@ -51,6 +52,11 @@ impl RecordSink {
     /// Sets how many threads may work on the output; the result does not depend on it.
     pub fn set_parallelism(&mut self, parallelism: Parallelism) {
         self.table.parallelism = parallelism;
+    }
+
+    /// Gives a flag after which a long step may end with [`Error::Interrupted`].
+    pub fn set_stop(&mut self, stop: Arc<AtomicBool>) {
+        self.table.stop = stop;
     }
 
     /// Adds a note to the footers of the files. Call it before the first batch.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow_schema::SchemaRef;
 use parquet::file::metadata::KeyValue;
@@ -36,6 +37,7 @@ pub(super) struct Table {
     /// The number of rows that will come, if it is known.
     expected: Option<u64>,
     pub parallelism: Parallelism,
+    pub stop: Arc<AtomicBool>,
     // Last, so that the files are closed before they are removed.
     pub target: Target,
 }
@@ -77,6 +79,7 @@ impl Table {
             schema: None,
             expected: None,
             parallelism: Parallelism::default(),
+            stop: Arc::default(),
             target,
         })
     }
@@ -210,6 +213,9 @@ impl Table {
     }
 
     fn open_part(&mut self) -> Result<()> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
         let Some(schema) = &self.schema else { return Ok(()) };
         let name = layout::part_name(self.report.files, &self.run_id, self.params.ending());
         self.part = Some(Part::create(&self.target, &name, schema, &self.params)?);

@@ -80,6 +80,11 @@ impl S3Source {
         })
     }
 
+    /// Where it reads.
+    pub(crate) fn root(&self) -> &S3Location {
+        &self.root
+    }
+
     /// The same for the files of a table.
     pub(crate) fn of_tables(mut self, extensions: impl IntoIterator<Item = &'static str>) -> Self {
         self.selection = self.selection.of_tables(extensions);

@@ -34,6 +34,7 @@ const BATCH_ROWS: u64 = 1024;
 #[must_use]
 pub struct TableSource {
     place: Place,
+    escape: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -49,13 +50,20 @@ const EXTENSIONS: [&str; 3] = ["parquet", "csv", "gz"];
 impl TableSource {
     /// Takes a file, or a folder with all its subfolders.
     pub fn in_folder(path: impl Into<PathBuf>) -> Self {
-        Self { place: Place::Folder(path.into()) }
+        Self { place: Place::Folder(path.into()), escape: false }
     }
 
     /// Takes an object or a prefix, and of it what the selection takes. Each object is read as a whole.
     #[cfg(feature = "s3")]
     pub fn in_s3(source: S3Source) -> Self {
-        Self { place: Place::S3(Box::new(source)) }
+        Self { place: Place::S3(Box::new(source)), escape: false }
+    }
+
+    /// Sets whether CSV escapes quotes by a backslash, `\\"`, as Spark writes them unless told otherwise (default: no, they are
+    /// doubled).
+    pub fn with_backslash_escapes(mut self, escape: bool) -> Self {
+        self.escape = escape;
+        self
     }
 
     /// The files, in the order of their names.
@@ -63,26 +71,69 @@ impl TableSource {
     /// # Errors
     /// [`Error::List`] if the place cannot be listed.
     pub(super) fn files(&self) -> Result<impl Iterator<Item = Result<TableFile>> + Send + use<>> {
+        let escape = self.escape;
         let files: Box<dyn Iterator<Item = Result<TableFile>> + Send> = match &self.place {
             Place::Folder(path) => {
                 let selection = Selection::default().of_tables(EXTENSIONS);
                 let files = FsSource::new(path).with_selection(selection).open()?;
-                Box::new(files.map(|file| {
+                let root = path.display().to_string();
+                Box::new(files.map(move |file| {
                     let uri = file.map_err(of_table)?.uri;
-                    Ok(TableFile { content: Content::File(PathBuf::from(&uri)), uri, retries: 0 })
+                    let content = Content::File(PathBuf::from(&uri));
+                    let partitions = partitions_of(&root, &uri);
+                    Ok(TableFile { content, partitions, uri, retries: 0, escape })
                 }))
             }
             #[cfg(feature = "s3")]
             Place::S3(source) => {
                 let source = S3Source::clone(source).of_tables(EXTENSIONS);
-                Box::new(source.open()?.map(|object| {
+                let root = source.root().to_string();
+                Box::new(source.open()?.map(move |object| {
                     let ImageObject { uri, bytes, retries, .. } = object.map_err(of_table)?;
-                    Ok(TableFile { uri, content: Content::Bytes(bytes), retries })
+                    let (content, partitions) = (Content::Bytes(bytes), partitions_of(&root, &uri));
+                    Ok(TableFile { uri, content, partitions, retries, escape })
                 }))
             }
         };
         Ok(files)
     }
+}
+
+/// A column that a folder's name gives, as in Hive: `key=value`.
+type Partition = (String, Option<String>);
+
+/// The columns that the folders below the root give, in their order.
+fn partitions_of(root: &str, uri: &str) -> Vec<Partition> {
+    let below = uri.strip_prefix(root).unwrap_or_default();
+    let folders = below.rsplit_once('/').map_or("", |(folders, _)| folders);
+    let pairs = folders.split('/').filter_map(|folder| folder.split_once('='));
+    pairs
+        .filter(|(key, _)| !key.is_empty())
+        .map(|(key, value)| {
+            let is_null = value == "__HIVE_DEFAULT_PARTITION__";
+            (unescaped(key), (!is_null).then(|| unescaped(value)))
+        })
+        .collect()
+}
+
+/// A name in which Hive has written odd characters as `%20`.
+fn unescaped(name: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = name.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let code = tail.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
+        match code.and_then(|hex| u8::from_str_radix(hex, 16).ok()).filter(|_| *first == b'%') {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &tail[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| name.to_owned())
 }
 
 /// An error of one file is one of the whole table: nobody knows how many rows the file has.
@@ -104,6 +155,8 @@ pub(super) struct TableFile {
     /// Requests that were repeated to read it.
     pub retries: u32,
     content: Content,
+    partitions: Vec<Partition>,
+    escape: bool,
 }
 
 #[derive(Debug)]
@@ -117,8 +170,44 @@ enum Content {
 pub(super) type Rows = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>;
 
 impl TableFile {
-    /// Opens the file. `columns` checks its columns, and says which of those of a Parquet file are read.
+    /// Opens the file. `columns` checks its columns, the last of which are those that folders give, and says which of a
+    /// Parquet file are read.
     pub fn rows(
+        &self,
+        columns: impl FnOnce(&Schema) -> Result<Vec<usize>, String>,
+    ) -> Result<Rows> {
+        let mut given: Vec<Partition> = Vec::new();
+        let rows = self.rows_of_file(|schema| {
+            // A column of the file goes before one of a folder.
+            let new = |partition: &&Partition| schema.index_of(&partition.0).is_err();
+            let partitions: Vec<Partition> = self.partitions.iter().filter(new).cloned().collect();
+            let fields = partitions.iter().map(|(key, _)| Field::new(key, DataType::Utf8, true));
+            let fields = schema.fields().iter().cloned().chain(fields.map(Arc::new));
+            let whole = Schema::new(fields.collect::<Vec<_>>());
+            let n = schema.fields().len();
+            let (of_file, of_folders): (Vec<_>, Vec<_>) =
+                columns(&whole)?.into_iter().partition(|&column| column < n);
+            given = of_folders.into_iter().map(|column| partitions[column - n].clone()).collect();
+            Ok(of_file)
+        })?;
+        if given.is_empty() {
+            return Ok(rows);
+        }
+        Ok(Box::new(rows.map(move |batch| {
+            let batch = batch?;
+            let n = batch.num_rows();
+            let mut fields = batch.schema().fields().to_vec();
+            let mut columns = batch.columns().to_vec();
+            for (key, value) in &given {
+                fields.push(Arc::new(Field::new(key, DataType::Utf8, true)));
+                let texts: StringArray = std::iter::repeat_n(value.as_deref(), n).collect();
+                columns.push(Arc::new(texts));
+            }
+            RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+        })))
+    }
+
+    fn rows_of_file(
         &self,
         columns: impl FnOnce(&Schema) -> Result<Vec<usize>, String>,
     ) -> Result<Rows> {
@@ -133,7 +222,7 @@ impl TableFile {
                 Content::Bytes(bytes) => Box::new(bytes.clone().reader()),
             };
             let bytes = if is_gzip { Box::new(MultiGzDecoder::new(bytes)) } else { bytes };
-            let rows = CsvRows::open(bytes).map_err(|e| failed(e.into()))?;
+            let rows = CsvRows::open(bytes, self.escape).map_err(|e| failed(e.into()))?;
             columns(&rows.schema).map_err(|why| failed(why.into()))?;
             return Ok(Box::new(rows));
         }
@@ -229,8 +318,10 @@ impl Read for Limited {
 }
 
 impl CsvRows {
-    fn open(bytes: Box<dyn Read + Send>) -> Result<Self, csv::Error> {
-        let mut reader = csv::Reader::from_reader(Limited { bytes, since: 0 });
+    fn open(bytes: Box<dyn Read + Send>, escape: bool) -> Result<Self, csv::Error> {
+        let mut reader = csv::ReaderBuilder::new()
+            .escape(escape.then_some(b'\\'))
+            .from_reader(Limited { bytes, since: 0 });
         let names = reader.headers()?.iter();
         let fields: Vec<_> = names.map(|name| Field::new(name, DataType::Utf8, false)).collect();
         Ok(Self { reader, schema: Arc::new(Schema::new(fields)) })

@@ -235,7 +235,11 @@ impl TableImages {
         // A name that is made up has no folder to be labelled by.
         let label = match &columns.label {
             Some(labels) => ImageColumns::text(Some(labels), row),
-            None => path.as_ref().and_then(|path| self.options.label.label("", path)),
+            None => match (&path, &self.options.label) {
+                (Some(path), rule) => rule.label("", path),
+                (None, rule @ LabelRule::Hive(_)) => rule.label("", file),
+                (None, _) => None,
+            },
         };
         let uri = path.unwrap_or_else(|| format!("{file}#{number}"));
         match columns.bytes(row) {

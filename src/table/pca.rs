@@ -152,6 +152,7 @@ impl TablePca {
         let start = Instant::now();
         let parallelism = self.parallelism.clone().unwrap_or_default();
         sink.set_parallelism(parallelism.clone());
+        sink.set_stop(Arc::clone(&self.stop));
         sink.begin()?;
         let (model, rows) = match &self.scores {
             Scores::Fit(params) => self.fit(params)?,

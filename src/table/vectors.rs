@@ -85,7 +85,9 @@ pub(super) fn read_vectors(
     let vectors = Vectors::from_f32(floats, all.len.unwrap_or(1)).map_err(|e| e.to_string())?;
     let is_bad = |row: &usize| vectors.row_f32(*row).iter().any(|v| !v.is_finite());
     match (0..vectors.rows()).find(is_bad) {
-        Some(row) => Err(format!("row {} has an element that is not finite", first + row)),
+        Some(row) => {
+            Err(format!("row {} has an element that is not finite in float32", first + row))
+        }
         None => Ok(vectors),
     }
 }
@@ -216,7 +218,7 @@ mod tests {
             (&["[1]", "[1, 2]"], "row 1 has 2 elements, the rows before it have 1"),
             (&["[]"], "row 0 is no vector"),
             (&["[1, x]"], "row 0 is no vector"),
-            (&["[1]", "[NaN]"], "row 1 has an element that is not finite"),
+            (&["[1]", "[NaN]"], "row 1 has an element that is not finite in float32"),
         ] {
             let error = read_vectors(&texts(rows), None, 0).unwrap_err();
             assert!(error.contains(why), "{error}");

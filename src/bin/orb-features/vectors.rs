@@ -30,6 +30,9 @@ pub struct PcaOf {
     /// Name of the new column.
     #[arg(long, value_name = "NAME", default_value = DEFAULT_OUTPUT_COLUMN)]
     output_column: String,
+    /// Quotes within the texts of a CSV are \", as Spark writes them unless told otherwise, and not doubled.
+    #[arg(long)]
+    backslash_escapes: bool,
     #[command(flatten)]
     files: OutputArgs,
     /// With --mode append, add to a result of another fit.
@@ -69,6 +72,7 @@ impl PcaOf {
         let s3 = (self.input.is_s3() || output.is_s3()).then(|| self.s3.connect()).transpose()?;
         stop.also(s3.as_ref());
         let table = self.s3.table(&self.input, s3.as_ref())?;
+        let table = table.with_backslash_escapes(self.backslash_escapes);
         let job = TablePca::new(table, &self.column)
             .with_output_column(&self.output_column)
             .with_stop(stop.flag);

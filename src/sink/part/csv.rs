@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::{Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type};
-use arrow_array::{Array, ArrayRef, StructArray};
+use arrow_array::{Array, ArrayRef, StructArray, make_array};
 use arrow_schema::{ArrowError, DataType, SchemaRef};
 use csv::{QuoteStyle, Writer, WriterBuilder};
 use flate2::Compression;
@@ -217,6 +217,15 @@ fn push(text: &mut String, column: &ArrayRef, row: usize) -> Result<(), ArrowErr
             write!(text, "{:?}", column.as_fixed_size_binary().value(row))
         }
         DataType::Binary => write!(text, "{:?}", column.as_binary::<i32>().value(row)),
+        DataType::LargeBinary => write!(text, "{:?}", column.as_binary::<i64>().value(row)),
+        DataType::BinaryView => write!(text, "{:?}", column.as_binary_view().value(row)),
+        // In UTC, whatever the zone is: its table is not built in.
+        DataType::Timestamp(unit, Some(_)) => {
+            let plain = column.slice(row, 1).to_data().into_builder();
+            let plain = make_array(plain.data_type(DataType::Timestamp(*unit, None)).build()?);
+            push(text, &plain, 0)?;
+            text.write_char('Z')
+        }
         DataType::FixedSizeList(..) => {
             return push_list(text, &column.as_fixed_size_list().value(row));
         }
