@@ -81,7 +81,7 @@ impl TableSource {
                     let uri = file.map_err(of_table)?.uri;
                     let content = Content::File(PathBuf::from(&uri));
                     let partitions = partitions_of(&root, &uri);
-                    Ok(TableFile { content, partitions, uri, retries: 0, escape })
+                    Ok(TableFile { uri, retries: 0, content, partitions, escape })
                 }))
             }
             #[cfg(feature = "s3")]
@@ -91,7 +91,7 @@ impl TableSource {
                 Box::new(source.open()?.map(move |object| {
                     let ImageObject { uri, bytes, retries, .. } = object.map_err(of_table)?;
                     let (content, partitions) = (Content::Bytes(bytes), partitions_of(&root, &uri));
-                    Ok(TableFile { uri, content, partitions, retries, escape })
+                    Ok(TableFile { uri, retries, content, partitions, escape })
                 }))
             }
         };
@@ -118,20 +118,13 @@ fn partitions_of(root: &str, uri: &str) -> Vec<Partition> {
 
 /// A name in which Hive has written odd characters as `%20`.
 fn unescaped(name: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = name.as_bytes();
+    let (mut bytes, mut rest) = (Vec::new(), name.as_bytes());
     while let [first, tail @ ..] = rest {
-        let code = tail.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
-        match code.and_then(|hex| u8::from_str_radix(hex, 16).ok()).filter(|_| *first == b'%') {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
+        let code = tail.get(..2).filter(|_| *first == b'%');
+        let code = code.and_then(|hex| std::str::from_utf8(hex).ok());
+        let byte = code.and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        rest = if byte.is_some() { &tail[2..] } else { tail };
+        bytes.push(byte.unwrap_or(*first));
     }
     String::from_utf8(bytes).unwrap_or_else(|_| name.to_owned())
 }
