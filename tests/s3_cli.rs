@@ -63,7 +63,10 @@ impl Bench {
     fn report(&self, args: &[&str]) -> RunReport {
         let output = self.extract(&[args, &["--json"]].concat());
         let message = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && message.is_empty(), "{args:?}: {message}");
+        // On a slow machine, five seconds without an answer are not rare in a storm.
+        let is_silent =
+            message.lines().all(|line| line.starts_with("warning: S3 has served no request for"));
+        assert!(output.status.success() && is_silent, "{args:?}: {message}");
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
