@@ -7,6 +7,7 @@
 //! Conventions are scikit-learn's: variances over n - 1, ratios of the total variance, components
 //! as rows, each with its largest loading positive.
 
+mod first_pass;
 mod model;
 mod moments;
 mod origin;
@@ -16,6 +17,7 @@ mod solve;
 
 use ndarray::{Array2, ArrayView2};
 
+pub(crate) use first_pass::{FirstPass, fit};
 pub use model::{PcaModel, Score};
 pub use moments::Moments;
 pub(crate) use origin::describe_decode;
@@ -24,7 +26,7 @@ pub use params::{
     Centering, Components, DEFAULT_N_COMPONENTS, DEFAULT_OVERSAMPLES, DEFAULT_SEED, PcaInput,
     PcaParams, PowerIterations, Solver,
 };
-pub(crate) use passes::{Totals, is_for_passes};
+pub(crate) use passes::Totals;
 
 /// The bits of rows of bytes as numbers 0 and 1, the first bit of a byte first.
 fn bits_of(rows: ArrayView2<'_, u8>) -> Array2<u8> {

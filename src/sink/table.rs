@@ -138,13 +138,14 @@ impl Table {
             return Ok(());
         }
         let is_asked = self.params.table().layout() == Layout::Spark;
+        if !is_asked && !has_vector(schema) {
+            return Ok(());
+        }
         match describe_for_spark(schema) {
-            Ok(described) if is_asked || has_vector(schema) => {
-                self.notes.push(KeyValue::new(ROW_METADATA.to_owned(), described));
-            }
+            Ok(described) => self.notes.push(KeyValue::new(ROW_METADATA.to_owned(), described)),
             Err(e) if is_asked => return Err(Error::write_to(self.target.uri(""), e.to_string())),
             // Spark reads vectors as structs then.
-            _ => {}
+            Err(_) => {}
         }
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! The first pass of a fit: spools all batches and accumulates their moments.
 
 use crate::error::Result;
-use crate::pca::{Moments, PcaInput, PcaModel, PcaParams, Totals, is_for_passes};
+use crate::features::VectorsView;
+use crate::pca::{self, FirstPass, Moments, PcaInput, PcaModel, PcaParams, Totals};
 use crate::rows::{RowBatch, Spool, SpooledBatches, Spooling};
 
 /// The result of [`StageExt::spool`](crate::StageExt::spool).
@@ -23,20 +24,13 @@ impl Spooled {
     /// As [`Moments::fit`], and [`Error::Spool`](crate::Error::Spool) if the batches cannot be read again.
     pub fn fit(&mut self, params: &PcaParams) -> Result<PcaModel> {
         let Self { moments, totals, batches } = self;
-        match (moments, totals) {
-            (Some(moments), _) => moments.fit(params),
-            (None, Some(totals)) => {
-                let input = totals.input();
-                let model = totals.fit(params, &mut |work| {
-                    batches.rewind()?;
-                    batches
-                        .try_for_each(|b| Totals::floats_of(b?.vectors().view(), input, &mut *work))
-                });
-                batches.rewind()?;
-                model
-            }
-            (None, None) => Err(params.too_few_rows(0)),
-        }
+        let again = &mut |work: &mut dyn FnMut(VectorsView<'_>) -> Result<()>| {
+            batches.rewind()?;
+            batches.try_for_each(|batch| work(batch?.vectors().view()))
+        };
+        let model = pca::fit(moments.as_ref(), totals.as_ref(), params, again);
+        batches.rewind()?;
+        model
     }
 }
 
@@ -45,21 +39,12 @@ pub(super) fn spool(
     spool: &Spool,
     input: PcaInput,
 ) -> Result<Spooled> {
-    let (mut spooling, mut moments, mut totals) = (Spooling::new(spool), None, None);
+    let (mut spooling, mut sums) = (Spooling::new(spool), FirstPass::new(input));
     for batch in batches {
         let batch = batch?;
         spooling.push(&batch)?;
-        let (format, vectors) = (batch.format(), batch.vectors().view());
-        input.check(format)?;
-        if is_for_passes(format, input) {
-            totals.get_or_insert_with(|| Totals::new(format, input)).push(vectors)?;
-            continue;
-        }
-        let moments = match &mut moments {
-            Some(moments) => moments,
-            none => none.insert(Moments::of_format(format, input)?),
-        };
-        moments.push(vectors)?;
+        sums.push(batch.vectors().view())?;
     }
+    let FirstPass { moments, totals, .. } = sums;
     Ok(Spooled { moments, totals, batches: spooling.finish()? })
 }

@@ -1,5 +1,7 @@
 //! Images in a column of a table.
 
+use std::sync::Arc;
+
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::Int32Type;
 use arrow_array::{Array, ArrayRef, RecordBatch};
@@ -89,11 +91,15 @@ impl std::fmt::Debug for TableImages {
     }
 }
 
-/// The columns of a batch that are used.
+/// The columns of a batch that are used, in the types that they are read in.
 struct ImageColumns {
     image: ArrayRef,
+    /// The bytes of the images, or of the pixels in their structs.
+    data: Option<ArrayRef>,
     path: Option<ArrayRef>,
     label: Option<ArrayRef>,
+    /// The names in the structs.
+    origin: Option<ArrayRef>,
 }
 
 /// Names of the column of images, if none is given.
@@ -147,11 +153,17 @@ impl ImageColumns {
             texts.map(Some).map_err(|e| e.to_string())
         };
         let image = batch.column(column_of_images(&schema, column)?);
-        let image = match image.data_type() {
-            DataType::Struct(_) => image.clone(),
-            _ => arrow_cast::cast(image, &DataType::LargeBinary).map_err(|e| e.to_string())?,
+        let (path, label) = (texts(PATH)?, texts(LABEL)?);
+        let binary = |data: &ArrayRef| arrow_cast::cast(data, &DataType::LargeBinary);
+        let Some(pixels) = image.as_struct_opt() else {
+            let data = Some(binary(image).map_err(|e| e.to_string())?);
+            return Ok(Self { image: Arc::clone(image), data, path, label, origin: None });
         };
-        Ok(Self { image, path: texts(PATH)?, label: texts(LABEL)? })
+        // Of another type than Spark's, a field is missing from every image.
+        let data = pixels.column_by_name("data").and_then(|data| binary(data).ok());
+        let origin = pixels.column_by_name("origin");
+        let origin = origin.and_then(|texts| arrow_cast::cast(texts, &DataType::Utf8).ok());
+        Ok(Self { image: Arc::clone(image), data, path, label, origin })
     }
 
     fn len(&self) -> usize {
@@ -163,34 +175,26 @@ impl ImageColumns {
         if self.image.is_null(row) {
             return Err("the table holds no image here".to_owned());
         }
+        let data = self.data.as_ref().filter(|data| data.is_valid(row));
+        let data = data.map(|data| data.as_binary::<i64>().value(row));
         let Some(image) = self.image.as_struct_opt() else {
-            return Ok(Bytes::copy_from_slice(self.image.as_binary::<i64>().value(row)));
+            return Ok(Bytes::copy_from_slice(data.unwrap_or_default()));
         };
         let number = |name| {
             let column = image.column_by_name(name)?.as_primitive_opt::<Int32Type>()?;
             column.is_valid(row).then(|| column.value(row))
         };
-        let data = image.column_by_name("data").and_then(|data| {
-            let data = arrow_cast::cast(data, &DataType::LargeBinary).ok()?;
-            data.is_valid(row).then(|| data.as_binary::<i64>().value(row).to_vec())
-        });
         let (Some(height), Some(width), Some(channels), Some(data)) =
             (number("height"), number("width"), number("nChannels"), data)
         else {
             return Err("a field of its struct is null, or not of Spark's type".to_owned());
         };
-        netpbm(width, height, channels, data)
+        netpbm(width, height, channels, data.to_vec())
     }
 
     fn text(column: Option<&ArrayRef>, row: usize) -> Option<String> {
         let texts = column?.as_string::<i32>();
         texts.is_valid(row).then(|| texts.value(row).to_owned())
-    }
-
-    fn origin(&self, row: usize) -> Option<String> {
-        let origin = self.image.as_struct_opt()?.column_by_name("origin")?;
-        let origin = arrow_cast::cast(origin, &DataType::Utf8).ok()?;
-        Self::text(Some(&origin), row)
     }
 }
 
@@ -231,7 +235,8 @@ impl TableImages {
         file: &str,
         number: usize,
     ) -> Result<ImageObject> {
-        let path = ImageColumns::text(columns.path.as_ref(), row).or_else(|| columns.origin(row));
+        let path = ImageColumns::text(columns.path.as_ref(), row)
+            .or_else(|| ImageColumns::text(columns.origin.as_ref(), row));
         // A name that is made up has no folder to be labelled by.
         let label = match &columns.label {
             Some(labels) => ImageColumns::text(Some(labels), row),

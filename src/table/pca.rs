@@ -13,8 +13,8 @@ use super::TableSource;
 use super::files::{Rows, TableFile, missing};
 use super::vectors::read_vectors;
 use crate::error::{Error, Result};
-use crate::features::Vectors;
-use crate::pca::{Moments, PcaModel, PcaParams, Totals, is_for_passes};
+use crate::features::{Vectors, VectorsView};
+use crate::pca::{self, FirstPass, PcaModel, PcaParams};
 use crate::pipeline::ModelSummary;
 use crate::rows::{TableParams, scores_column};
 use crate::sink::{RecordSink, SinkReport};
@@ -146,7 +146,8 @@ impl TablePca {
     ///
     /// # Errors
     /// [`Error::Table`] for a file that is no table, lacks the column or has another value in it than a vector, naming
-    /// the file and the row, or has other columns than the first; [`Error::NoInput`] if there is no file; the errors of [`Moments::fit`], and of the sink.
+    /// the file and the row, or has other columns than the first; [`Error::NoInput`] if there is no file; the errors of
+    /// [`Moments::fit`](crate::pca::Moments::fit), and of the sink.
     /// Nothing is written then.
     pub fn run(self, mut sink: RecordSink) -> Result<TableReport> {
         let start = Instant::now();
@@ -210,34 +211,20 @@ impl TablePca {
 
     /// Fits the model, and counts the rows.
     fn fit(&self, params: &PcaParams) -> Result<(PcaModel, u64)> {
-        let (mut moments, mut totals, mut rows) = (None, None, 0);
-        let input = params.input();
+        let (mut sums, mut rows) = (FirstPass::new(params.input()), 0);
         for batch in self.scan(false)? {
             let (_, vectors, _) = batch?;
-            let format = vectors.format();
             if rows == 0 {
-                params.check_for(format)?;
+                params.check_for(vectors.format())?;
             }
             rows += vectors.rows() as u64;
-            if is_for_passes(format, input) {
-                totals.get_or_insert_with(|| Totals::new(format, input)).push(vectors.view())?;
-                continue;
-            }
-            let moments = match &mut moments {
-                Some(moments) => moments,
-                none => none.insert(Moments::of_format(format, input)?),
-            };
-            moments.push(vectors.view())?;
+            sums.push(vectors.view())?;
         }
-        let model = match (moments, totals) {
-            (Some(moments), _) => moments.fit(params),
-            (None, Some(totals)) => totals.fit(params, &mut |work| {
-                self.scan(false)?
-                    .try_for_each(|batch| Totals::floats_of(batch?.1.view(), input, &mut *work))
-            }),
-            (None, None) => Err(params.too_few_rows(0)),
+        let again = &mut |work: &mut dyn FnMut(VectorsView<'_>) -> Result<()>| {
+            self.scan(false)?.try_for_each(|batch| work(batch?.1.view()))
         };
-        Ok((model?, rows))
+        let model = pca::fit(sums.moments.as_ref(), sums.totals.as_ref(), params, again)?;
+        Ok((model, rows))
     }
 
     /// Reads the table: each batch, of all columns or of that of the vectors alone, and its vectors.

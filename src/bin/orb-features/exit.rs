@@ -1,9 +1,11 @@
 //! Failure of the program: its message and exit status.
 
+use std::fmt::Display;
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use orb_features::prelude::*;
+use serde::Serialize;
 
 /// Why the command failed, and the exit status for it.
 pub struct Exit {
@@ -20,6 +22,24 @@ impl Exit {
         // Ignored: the reader of stderr may be gone.
         let _ = writeln!(std::io::stderr(), "error: {}", self.message);
         ExitCode::from(self.status)
+    }
+}
+
+/// A report as text, or as one JSON object.
+pub fn text_of(report: &(impl Serialize + Display), json: bool) -> String {
+    if json {
+        serde_json::to_string(report).unwrap_or_else(|e| format!("{{\"error\":\"{e}\"}}"))
+    } else {
+        report.to_string()
+    }
+}
+
+/// What is printed in place of a report if the result was committed before.
+pub fn text_of_done(why: &str, json: bool) -> String {
+    if json {
+        serde_json::json!({ "already_committed": why }).to_string()
+    } else {
+        format!("nothing to do: {why}")
     }
 }
 

@@ -12,7 +12,7 @@ use orb_features::prelude::*;
 use orb_features::table::ImageTable;
 
 use crate::choices::{self, names};
-use crate::exit::{Exit, show};
+use crate::exit::{Exit, show, text_of, text_of_done};
 use crate::output::{OutputArgs, RowArgs};
 use crate::pca::{PcaArgs, Scores};
 use crate::place::Place;
@@ -117,14 +117,8 @@ impl Job {
     ) -> Result<(), Exit> {
         let outcome = self.outcome(with, extractor)?;
         let text = match &outcome {
-            Outcome::DoneBefore(why) if self.json => {
-                serde_json::json!({ "already_committed": why }).to_string()
-            }
-            Outcome::DoneBefore(why) => format!("nothing to do: {why}"),
-            Outcome::Done(report) if self.json => {
-                serde_json::to_string(report).unwrap_or_else(|e| format!("{{\"error\":\"{e}\"}}"))
-            }
-            Outcome::Done(report) => report.to_string(),
+            Outcome::DoneBefore(why) => text_of_done(why, self.json),
+            Outcome::Done(report) => text_of(report.as_ref(), self.json),
         };
         let shown = show(&text);
         if let Outcome::Done(report) = &outcome {

@@ -7,7 +7,7 @@ use orb_features::prelude::*;
 use orb_features::table::{DEFAULT_OUTPUT_COLUMN, TablePca};
 
 use crate::choices;
-use crate::exit::{Exit, show};
+use crate::exit::{Exit, show, text_of, text_of_done};
 use crate::job::done_before;
 use crate::output::OutputArgs;
 use crate::pca::{PcaArgs, Scores};
@@ -97,20 +97,11 @@ impl PcaOf {
         };
         let report = match sink.and_then(|sink| job.run(sink)) {
             Err(error @ Error::AlreadyCommitted { .. }) => {
-                let why = done_before(&self.pca, &error)?;
-                return show(&if self.json {
-                    serde_json::json!({ "already_committed": why }).to_string()
-                } else {
-                    format!("nothing to do: {why}")
-                });
+                return show(&text_of_done(&done_before(&self.pca, &error)?, self.json));
             }
             report => report?,
         };
-        let shown = show(&if self.json {
-            serde_json::to_string(&report).unwrap_or_else(|e| format!("{{\"error\":\"{e}\"}}"))
-        } else {
-            report.to_string()
-        });
+        let shown = show(&text_of(&report, self.json));
         self.pca.save_model(report.pca_model.as_ref(), &output)?;
         shown
     }

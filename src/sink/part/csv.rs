@@ -133,7 +133,7 @@ impl Style {
         if let Some(name) = names.iter().find(|name| !seen.insert(name.as_str())) {
             return Err(format!("two columns have the name {name:?}").into());
         }
-        self.finish(|writer| writer.write_record(&names))
+        self.finish(|writer| Ok(writer.write_record(&names)?))
     }
 
     /// The number of columns of a vector's elements; `None` for a value with one column.
@@ -149,24 +149,16 @@ impl Style {
     fn text_of(&self, columns: &[ArrayRef]) -> Result<Vec<u8>, BoxError> {
         let rows = columns.first().map_or(0, Array::len);
         let mut text = String::new();
-        let mut failed = Ok(());
-        let finished = self.finish(|writer| {
+        self.finish(|writer| {
             for row in 0..rows {
                 for column in columns {
-                    if let Some(len) = self.width_of(column.data_type()) {
-                        for i in 0..len {
-                            text.clear();
-                            if !column.is_null(row) {
-                                failed = std::mem::replace(&mut failed, Ok(()))
-                                    .and_then(|()| push_element(&mut text, column, row, i));
-                            }
-                            writer.write_field(&text)?;
-                        }
-                    } else {
+                    let width = self.width_of(column.data_type());
+                    for i in 0..width.unwrap_or(1) {
                         text.clear();
-                        if !column.is_null(row) {
-                            failed = std::mem::replace(&mut failed, Ok(()))
-                                .and_then(|()| push(&mut text, column, row));
+                        match width {
+                            _ if column.is_null(row) => {}
+                            Some(_) => push_element(&mut text, column, row, i)?,
+                            None => push(&mut text, column, row)?,
                         }
                         writer.write_field(&text)?;
                     }
@@ -174,15 +166,13 @@ impl Style {
                 writer.write_record(None::<&[u8]>)?;
             }
             Ok(())
-        });
-        failed?;
-        finished
+        })
     }
 
     /// Makes the bytes of some records: with gzip, a member of their own.
     fn finish(
         &self,
-        write: impl FnOnce(&mut Writer<Vec<u8>>) -> csv::Result<()>,
+        write: impl FnOnce(&mut Writer<Vec<u8>>) -> Result<(), BoxError>,
     ) -> Result<Vec<u8>, BoxError> {
         let mut writer = WriterBuilder::new()
             .quote_style(QuoteStyle::Necessary)
