@@ -27,6 +27,6 @@ pub use crate::sink::{NullSink, RowSink, SinkReport};
 #[cfg(feature = "s3")]
 pub use crate::source::S3Source;
 pub use crate::source::{
-    FsSource, ImageObject, ImageSource, LabelRule, ListedImage, MemorySource, Selection,
+    FsSource, ImageObject, ImageRef, ImageSource, LabelRule, ListedImage, MemorySource, Selection,
 };
 pub use crate::stage::{ErrorPolicy, MaxFailures, OnError, Parallelism, Progress, StageExt, Tally};

@@ -207,6 +207,42 @@ fn a_place_can_be_a_bucket_a_folder_or_an_object() {
 }
 
 #[test]
+fn a_list_is_shared_out_to_other_sources() {
+    let keys =
+        ["in/a/1.jpg", "in/a/2 +%.jpg", "in/b/\u{fc}\n.jpg", "in/note.txt", "in/.hidden.jpg"];
+    let objects = keys.map(|key| (key, key.as_bytes()));
+    let (memory, server) = serve(&objects);
+    let facts = |images: Vec<Result<ImageObject>>| -> Vec<_> {
+        let images = images.into_iter().map(Result::unwrap);
+        images.map(|image| (image.uri, image.label, image.bytes)).collect()
+    };
+    let whole = facts(all(source(&server, "s3://lab/in")));
+    let listed: Vec<ImageRef> =
+        source(&server, "s3://lab/in").list().unwrap().map(Result::unwrap).collect();
+    assert_eq!(listed.len(), 3);
+    assert!(listed.iter().all(|image| image.size.is_some() && image.etag.is_some()));
+    let requests = server.requests();
+    let part =
+        |listed: &[ImageRef]| all(source(&server, "s3://lab/in").with_listed(listed.to_vec()));
+    let parts = [part(&listed[..2]), part(&listed[2..])].into_iter().flatten();
+    assert_eq!(facts(parts.collect()), whole);
+    // Nothing is listed again.
+    assert_eq!(server.requests(), requests + 3);
+    // Another object than the one that was listed is not read for it.
+    memory.seed("lab", "in/a/1.jpg", b"another".to_vec());
+    let found = part(&listed);
+    assert_eq!(found[0].as_ref().unwrap_err().code(), "changed");
+    assert!(found[1..].iter().all(Result::is_ok));
+    // A single object, its label included, and what is not there.
+    let one = || source(&server, "s3://lab/in/a/1.jpg");
+    let listed: Vec<ImageRef> = one().list().unwrap().map(Result::unwrap).collect();
+    assert_eq!(all(one().with_listed(listed))[0].as_ref().unwrap().label.as_deref(), Some("a"));
+    let nothing: Vec<_> = source(&server, "s3://lab/none").list().unwrap().collect();
+    assert!(matches!(nothing[..], [Err(Error::NoInput { .. })]));
+    assert!(source(&server, "s3://other/in").list().is_err());
+}
+
+#[test]
 fn work_starts_before_the_listing_ends() {
     let (_memory, server) = serve(&[("1.jpg", b"1"), ("2.jpg", b"2"), ("3.jpg", b"3")]);
     let is_first_here = Arc::new(AtomicBool::new(false));

@@ -64,6 +64,30 @@ fn without_a_glob_files_with_the_ending_of_an_image_are_taken() {
 }
 
 #[test]
+fn a_list_is_shared_out_to_other_sources() {
+    let root = root();
+    for name in ["a/1.jpg", "b/2.jpg", "b/3.jpg"] {
+        write(root.path(), name, name.as_bytes());
+    }
+    std::os::unix::fs::symlink("nowhere", root.path().join("b/dead.jpg")).unwrap();
+    let source = || FsSource::new(root.path());
+    let listed: Vec<ImageRef> = source().list().unwrap().map(Result::unwrap).collect();
+    let sizes: Vec<_> = listed.iter().map(|image| image.size).collect();
+    assert_eq!(sizes, [Some(7), Some(7), Some(7), None]);
+    let read = |source: FsSource| source.open().unwrap().read().collect::<Vec<_>>();
+    let (first, rest) = listed.split_at(1);
+    let parts = [first, rest].map(|part| read(source().with_listed(part.to_vec())));
+    let parts: Vec<_> = parts.into_iter().flatten().collect();
+    let whole = read(source());
+    for (part, whole) in parts.iter().zip(&whole).take(3) {
+        assert_eq!(part.as_ref().unwrap(), whole.as_ref().unwrap());
+    }
+    let errors = [&parts[3], &whole[3]].map(|image| image.as_ref().unwrap_err().to_line());
+    assert_eq!((parts.len(), &errors[0]), (whole.len(), &errors[1]));
+    assert!(matches!(FsSource::new(root.path().join("none")).list(), Err(Error::List { .. })));
+}
+
+#[test]
 fn a_glob_matches_the_path_below_the_root() {
     let root = root();
     for name in ["a.jpg", "x/b.jpg", "x/y/c.jpg", "x/d.bin", "Été 50%/e+f.jpg"] {

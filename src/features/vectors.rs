@@ -131,6 +131,16 @@ pub enum VectorsView<'a> {
     F32(ArrayView2<'a, f32>),
 }
 
+impl VectorsView<'_> {
+    /// Their format, as vectors without keypoints.
+    pub fn format(&self) -> VectorFormat {
+        match self {
+            Self::U8(rows) => VectorFormat::u8(rows.ncols()),
+            Self::F32(rows) => VectorFormat::f32(rows.ncols()),
+        }
+    }
+}
+
 impl Vectors {
     /// An empty list of vectors of a format.
     #[must_use]

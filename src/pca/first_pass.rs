@@ -3,7 +3,7 @@
 use super::passes::{Totals, is_for_passes};
 use super::{Moments, PcaInput, PcaModel, PcaParams};
 use crate::error::Result;
-use crate::features::{VectorFormat, VectorsView};
+use crate::features::VectorsView;
 
 /// Moments of all vectors; or totals, for vectors so long that their fit reads them several times. Neither before the
 /// first vectors.
@@ -25,10 +25,7 @@ impl FirstPass {
 
     /// Adds vectors, all of one format.
     pub fn push(&mut self, vectors: VectorsView<'_>) -> Result<()> {
-        let format = match vectors {
-            VectorsView::U8(rows) => VectorFormat::u8(rows.ncols()),
-            VectorsView::F32(rows) => VectorFormat::f32(rows.ncols()),
-        };
+        let format = vectors.format();
         let Self { input, moments, totals } = self;
         input.check(format)?;
         if is_for_passes(format, *input) {

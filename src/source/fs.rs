@@ -9,7 +9,7 @@ use std::sync::Arc;
 use walkdir::{DirEntry, WalkDir};
 
 use super::selection::{Matcher, Selection};
-use super::{ImageObject, ImageSource, ListedImage};
+use super::{ImageObject, ImageRef, ImageSource, ListedImage};
 use crate::error::{DecodeCause, Error, Result};
 
 /// Default of [`FsSource::with_max_file_bytes`]: 1 GiB.
@@ -35,6 +35,7 @@ pub const DEFAULT_MAX_FILE_BYTES: u64 = 1 << 30;
 pub struct FsSource {
     root: PathBuf,
     selection: Selection,
+    listed: Option<Vec<ImageRef>>,
     max_file_bytes: u64,
 }
 
@@ -44,6 +45,7 @@ impl FsSource {
         Self {
             root: root.into(),
             selection: Selection::default(),
+            listed: None,
             max_file_bytes: DEFAULT_MAX_FILE_BYTES,
         }
     }
@@ -52,6 +54,35 @@ impl FsSource {
     pub fn with_selection(mut self, selection: Selection) -> Self {
         self.selection = selection;
         self
+    }
+
+    /// Takes the files of a [`list`](Self::list), or a part of them, instead of walking the folder: for a job that several
+    /// processes or machines share. Root and selection must be those of the list.
+    pub fn with_listed(mut self, listed: Vec<ImageRef>) -> Self {
+        self.listed = Some(listed);
+        self
+    }
+
+    /// Lists the files that would be read.
+    ///
+    /// # Errors
+    /// As of [`open`](ImageSource::open). A file that cannot be examined is in the list, and fails when it is read; a
+    /// folder that cannot be listed is an item.
+    pub fn list(self) -> Result<impl Iterator<Item = Result<ImageRef>> + Send + 'static> {
+        let mut images = self.open()?;
+        Ok(std::iter::from_fn(move || {
+            Some(match images.next_file()? {
+                Ok(path) => {
+                    let size = path.metadata().ok().map(|metadata| metadata.len());
+                    name_of(&path).map(|uri| ImageRef { uri: uri.to_owned(), size, etag: None })
+                }
+                Err(error @ Error::Read { .. }) => {
+                    let uri = error.uri().unwrap_or_default().to_owned();
+                    Ok(ImageRef { uri, size: None, etag: None })
+                }
+                Err(error) => Err(error),
+            })
+        }))
     }
 
     /// Sets the largest file to read (default [`DEFAULT_MAX_FILE_BYTES`]); a larger one is an error.
@@ -72,7 +103,7 @@ impl ImageSource for FsSource {
     /// # Errors
     /// [`Error::List`] if the folder is missing or cannot be read, [`Error::InvalidParam`] for a bad selection, or one
     /// of a single file that sets more than a label rule, [`Error::NotUtf8`] for a path that no column can hold.
-    fn open(self) -> Result<FsImages> {
+    fn open(mut self) -> Result<FsImages> {
         let root = name_of(&self.root)?.to_owned();
         let matcher = self.selection.compile()?;
         let is_folder =
@@ -89,8 +120,19 @@ impl ImageSource for FsSource {
             .sort_by(in_key_order)
             .into_iter();
         let folder = folder_name(&self.root, is_folder);
+        let listed = self.listed.take().map(Vec::into_iter);
         let reader = Arc::new(FileReader { options: self, folder });
-        Ok(FsImages { reader, root, is_folder, matcher, walk, seen: 0, taken: 0, done: false })
+        Ok(FsImages {
+            reader,
+            root,
+            is_folder,
+            matcher,
+            listed,
+            walk,
+            seen: 0,
+            taken: 0,
+            done: false,
+        })
     }
 }
 
@@ -151,6 +193,8 @@ pub struct FsImages {
     root: String,
     is_folder: bool,
     matcher: Matcher,
+    /// Taken instead of the walk's.
+    listed: Option<std::vec::IntoIter<ImageRef>>,
     walk: walkdir::IntoIter,
     seen: u64,
     taken: u64,
@@ -190,6 +234,9 @@ impl FsImages {
 
     /// The path of the next file to read.
     fn next_file(&mut self) -> Option<Result<PathBuf>> {
+        if let Some(listed) = &mut self.listed {
+            return listed.next().map(|image| Ok(image.uri.into()));
+        }
         while !self.done {
             let Some(entry) = self.walk.next() else {
                 self.done = true;

@@ -27,6 +27,12 @@ pub enum LabelRule {
 }
 
 impl LabelRule {
+    /// The label of an image of this path or key, whatever its root is.
+    #[must_use]
+    pub fn of(&self, path: &str) -> Option<String> {
+        self.label("", path)
+    }
+
     /// The label of an image at `relative` below a root named `root`.
     pub(crate) fn label(&self, root: &str, relative: &str) -> Option<String> {
         let is_separator = |c: char| c == '/' || (cfg!(windows) && c == '\\');

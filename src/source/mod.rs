@@ -13,6 +13,7 @@ use std::fmt;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 
@@ -60,6 +61,17 @@ impl fmt::Debug for ImageObject {
             .field("bytes", &format_args!("{} bytes", bytes.len()))
             .finish()
     }
+}
+
+/// An image of a list, by which another process or machine finds it: a line of a job that is shared out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageRef {
+    /// The path, or the whole URI of an object.
+    pub uri: String,
+    /// In bytes, if that is known.
+    pub size: Option<u64>,
+    /// The ETag of the object that was listed: another is not read for it.
+    pub etag: Option<String>,
 }
 
 /// Something that can be opened as a stream of images.

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::listing::Listing;
 use super::selection::{Matcher, Selection};
-use super::{ImageObject, ImageSource};
+use super::{ImageObject, ImageRef, ImageSource};
 use crate::error::{DecodeCause, Error, ObjectCause, Result};
 use crate::s3::{Fault, Kind, Listed, MAX_PAGE_SIZE, S3, S3Location, outcome_of};
 
@@ -52,6 +52,7 @@ pub struct S3Source {
     root: S3Location,
     selection: Selection,
     listing: Option<PathBuf>,
+    listed: Option<Vec<ImageRef>>,
     page_size: i32,
     requests_in_flight: usize,
     bytes_in_flight: u64,
@@ -73,6 +74,7 @@ impl S3Source {
             root: location.try_into()?,
             selection: Selection::default(),
             listing: None,
+            listed: None,
             page_size: MAX_PAGE_SIZE,
             requests_in_flight: DEFAULT_REQUESTS_IN_FLIGHT,
             bytes_in_flight: DEFAULT_BYTES_IN_FLIGHT,
@@ -114,6 +116,50 @@ impl S3Source {
     pub fn with_listing(mut self, file: impl Into<PathBuf>) -> Self {
         self.listing = Some(file.into());
         self
+    }
+
+    /// Takes the objects of a [`list`](Self::list), or a part of them, instead of listing the bucket: for a job that
+    /// several machines share. Root and selection must be those of the list.
+    pub fn with_listed(mut self, listed: Vec<ImageRef>) -> Self {
+        self.listed = Some(listed);
+        self
+    }
+
+    /// Lists the objects that would be fetched.
+    ///
+    /// # Errors
+    /// As of [`open`](ImageSource::open). A page that cannot be listed is an item, the last one.
+    pub fn list(self) -> Result<impl Iterator<Item = Result<ImageRef>> + Send + 'static> {
+        let mut keys = self.open_keys()?;
+        let taker = Taker::new(self, &keys)?;
+        let mut seen = Seen::default();
+        let mut is_done = false;
+        Ok(std::iter::from_fn(move || {
+            while !is_done {
+                match taker.options.s3.wait_for(keys.next(&taker.options)) {
+                    Ok(Some(Ok(object))) if taker.takes(&object, &mut seen) => {
+                        let uri = taker.options.root.uri_of(&object.key);
+                        return Some(Ok(ImageRef { uri, size: object.size, etag: object.etag }));
+                    }
+                    Ok(Some(Ok(_))) => {}
+                    Ok(None) => {
+                        is_done = true;
+                        return (seen.taken == 0).then(|| Err(taker.nothing(seen)));
+                    }
+                    Ok(Some(Err(error))) | Err(error) => {
+                        is_done = true;
+                        return Some(Err(error));
+                    }
+                }
+            }
+            None
+        }))
+    }
+
+    fn open_keys(&self) -> Result<Keys> {
+        let options = self.clone();
+        let opening = self.s3.spawn(async move { Keys::open(&options).await });
+        self.s3.wait_for(Task(opening))?
     }
 
     /// Sets how many keys one listing request asks for, 1 to 1000 (default 1000).
@@ -172,22 +218,16 @@ impl ImageSource for S3Source {
         if self.bytes_in_flight == 0 {
             return Err(Error::param("bytes_in_flight", 0, "at least 1"));
         }
-        let matcher = self.selection.compile()?;
-        let opening = self.s3.spawn({
-            let options = self.clone();
-            async move { Keys::open(&options).await }
-        });
-        let keys = self.s3.wait_for(Task(opening))??;
-        let (queue, fetches) = mpsc::channel(2 * self.requests_in_flight);
-        let (head, reached) = watch::channel(0);
+        let keys = self.open_keys()?;
         let s3 = self.s3.clone();
-        let options = Arc::new(self);
+        let taker = Taker::new(self, &keys)?;
+        let options = &taker.options;
+        let (queue, fetches) = mpsc::channel(2 * options.requests_in_flight);
+        let (head, reached) = watch::channel(0);
         let lister = Lister {
             budget: Arc::new(Budget::new(options.bytes_in_flight, reached)),
             requests: Arc::new(Semaphore::new(options.requests_in_flight)),
-            folder: keys.folder.clone(),
-            options,
-            matcher,
+            taker,
             queue,
         };
         let lister = Task(s3.spawn(lister.run(keys)));
@@ -238,6 +278,21 @@ impl Keys {
     async fn open(options: &S3Source) -> Result<Self> {
         let mut folder = options.root.folder();
         let s3 = options.s3.counted();
+        if let Some(listed) = &options.listed {
+            let page = listed.iter().map(|image| {
+                let at: S3Location = image.uri.parse()?;
+                let ImageRef { size, etag, .. } = image.clone();
+                Ok(Listed { key: at.key().to_owned(), size, etag, modified: None })
+            });
+            let page = page.collect::<Result<VecDeque<_>>>()?;
+            let key = options.root.key();
+            if page.len() == 1 && page[0].key == key {
+                // The root is an object.
+                folder.truncate(key.rfind('/').map_or(0, |at| at + 1));
+            }
+            let rest = Rest::Pages { prefix: String::new(), token: None };
+            return Ok(Self { folder, page, rest, s3 });
+        }
         if let Some(file) = &options.listing {
             let listing = Listing::open(&s3, file, options.root.bucket()).await?;
             let rest = Rest::File(Box::new(listing));
@@ -363,11 +418,16 @@ enum Step {
     Failed(Error),
 }
 
-/// Goes through the keys and starts to fetch.
-struct Lister {
+/// Decides which objects are taken.
+struct Taker {
     options: Arc<S3Source>,
     folder: String,
     matcher: Matcher,
+}
+
+/// Goes through the keys and starts to fetch.
+struct Lister {
+    taker: Taker,
     queue: mpsc::Sender<Step>,
     requests: Arc<Semaphore>,
     budget: Arc<Budget>,
@@ -383,34 +443,10 @@ struct Seen {
     taken: u64,
 }
 
-impl Lister {
-    async fn run(self, mut keys: Keys) {
-        let (mut seen, mut retries) = (Seen::default(), 0);
-        while let Some(object) = keys.next(&self.options).await {
-            let object = match object {
-                Ok(object) => object,
-                Err(error) => {
-                    // The consumer may have gone.
-                    let _ = self.queue.send(Step::Failed(error)).await;
-                    return;
-                }
-            };
-            if !self.takes(&object, &mut seen) {
-                continue;
-            }
-            // The semaphore is never closed.
-            let Ok(request) = Arc::clone(&self.requests).acquire_owned().await else { return };
-            // The retries of the listing are attributed to the next object.
-            let of_listing = keys.s3.own_retries() - retries;
-            retries += of_listing;
-            let fetch = self.fetch(object, request, seen.taken, of_listing);
-            if self.queue.send(Step::Fetch(fetch)).await.is_err() {
-                return;
-            }
-        }
-        if seen.taken == 0 {
-            let _ = self.queue.send(Step::Failed(self.nothing(seen))).await;
-        }
+impl Taker {
+    fn new(options: S3Source, keys: &Keys) -> Result<Self> {
+        let matcher = options.selection.compile()?;
+        Ok(Self { options: Arc::new(options), folder: keys.folder.clone(), matcher })
     }
 
     /// The key below the folder.
@@ -439,28 +475,9 @@ impl Lister {
         is_taken
     }
 
-    /// Starts to fetch object `number`.
-    fn fetch(
-        &self,
-        object: Listed,
-        request: OwnedSemaphorePermit,
-        number: u64,
-        listing_retries: u64,
-    ) -> Task<Result<Fetched>> {
+    fn label(&self, object: &Listed) -> Option<String> {
         let root = if self.folder.is_empty() { self.options.root.bucket() } else { &self.folder };
-        let relative = self.relative(&object).unwrap_or_default();
-        let label = self.options.selection.label.label(root, relative);
-        let (options, budget) = (Arc::clone(&self.options), Arc::clone(&self.budget));
-        Task(self.options.s3.spawn(async move {
-            let s3 = options.s3.counted();
-            let size = object.size;
-            let fetched = fetch(&options, &s3, object, label.clone(), &budget, number).await;
-            drop(request);
-            let retries = u32::try_from(s3.own_retries() + listing_retries).unwrap_or(u32::MAX);
-            fetched
-                .map(|(image, room)| (ImageObject { retries, ..image }, room))
-                .map_err(|error| with_retries(error, retries).with_facts(label, size))
-        }))
+        self.options.selection.label.label(root, self.relative(object).unwrap_or_default())
     }
 
     /// The error if no object was taken.
@@ -475,6 +492,59 @@ impl Lister {
             _ => self.options.selection.describe(seen.below, "objects"),
         };
         Error::NoInput { uri: self.options.root.to_string().into(), reason: reason.into() }
+    }
+}
+
+impl Lister {
+    async fn run(self, mut keys: Keys) {
+        let (mut seen, mut retries) = (Seen::default(), 0);
+        while let Some(object) = keys.next(&self.taker.options).await {
+            let object = match object {
+                Ok(object) => object,
+                Err(error) => {
+                    // The consumer may have gone.
+                    let _ = self.queue.send(Step::Failed(error)).await;
+                    return;
+                }
+            };
+            if !self.taker.takes(&object, &mut seen) {
+                continue;
+            }
+            // The semaphore is never closed.
+            let Ok(request) = Arc::clone(&self.requests).acquire_owned().await else { return };
+            // The retries of the listing are attributed to the next object.
+            let of_listing = keys.s3.own_retries() - retries;
+            retries += of_listing;
+            let fetch = self.fetch(object, request, seen.taken, of_listing);
+            if self.queue.send(Step::Fetch(fetch)).await.is_err() {
+                return;
+            }
+        }
+        if seen.taken == 0 {
+            let _ = self.queue.send(Step::Failed(self.taker.nothing(seen))).await;
+        }
+    }
+
+    /// Starts to fetch object `number`.
+    fn fetch(
+        &self,
+        object: Listed,
+        request: OwnedSemaphorePermit,
+        number: u64,
+        listing_retries: u64,
+    ) -> Task<Result<Fetched>> {
+        let label = self.taker.label(&object);
+        let (options, budget) = (Arc::clone(&self.taker.options), Arc::clone(&self.budget));
+        Task(self.taker.options.s3.spawn(async move {
+            let s3 = options.s3.counted();
+            let size = object.size;
+            let fetched = fetch(&options, &s3, object, label.clone(), &budget, number).await;
+            drop(request);
+            let retries = u32::try_from(s3.own_retries() + listing_retries).unwrap_or(u32::MAX);
+            fetched
+                .map(|(image, room)| (ImageObject { retries, ..image }, room))
+                .map_err(|error| with_retries(error, retries).with_facts(label, size))
+        }))
     }
 }
 

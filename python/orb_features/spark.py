@@ -1,0 +1,359 @@
+"""The job on Spark (3.4 and later) and Sail.
+
+>>> photos = spark.read.format("binaryFile").option("recursiveFileLookup", True).load("photos")  # doctest: +SKIP
+>>> rows = photos.mapInArrow(extract(n_features=30), schema())                                    # doctest: +SKIP
+>>> model = fit_pca(rows, "descriptor", k=20)                                                     # doctest: +SKIP
+>>> model.transform_df(rows).write.mode("overwrite").parquet("features")                          # doctest: +SKIP
+
+Or, with Spark 4 or Sail, without the photos' way through the JVM:
+
+>>> register(spark)                                                                               # doctest: +SKIP
+>>> rows = spark.read.format("orb_features").option("n_features", 30).load("s3://fruits/Training")  # doctest: +SKIP
+
+A task works on one thread, as Spark runs one for each core. Every function that goes to the workers is pickled whole and
+imports what it needs there, so that a worker without this package says so.
+"""
+
+from . import Extraction, Moments, Pca, _split
+
+#: Rows of a batch of photos: ``spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", BATCH_PHOTOS)``.
+BATCH_PHOTOS = 512
+
+_MISSING = (
+    "the package orb_features is not on this worker: install it there, or send its wheel along "
+    "(a cluster library, a conda or venv archive by spark.archives, or addArtifact of Spark Connect)"
+)
+
+
+def _job(options, **fixed):
+    """The arguments of an ``Extraction`` for the options of a job on Spark: pickled, and known to be good."""
+    orb, others = _split(dict(options))
+    model = others.pop("pca", None)
+    if model is not None and not isinstance(model, Pca):
+        raise TypeError("pca: a fitted Pca is due; fit one to the rows by fit_pca")
+    arguments = {"on_error": "skip", "allow_empty": True, "threads": 1, **others, **fixed}
+    schema = Extraction("", orb, pca=model, **arguments).schema
+    return orb, None if model is None else model.to_json(), arguments, schema
+
+
+def _type_of(arrow, types):
+    """Spark's name of an Arrow type."""
+    if types.is_fixed_size_binary(arrow):
+        return "binary"
+    if types.is_fixed_size_list(arrow) or types.is_list(arrow):
+        return f"array<{_type_of(arrow.value_type, types)}>"
+    if types.is_struct(arrow):
+        fields = (f"`{field.name}`: {_type_of(field.type, types)}" for field in arrow)
+        return f"struct<{', '.join(fields)}>"
+    names = {"int8": "tinyint", "int32": "int", "int64": "bigint", "float": "float", "double": "double"}
+    names |= {"string": "string", "binary": "binary", "bool": "boolean"}
+    return names[str(arrow)]
+
+
+def _ddl(schema):
+    import pyarrow
+
+    fields = pyarrow.schema(schema)
+    return ", ".join(f"`{field.name}` {_type_of(field.type, pyarrow.types)}" for field in fields)
+
+
+def _vectors(ddl, schema):
+    """The columns as a ``StructType``, in which the structs of vectors are Spark's ``vector``."""
+    import pyarrow
+    from pyspark.ml.linalg import VectorUDT
+    from pyspark.sql.types import StructField, StructType, _parse_datatype_string
+
+    parsed = _parse_datatype_string(ddl)
+    names = ["type", "size", "indices", "values"]
+    is_vector = {
+        field.name for field in pyarrow.schema(schema)
+        if pyarrow.types.is_struct(field.type) and [inner.name for inner in field.type] == names
+    }
+    return StructType([
+        StructField(field.name, VectorUDT() if field.name in is_vector else field.dataType, True) for field in parsed
+    ])
+
+
+def schema(**options):
+    """The columns of the rows that ``extract`` gives for the same options: a DDL string, or for ``layout="spark"``, which has
+    columns of ``vector``, a ``StructType``.
+    """
+    options.pop("path", None), options.pop("content", None), options.pop("failures", None)
+    *_, found = _job(options)
+    ddl = _ddl(found)
+    return _vectors(ddl, found) if options.get("layout") == "spark" else ddl
+
+
+def extract(*, path="path", content="content", failures=None, **options):
+    """A function for ``DataFrame.mapInArrow``: batches of encoded photos to batches of rows, one for each descriptor.
+
+    ``path`` and ``content`` are the columns with the names and the encoded photos, as ``binaryFile`` has them. Options: as of
+    ``orb_features.extract``, but for its source's; ``pca`` is a fitted ``Pca``.
+
+    ``on_error``: "skip" (the default) leaves a photo out that cannot be decoded; the number is logged as a warning on the
+    worker, and added to ``failures``, an accumulator. "record" gives it a row of its own, with its path, label,
+    ``error_code`` and ``error``, and nulls elsewhere. "fail" ends the job with its error. A photo without features has
+    no row of descriptors; with ``rows="image"`` it has one, as all have.
+    """
+    orb, model, arguments, _ = _job(options)
+    missing, plain = _MISSING, _plain_code()
+
+    def rows(batches):
+        import logging
+
+        import pyarrow
+
+        try:
+            import orb_features
+        except ImportError as error:
+            raise ImportError(f"{missing}: {error}") from error
+        given = None if model is None else orb_features.Pca.from_json(model)
+        job = orb_features.Extraction("", orb, pca=given, **arguments)
+        left_out = {}
+        for batch in batches:
+            found, failed = job.rows_of(batch, path, content)
+            for some in found:
+                yield plain(pyarrow.record_batch(some))
+            for cause, number in failed.items():
+                left_out[cause] = left_out.get(cause, 0) + number
+        if left_out and arguments["on_error"] == "skip":
+            logging.getLogger("orb_features").warning("photos left out, by cause: %s", left_out)
+        if failures is not None:
+            failures.add(sum(left_out.values()))
+
+    return rows
+
+
+def _plain_code():
+    """A function that makes binary and lists of a fixed length those of any length, as Spark has no other. It is pickled
+    whole, as no worker may have this module.
+    """
+
+    def plain(batch):
+        import pyarrow
+
+        def column(array):
+            if pyarrow.types.is_fixed_size_binary(array.type):
+                return array.cast(pyarrow.binary())
+            if pyarrow.types.is_fixed_size_list(array.type):
+                return array.cast(pyarrow.list_(array.type.value_type))
+            return array
+
+        return pyarrow.RecordBatch.from_arrays([column(array) for array in batch.columns], names=batch.schema.names)
+
+    return plain
+
+
+def moments(frame, column, *, pca_input="bytes"):
+    """The moments of a column: descriptors, lists of floats or vectors. Each partition gives one small row, merged here. Nulls
+    are left out. For bytes and bits, the moments are whole numbers: the same however Spark cuts the frame.
+    """
+    missing = _MISSING
+
+    def of_partition(batches):
+        import pyarrow
+
+        try:
+            import orb_features
+        except ImportError as error:
+            raise ImportError(f"{missing}: {error}") from error
+        found = None
+        for batch in batches:
+            vectors = batch.column(0).drop_null()
+            if len(vectors) and found is None:
+                found = orb_features.Moments.of(vectors, pca_input=pca_input)
+            elif len(vectors):
+                found.push(vectors)
+        if found is not None:
+            column = pyarrow.array([found.to_bytes()], pyarrow.binary())
+            yield pyarrow.RecordBatch.from_arrays([column], names=["moments"])
+
+    whole = None
+    for row in frame.select(column).mapInArrow(of_partition, "moments binary").collect():
+        part = Moments.from_bytes(bytes(row.moments))
+        whole = part if whole is None else whole.merge(part)
+    return Moments() if whole is None else whole
+
+
+def fit_pca(frame, column, k=20, *, pca_input="bytes", **options):
+    """Fits a PCA to a column of a frame. For descriptors, the model's bits are those of the library on one machine. Options:
+    as of ``Moments.fit``.
+    """
+    return moments(frame, column, pca_input=pca_input).fit(k, **options)
+
+
+def transform(frame, model, column="descriptor", output="pca", *, vectors=False):
+    """The frame with the scores of a column as one more: an array of floats, or with ``vectors`` Spark's ``vector``, which
+    ``pyspark.ml`` takes. The scores of a null are null.
+    """
+    from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
+
+    json, missing = model.to_json(), _MISSING
+    wanted = StructType([*frame.schema.fields, StructField(output, ArrayType(FloatType(), False))])
+
+    def scored(batches):
+        import numpy
+        import pyarrow
+
+        try:
+            import orb_features
+        except ImportError as error:
+            raise ImportError(f"{missing}: {error}") from error
+        given = orb_features.Pca.from_json(json)
+        for batch in batches:
+            rows = batch.column(batch.schema.get_field_index(column))
+            known = rows.is_valid().to_numpy(zero_copy_only=False)
+            scores = given.transform(rows.drop_null()).astype(numpy.float32).ravel()
+            ends = numpy.cumsum(numpy.where(known, given.n_components_, 0), dtype=numpy.int32)
+            offsets = pyarrow.array(numpy.concatenate([numpy.zeros(1, numpy.int32), ends]))
+            lists = pyarrow.ListArray.from_arrays(offsets, pyarrow.array(scores), mask=pyarrow.array(~known))
+            yield pyarrow.RecordBatch.from_arrays([*batch.columns, lists], names=[*batch.schema.names, output])
+
+    found = frame.mapInArrow(scored, wanted)
+    if not vectors:
+        return found
+    from pyspark.ml.functions import array_to_vector
+    from pyspark.sql.functions import col
+
+    return found.withColumn(output, array_to_vector(col(output).cast("array<double>")))
+
+
+#: Options of the data source that say how S3 is reached. What is not said comes from each machine's own chain.
+STORAGE_OPTIONS = (
+    "region",
+    "endpoint_url",
+    "addressing",
+    "profile",
+    "anonymous",
+    "access_key_id",
+    "secret_access_key",
+    "session_token",
+)
+
+
+def register(spark):
+    """Makes the format ``orb_features`` known to a session of Spark 4 or Sail.
+
+    ``spark.read.format("orb_features").option(..).load("folder, or s3://bucket/prefix")`` lists the photos on the driver; each
+    task reads, decodes and searches a part of them, and no photo goes through the JVM. Options, beside ``path``: the
+    parameters of ORB; ``label``, ``glob``, ``extensions`` (with commas), ``recursive``, ``listing``, ``rows``, ``gray``, ``exif`` and
+    ``on_error`` as of ``extract``; ``model``, a file with a PCA on the driver; ``partition_bytes``, the bytes of photos of a
+    task; ``requests_in_flight``, of a task that reads S3; and ``STORAGE_OPTIONS``.
+    """
+    spark.dataSource.register(_data_source())
+
+
+def _data_source():
+    from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
+
+    missing, plain, storage_names = _MISSING, _plain_code(), STORAGE_OPTIONS
+
+    def job_of(options):
+        """Source, ORB parameters, other arguments and size of a partition, from options, which are strings."""
+        try:
+            from orb_features import ORB_PARAMETERS
+        except ImportError as error:
+            raise ImportError(f"{missing}: {error}") from error
+        import json
+
+        options = {name.lower(): value for name, value in options.items()}
+
+        def number(text):
+            try:
+                return int(text)
+            except ValueError:
+                pass
+            try:
+                return float(text)
+            except ValueError:
+                return text
+
+        source = options.pop("path", None)
+        if not source:
+            raise ValueError("path: a folder, or s3://bucket/prefix, is due")
+        if "://" in source and not source.startswith("s3://"):
+            source = source.removeprefix("file://") if source.startswith("file:") else source.replace("s3a://", "s3://", 1)
+        orb = {name: number(options.pop(name)) for name in ORB_PARAMETERS if name in options}
+        size = options.pop("partition_bytes", None)
+        model = options.pop("model", None)
+        arguments = {"on_error": "skip", "allow_empty": True, "threads": 1}
+        for name in ("rows", "label", "glob", "listing", "gray", "exif", "on_error", "max_failures"):
+            if name in options:
+                arguments[name] = options.pop(name)
+        if "extensions" in options:
+            arguments["extensions"] = options.pop("extensions").split(",")
+        if "requests_in_flight" in options:
+            arguments["requests_in_flight"] = int(options.pop("requests_in_flight"))
+        if "recursive" in options:
+            recursive = options.pop("recursive").lower()
+            if recursive not in ("true", "false"):
+                raise ValueError("recursive: true or false is due")
+            arguments["recursive"] = recursive == "true"
+        arguments["storage_options"] = {name: options.pop(name) for name in storage_names if name in options}
+        if options:
+            raise ValueError(f"unknown options: {', '.join(sorted(options))}")
+        if model is not None:
+            import orb_features
+
+            model = orb_features.Pca.load(model).to_json()
+        return source, json.dumps(orb), model, arguments, None if size is None else int(size)
+
+    def extraction(source, orb, model, arguments, **more):
+        try:
+            import orb_features
+        except ImportError as error:
+            raise ImportError(f"{missing}: {error}") from error
+        given = None if model is None else orb_features.Pca.from_json(model)
+        return orb_features.Extraction(source, orb, pca=given, **arguments, **more)
+
+    class Reader(DataSourceReader):
+        def __init__(self, options):
+            self.job = job_of(options)
+
+        def partitions(self):
+            *job, size = self.job
+            photos = extraction(*job).list()
+            # Some 64 KB for a photo whose size is not known.
+            sizes = [64 << 10 if photo[1] is None else photo[1] for photo in photos]
+            if size is None:
+                # Tasks of a second or two, and sixteen of them at least, if that does not make them tiny.
+                size = min(32 << 20, max(1 << 20, sum(sizes) // 16))
+            parts, part, filled = [], [], 0
+            for photo, length in zip(photos, sizes, strict=True):
+                part.append(photo)
+                filled += length
+                if filled >= size:
+                    parts.append(InputPartition(part))
+                    part, filled = [], 0
+            if part:
+                parts.append(InputPartition(part))
+            return parts
+
+        def read(self, partition):
+            import pyarrow
+
+            *job, _ = self.job
+            # The part is its own listing.
+            arguments = {name: value for name, value in job[3].items() if name != "listing"}
+            stream = extraction(*job[:3], arguments, listed=partition.value)
+            for batch in pyarrow.RecordBatchReader.from_stream(stream):
+                yield plain(batch)
+
+    class OrbFeatures(DataSource):
+        @classmethod
+        def name(cls):
+            return "orb_features"
+
+        def schema(self):
+            from orb_features.spark import _ddl
+
+            *job, _ = job_of(self.options)
+            return _ddl(extraction(*job).schema)
+
+        def reader(self, schema):
+            return Reader(self.options)
+
+    return OrbFeatures
+
+
+__all__ = ["BATCH_PHOTOS", "STORAGE_OPTIONS", "extract", "fit_pca", "moments", "register", "schema", "transform"]

@@ -1,0 +1,390 @@
+//! A job as Python holds it: a stream of Arrow, files, or the rows of a batch of images.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
+
+use arrow_array::cast::AsArray as _;
+use arrow_array::{Array as _, ArrayRef, RecordBatch};
+use arrow_schema::DataType;
+use orb_features::prelude::*;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyCapsule, PyDict};
+use pyo3_arrow::{PyRecordBatch, PyRecordBatchReader, PySchema};
+
+use crate::errors::{Failure, param};
+use crate::job::{Job, Scores, orb_of, parsed, policy_of, s3_of, scores_of};
+use crate::pca::PyPca;
+
+/// How often a job that runs looks whether Ctrl-C was pressed.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Runs `work` on a thread of its own, without the interpreter's lock; Ctrl-C sets the flag that it gets.
+fn interruptible<T: Send + 'static>(
+    py: Python<'_>,
+    work: impl FnOnce(Arc<AtomicBool>) -> Result<T> + Send + 'static,
+) -> PyResult<T> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    let (done, wait) = mpsc::channel();
+    let worker = std::thread::Builder::new()
+        .spawn(move || drop(done.send(work(flag))))
+        .map_err(|e| PyRuntimeError::new_err(format!("no thread for the job: {e}")))?;
+    // A lock, as a receiver is of one thread.
+    let wait = Mutex::new(wait);
+    loop {
+        match py.detach(|| wait.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(LOOK)) {
+            Ok(outcome) => return Ok(outcome.map_err(Failure)?),
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                if let Err(interrupt) = py.check_signals() {
+                    stop.store(true, Ordering::Relaxed);
+                    let _ = py.detach(|| worker.join());
+                    return Err(interrupt);
+                }
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                return Err(PyRuntimeError::new_err("the job's thread panicked"));
+            }
+        }
+    }
+}
+
+/// An image of a list: its URI, its size in bytes and its ETag, where they are known.
+type Listed = (String, Option<u64>, Option<String>);
+
+/// A job on a folder or a prefix of S3. Make one by `extract`. Anything that takes Arrow streams takes it, as often as it is
+/// asked: each time the job runs anew.
+#[pyclass(name = "Extraction", module = "orb_features", frozen)]
+#[derive(Debug)]
+pub struct PyExtraction {
+    job: Job,
+    model: Mutex<Option<PcaModel>>,
+}
+
+impl PyExtraction {
+    /// How the job makes descriptors.
+    pub fn origin(&self) -> Origin {
+        Origin::new(&self.job.orb, &self.job.decode)
+    }
+
+    fn keep(&self, model: Option<PcaModel>) {
+        *self.model.lock().unwrap_or_else(PoisonError::into_inner) = model;
+    }
+
+    fn write<'py>(
+        &self,
+        py: Python<'py>,
+        out: String,
+        params: FileParams,
+        force: bool,
+        progress: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        if self.job.listed.is_some() {
+            return Err(param("listed", "a list", "none for files: a part of a job is a stream"));
+        }
+        let job = self.job.clone();
+        // True stands for a bar.
+        let progress = match progress {
+            Some(wish) if wish.is_instance_of::<pyo3::types::PyBool>() => {
+                if wish.is_truthy()? {
+                    Some(py.import("orb_features._progress")?.call_method0("bar")?)
+                } else {
+                    None
+                }
+            }
+            other => other,
+        };
+        let observer = progress.as_ref().map(|progress| progress.clone().unbind());
+        let outcome = interruptible(py, move |stop| {
+            let s3 = job.connect(Some(&out))?;
+            // Opened before the output is touched.
+            let images = job.images(s3.as_ref())?;
+            let sink = match s3.as_ref().filter(|_| S3Location::is_uri(&out)) {
+                Some(s3) => FileSink::create_in_s3(s3, out.as_str(), params)?,
+                None => FileSink::create(&out, params)?,
+            };
+            let mut pipeline = Pipeline::new(images, job.orb.clone(), sink)
+                .with_decode(job.decode.clone())
+                .with_on_error(job.policy.on_error())
+                .with_allow_empty(job.policy.allow_empty())
+                .with_force(force)
+                .with_parallelism(job.parallelism()?)
+                .with_stop(stop);
+            if let Some(most) = job.policy.max_failures() {
+                pipeline = pipeline.with_max_failures(most);
+            }
+            if let Some(observer) = observer {
+                pipeline = pipeline.with_progress(move |p| {
+                    Python::attach(|py| {
+                        // An exception of the callback is shown, and the job goes on.
+                        if let Err(error) = observer.call1(py, (p.images, p.failed, p.rows)) {
+                            error.write_unraisable(py, None);
+                        }
+                    });
+                });
+            }
+            match job.scores {
+                Scores::None => pipeline.without_pca(),
+                Scores::Fit(params) => pipeline.with_pca(params),
+                Scores::Model(model) => pipeline.with_model(*model),
+            }
+            .run()
+        });
+        if let Some(progress) = progress.filter(|p| p.hasattr("close").unwrap_or(false)) {
+            progress.call_method0("close")?;
+        }
+        let report = outcome?;
+        let json =
+            serde_json::to_string(&report).map_err(|e| PyValueError::new_err(e.to_string()))?;
+        self.keep(report.pca_model);
+        Ok(py.import("json")?.call_method1("loads", (json,))?.cast_into()?)
+    }
+}
+
+#[pymethods]
+impl PyExtraction {
+    #[new]
+    #[pyo3(signature = (source="", orb="{}", *, pca=None, rows="descriptor", layout="arrow", label="parent", glob=None, extensions=None, recursive=true, on_error="fail", max_failures=None, allow_empty=false, gray="bgr", exif="apply", solver="randomized", seed=None, centering="mean", pca_input="bytes", threads=None, storage_options=None, requests_in_flight=None, listing=None, listed=None))]
+    #[expect(clippy::too_many_arguments, reason = "options of the job, by name")]
+    fn new(
+        source: &str,
+        orb: &str,
+        pca: Option<&Bound<'_, PyAny>>,
+        rows: &str,
+        layout: &str,
+        label: &str,
+        glob: Option<String>,
+        extensions: Option<Vec<String>>,
+        recursive: bool,
+        on_error: &str,
+        max_failures: Option<&str>,
+        allow_empty: bool,
+        gray: &str,
+        exif: &str,
+        solver: &str,
+        seed: Option<u64>,
+        centering: &str,
+        pca_input: &str,
+        threads: Option<usize>,
+        storage_options: Option<HashMap<String, String>>,
+        requests_in_flight: Option<usize>,
+        listing: Option<PathBuf>,
+        listed: Option<Vec<Listed>>,
+    ) -> PyResult<Self> {
+        let mut selection =
+            Selection::default().with_label(parsed(label)?).with_recursive(recursive);
+        if let Some(glob) = glob {
+            selection = selection.with_glob(glob);
+        }
+        if let Some(extensions) = extensions {
+            selection = selection.with_extensions(extensions);
+        }
+        selection.check().map_err(Failure)?;
+        let (orb, scores) =
+            (orb_of(orb)?, scores_of(pca, solver, seed, centering, parsed(pca_input)?)?);
+        let table = TableParams::default().with_rows(parsed(rows)?).with_layout(parsed(layout)?);
+        let k = match &scores {
+            Scores::Model(model) => Some(model.n_components()),
+            _ => None,
+        };
+        table.check_for(orb.output(), k).map_err(Failure)?;
+        if listing.is_some() && !S3Location::is_uri(source) {
+            return Err(param(
+                "listing",
+                listing.unwrap_or_default().display().to_string(),
+                "only for a source in S3",
+            ));
+        }
+        let image = |(uri, size, etag)| ImageRef { uri, size, etag };
+        let job = Job {
+            source: source.to_owned(),
+            listing,
+            requests_in_flight,
+            listed: listed.map(|listed| listed.into_iter().map(image).collect()),
+            orb,
+            decode: DecodeParams::default()
+                .with_gray_mode(parsed(gray)?)
+                .with_exif_orientation(parsed(exif)?),
+            selection,
+            policy: policy_of(on_error, max_failures, allow_empty)?,
+            table,
+            scores,
+            threads,
+            s3: s3_of(storage_options)?,
+        };
+        Ok(Self { job, model: Mutex::new(None) })
+    }
+
+    /// The job as a stream of Arrow: its fit, if it has one, runs before this returns.
+    #[pyo3(signature = (requested_schema=None))]
+    fn __arrow_c_stream__<'py>(
+        &self,
+        py: Python<'py>,
+        requested_schema: Option<Bound<'py, PyCapsule>>,
+    ) -> PyResult<Bound<'py, PyCapsule>> {
+        let job = self.job.clone();
+        let (stream, model) = interruptible(py, move |stop| job.open(&stop))?;
+        self.keep(model);
+        let reader = Bound::new(py, PyRecordBatchReader::new(Box::new(stream)))?;
+        Ok(reader.call_method1("__arrow_c_stream__", (requested_schema,))?.cast_into()?)
+    }
+
+    /// Runs the job, and writes its result to a folder or a prefix of S3, all or nothing: what the program does. Returns
+    /// its report.
+    ///
+    /// `mode`: "error" (the default: `out` must not hold a result), "overwrite" or "append". `files`: write exactly so many.
+    /// `codec`: "zstd" and others. `force`: append to a result of other parameters. `progress`: a function of the numbers of
+    /// images, of failed images and of rows so far, or True for a bar of tqdm.
+    #[pyo3(signature = (out, *, mode="error", files=None, codec=None, force=false, progress=None))]
+    #[expect(clippy::too_many_arguments, reason = "options of the files, by name")]
+    fn write_parquet<'py>(
+        &self,
+        py: Python<'py>,
+        out: PathBuf,
+        mode: &str,
+        files: Option<u32>,
+        codec: Option<&str>,
+        force: bool,
+        progress: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let params = file_params(self.job.table, FileFormat::Parquet, mode, files, codec)?;
+        self.write(py, text_of(out)?, params, force, progress)
+    }
+
+    /// The same as CSV; with `columns`, a list is a column for each of its elements.
+    #[pyo3(signature = (out, *, columns=false, mode="error", files=None, codec=None, force=false, progress=None))]
+    #[expect(clippy::too_many_arguments, reason = "options of the files, by name")]
+    fn write_csv<'py>(
+        &self,
+        py: Python<'py>,
+        out: PathBuf,
+        columns: bool,
+        mode: &str,
+        files: Option<u32>,
+        codec: Option<&str>,
+        force: bool,
+        progress: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let format = parsed(if columns { "csv-columns" } else { "csv" })?;
+        let params = file_params(self.job.table, format, mode, files, codec)?;
+        self.write(py, text_of(out)?, params, force, progress)
+    }
+
+    /// The PCA of the last run, or None.
+    #[getter]
+    fn model(&self) -> Option<PyPca> {
+        let model = self.model.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        model.map(|model| PyPca { model })
+    }
+
+    /// The columns of the stream, as a schema of Arrow. For a PCA that is still to be fitted, without its scores.
+    #[getter]
+    fn schema(&self) -> PySchema {
+        let k = match &self.job.scores {
+            Scores::Model(model) => Some(model.n_components()),
+            _ => None,
+        };
+        PySchema::new(self.job.schema(k))
+    }
+
+    /// Lists the images: tuples of URI, size in bytes and ETag, to be given as `listed` to other jobs on the same source.
+    fn list(&self, py: Python<'_>) -> PyResult<Vec<Listed>> {
+        let job = self.job.clone();
+        let images = interruptible(py, move |_| job.list())?;
+        Ok(images.into_iter().map(|image| (image.uri, image.size, image.etag)).collect())
+    }
+
+    /// The rows of the images in a batch, as batches, and the numbers of images that failed by cause: what a task of Spark runs, on the calling thread if `threads` is 1.
+    /// `path` and `content` are the names of the batch's columns of names and of encoded images.
+    #[pyo3(signature = (batch, path="path", content="content"))]
+    fn rows_of(
+        &self,
+        py: Python<'_>,
+        batch: PyRecordBatch,
+        path: &str,
+        content: &str,
+    ) -> PyResult<(Vec<PyRecordBatch>, BTreeMap<String, u64>)> {
+        let batch = batch.into_inner();
+        let images = Encoded {
+            paths: column(&batch, path, |of| matches!(of, DataType::Utf8 | DataType::LargeUtf8))?,
+            contents: column(&batch, content, |of| {
+                matches!(of, DataType::Binary | DataType::LargeBinary)
+            })?,
+            label: self.job.selection.label().clone(),
+            next: 0,
+        };
+        let tally = Tally::default();
+        let made = py.detach(|| self.job.open_images(images, &tally, &Arc::default())?.0.all());
+        let made = made.map_err(Failure)?.into_iter().map(PyRecordBatch::new).collect();
+        Ok((made, tally.failed_by_cause()))
+    }
+
+    fn __repr__(&self) -> String {
+        format!("Extraction({:?})", self.job.source)
+    }
+}
+
+fn file_params(
+    table: TableParams,
+    format: FileFormat,
+    mode: &str,
+    files: Option<u32>,
+    codec: Option<&str>,
+) -> PyResult<FileParams> {
+    let mut params =
+        FileParams::default().with_table(table).with_format(format).with_mode(parsed(mode)?);
+    if let Some(files) = files {
+        params = params.with_files(files);
+    }
+    if let Some(codec) = codec {
+        params = params.with_codec(parsed(codec)?);
+    }
+    Ok(params)
+}
+
+fn text_of(out: PathBuf) -> PyResult<String> {
+    let text = out.into_os_string().into_string();
+    text.map_err(|out| param("out", out.display().to_string(), "UTF-8"))
+}
+
+fn column(batch: &RecordBatch, name: &str, is_due: fn(&DataType) -> bool) -> PyResult<ArrayRef> {
+    let found = batch.column_by_name(name).cloned();
+    let found = found.ok_or_else(|| param("column", name, "a column of the batch"))?;
+    if !is_due(found.data_type()) {
+        let of = found.data_type();
+        let allowed = "strings for paths, and binary for images";
+        return Err(param("column", format!("{name} ({of})"), allowed));
+    }
+    Ok(found)
+}
+
+/// The encoded images of a batch.
+struct Encoded {
+    paths: ArrayRef,
+    contents: ArrayRef,
+    label: LabelRule,
+    next: usize,
+}
+
+impl Iterator for Encoded {
+    type Item = Result<ImageObject>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let at = (self.next < self.paths.len()).then_some(self.next)?;
+        self.next += 1;
+        // A null is an empty name, or an image without bytes.
+        let uri = match self.paths.as_string_opt::<i32>() {
+            Some(paths) => paths.value(at),
+            None => self.paths.as_string::<i64>().value(at),
+        };
+        let bytes = match self.contents.as_binary_opt::<i32>() {
+            Some(contents) => contents.value(at),
+            None => self.contents.as_binary::<i64>().value(at),
+        };
+        let image = ImageObject::new(uri, bytes.to_vec());
+        Some(Ok(ImageObject { label: self.label.of(uri), ..image }))
+    }
+}

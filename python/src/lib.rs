@@ -1,0 +1,29 @@
+//! The extension module `orb_features._lib`.
+
+mod errors;
+mod extraction;
+mod job;
+mod keypoint;
+mod orb;
+mod pca;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+mod _lib {
+    #[pymodule_export]
+    use crate::extraction::PyExtraction;
+    #[pymodule_export]
+    use crate::keypoint::OwnKeyPoint;
+    #[pymodule_export]
+    use crate::orb::{PyOrb, orb_create};
+    #[pymodule_export]
+    use crate::pca::{PyMoments, PyPca};
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        module.add("KEYPOINT_DTYPE", crate::keypoint::dtype(module.py())?)
+    }
+}
