@@ -9,6 +9,7 @@ use std::time::Duration;
 use arrow_array::cast::AsArray as _;
 use arrow_array::{Array as _, ArrayRef, RecordBatch};
 use arrow_schema::DataType;
+use orb_features::pca::Components;
 use orb_features::prelude::*;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -280,18 +281,30 @@ impl PyExtraction {
         model.map(|model| PyPca { model })
     }
 
-    /// The columns of the stream, as a schema of Arrow. For a PCA that is still to be fitted, without its scores.
+    /// The columns of the stream, as a schema of Arrow. For a share of the variance, the scores are as many as in the last
+    /// run.
     #[getter]
-    fn schema(&self) -> PySchema {
+    fn schema(&self) -> PyResult<PySchema> {
+        let of_last_run = || self.model().map(|last| last.model.n_components());
         let k = match &self.job.scores {
+            Scores::None => None,
             Scores::Model(model) => Some(model.n_components()),
-            _ => None,
+            Scores::Fit(params) => Some(match params.components() {
+                Components::Number(k) => k,
+                share => of_last_run().ok_or_else(|| {
+                    param(
+                        "pca",
+                        share.to_string(),
+                        "a number, or a first run, for the number of columns",
+                    )
+                })?,
+            }),
         };
-        PySchema::new(self.job.schema(k))
+        Ok(PySchema::new(self.job.schema(k)))
     }
 
     /// Lists the images: tuples of URI, size in bytes and ETag, to be given as `listed` to other jobs on the same source.
-    fn list(&self, py: Python<'_>) -> PyResult<Vec<Listed>> {
+    fn list_images(&self, py: Python<'_>) -> PyResult<Vec<Listed>> {
         let job = self.job.clone();
         let images = interruptible(py, move |_| job.list())?;
         Ok(images.into_iter().map(|image| (image.uri, image.size, image.etag)).collect())
@@ -308,6 +321,9 @@ impl PyExtraction {
         content: &str,
     ) -> PyResult<(Vec<PyRecordBatch>, BTreeMap<String, u64>)> {
         let batch = batch.into_inner();
+        if batch.num_rows() == 0 {
+            return Ok(Default::default());
+        }
         let images = Encoded {
             paths: column(&batch, path, |of| matches!(of, DataType::Utf8 | DataType::LargeUtf8))?,
             contents: column(&batch, content, |of| {

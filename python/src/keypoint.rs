@@ -29,7 +29,7 @@ pub struct OwnKeyPoint {
 #[pymethods]
 impl OwnKeyPoint {
     #[new]
-    #[pyo3(signature = (x, y, size, angle=-1.0, response=0.0, octave=0, class_id=-1))]
+    #[pyo3(signature = (x, y, size, angle=-1.0, response=0.0, octave=0, class_id=-1), text_signature = "(x, y, size, angle=-1.0, response=0.0, octave=0, class_id=-1)")]
     fn new(
         x: f32,
         y: f32,

@@ -12,9 +12,9 @@ use orb_features::orb::{OpenCvBuild, Orb, OrbParams, OrbScratch, ScoreType};
 use orb_features::pixels::{ColorOrder, GrayImage, GrayView};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyDict, PyList, PyTuple};
 
-use crate::errors::{Failure, Result};
+use crate::errors::{Failure, Result, param};
 use crate::keypoint;
 
 thread_local! {
@@ -156,6 +156,25 @@ fn as_cv2<'py>(py: Python<'py>, features: &Features) -> PyResult<Found<'py>> {
     Ok((keypoint::to_objects(py, &features.keypoints)?, found))
 }
 
+/// Whether an argument is a list of images, rather than one.
+fn is_list(images: &Bound<'_, PyAny>) -> bool {
+    images.is_instance_of::<PyList>() || images.is_instance_of::<PyTuple>()
+}
+
+/// The items of an argument, one for each image.
+fn same_len<'py>(
+    images: &Bound<'py, PyAny>,
+    items: &Bound<'py, PyAny>,
+    name: &'static str,
+) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    let items = items.try_iter()?.collect::<PyResult<Vec<_>>>()?;
+    let images = images.len()?;
+    if items.len() == images {
+        return Ok(items);
+    }
+    Err(param(name, format!("{} of them", items.len()), format!("one for each of {images} images")))
+}
+
 fn score_type(number: i32) -> Result<ScoreType> {
     match number {
         0 => Ok(ScoreType::Harris),
@@ -262,28 +281,54 @@ impl PyOrb {
         Ok(self.set(self.params().with_score_type(score_type(scoreType)?))?)
     }
 
-    /// Keypoints of an image, where the mask is not 0, as a tuple.
+    /// Keypoints of an image, where the mask is not 0, as a tuple; of a list of images, a tuple of those.
     #[pyo3(signature = (image, mask=None))]
     fn detect<'py>(
         &self,
         py: Python<'py>,
-        image: Pixels<'py>,
-        mask: Option<Pixels<'py>>,
+        image: &Bound<'py, PyAny>,
+        mask: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyTuple>> {
-        let found = self.work(py, &image, mask.as_ref(), |orb, image, mask, scratch| {
-            orb.detect_with(image, mask, scratch)
-        })?;
+        if is_list(image) {
+            let masks = mask.map(|masks| same_len(image, masks, "mask")).transpose()?;
+            let found = image
+                .try_iter()?
+                .enumerate()
+                .map(|(i, image)| self.detect(py, &image?, masks.as_ref().map(|masks| &masks[i])));
+            return PyTuple::new(py, found.collect::<PyResult<Vec<_>>>()?);
+        }
+        let mask = match mask {
+            Some(mask) => Some(mask.extract::<Pixels<'py>>()?),
+            None => None,
+        };
+        let found =
+            self.work(py, &image.extract()?, mask.as_ref(), |orb, image, mask, scratch| {
+                orb.detect_with(image, mask, scratch)
+            })?;
         keypoint::to_objects(py, &found)
     }
 
-    /// Descriptors of given keypoints, and the keypoints that have one.
+    /// Descriptors of given keypoints, and the keypoints that have one; of lists of images and of keypoints, tuples of both.
     fn compute<'py>(
         &self,
         py: Python<'py>,
-        image: Pixels<'py>,
+        image: &Bound<'py, PyAny>,
         keypoints: &Bound<'py, PyAny>,
-    ) -> PyResult<Found<'py>> {
-        as_cv2(py, &self.describe(py, &image, &keypoint::read(keypoints)?)?)
+    ) -> PyResult<(Bound<'py, PyTuple>, Option<Bound<'py, PyAny>>)> {
+        if is_list(image) {
+            let given = same_len(image, keypoints, "keypoints")?;
+            let (mut found, mut descriptors) = (Vec::new(), Vec::new());
+            for (image, given) in image.try_iter()?.zip(&given) {
+                let (keypoints, some) = self.compute(py, &image?, given)?;
+                found.push(keypoints);
+                descriptors.push(some);
+            }
+            let descriptors = PyTuple::new(py, descriptors)?.into_any();
+            return Ok((PyTuple::new(py, found)?, Some(descriptors)));
+        }
+        let found = self.describe(py, &image.extract()?, &keypoint::read(keypoints)?)?;
+        let (keypoints, descriptors) = as_cv2(py, &found)?;
+        Ok((keypoints, descriptors.map(Bound::into_any)))
     }
 
     /// Keypoints as a tuple, and descriptors of shape (n, 32), or None if there are none.
@@ -360,6 +405,32 @@ impl PyOrb {
     #[getter]
     fn compat(&self) -> &'static str {
         self.orb.params().compat().as_str()
+    }
+
+    /// `ORB_create`, as `cv2.ORB.create`.
+    #[classattr]
+    fn create(py: Python<'_>) -> PyResult<Py<PyAny>> {
+        Ok(wrap_pyfunction!(orb_create, py)?.into_any().unbind())
+    }
+
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+        let orb = self.orb.params();
+        let compat = PyDict::new(py);
+        compat.set_item("compat", orb.compat().as_str())?;
+        let create = py.import("orb_features")?.getattr("ORB_create")?;
+        let make = py.import("functools")?.getattr("partial")?.call((create,), Some(&compat))?;
+        let args = (
+            orb.n_features(),
+            orb.scale_factor(),
+            orb.n_levels(),
+            orb.edge_threshold(),
+            orb.first_level(),
+            orb.wta_k(),
+            self.get_score_type(),
+            orb.patch_size(),
+            orb.fast_threshold(),
+        );
+        Ok((make, args.into_pyobject(py)?.into_any()))
     }
 
     fn __repr__(&self) -> String {

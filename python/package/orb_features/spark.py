@@ -312,7 +312,7 @@ def _data_source():
 
         def partitions(self):
             *job, size = self.job
-            photos = extraction(*job).list()
+            photos = extraction(*job).list_images()
             # Some 64 KB for a photo whose size is not known.
             sizes = [64 << 10 if photo[1] is None else photo[1] for photo in photos]
             if size is None:

@@ -1,0 +1,30 @@
+"""The examples in docstrings, and the code of README.md as it stands."""
+
+import doctest
+import importlib
+import pathlib
+import re
+
+import pytest
+from conftest import drawn
+
+NAMES = ["orb_features", "orb_features.cv2", "orb_features.errors", "orb_features.spark"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_docstrings(name):
+    if name.endswith("cv2"):
+        pytest.importorskip("cv2")
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+def test_readme(photos, tmp_path, monkeypatch):
+    pyarrow = pytest.importorskip("pyarrow")
+    text = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
+    (tmp_path / "photos").symlink_to(photos)
+    monkeypatch.chdir(tmp_path)
+    names = {"image": drawn(200, 1), "pyarrow": pyarrow}
+    for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(code, names)
+    assert names["report"]["rows"] == len(names["table"]) > 0
+    assert names["scores"].shape == (len(names["descriptors"]), 5)
