@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+trap 'rm -f "$log" "$log.pytest"' EXIT
 # Runs tests, and keeps their closing lines for the summary.
 tests() { cargo test --quiet "$@" 2>&1 | tee -a "$log"; }
 say() { printf '\n== %s (after %d s)\n' "$*" "$SECONDS"; }
@@ -137,6 +137,20 @@ if { [ -x $venv/bin/python ] || python3 -m venv $venv; } &&
         $venv/bin/python ci/compare_embed.py target/debug/orb-features tests/fixtures/onnx/nhwc.onnx \
             target/quickstart-test/photos --backend $backend --repeat 1
     done
+    say "the Python package, on Sail too"
+    began=$SECONDS
+    $venv/bin/pip install --quiet --disable-pip-version-check maturin pytest mypy pysail pyspark-client
+    rm -f target/wheels/*.whl
+    PATH=$PWD/$venv/bin:$PATH maturin build --quiet --profile dev -m python/Cargo.toml --out target/wheels
+    echo "the wheel took $((SECONDS - began)) s"
+    $venv/bin/pip install --quiet --disable-pip-version-check --force-reinstall --no-deps target/wheels/*.whl
+    ORB_FEATURES_PROGRAM=$PWD/target/debug/orb-features $venv/bin/python -m pytest --quiet python/tests | tee "$log.pytest"
+    # For the summary, in the form of cargo's.
+    awk '/ passed/ { for (i = 2; i <= NF; i++) n[$i] = $(i - 1)
+        printf "test result: ok. %d passed; 0 failed; %d ignored;\n", n["passed"] + n["passed,"], n["skipped"] + n["skipped,"] }' \
+        "$log.pytest" >>"$log"
+    $venv/bin/stubtest orb_features --mypy-config-file python/pyproject.toml --allowlist python/stubtest-allowed.txt
+    say "the newest OpenCV"
     $venv/bin/python ci/compare_wheel.py target/debug/orb-features target/quickstart-test/photos --keypoints 3000000
 else
     left_out+=("the checks in Python (need python3 with venv, and PyPI)")

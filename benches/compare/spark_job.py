@@ -1,23 +1,20 @@
-"""The whole job as a notebook on Spark has it.
+"""The notebook's job on Spark with the package orb_features: photos to descriptors, a PCA to 20, Parquet.
 
-    spark_job.py IN OUT CORES PARTITIONS
-
-Prints the rows and the seconds of the job alone, without the start of the JVM.
+usage: spark_job.py PHOTOS OUT map|source [CORES]
 """
+
 import os
 import sys
 import time
-from functools import reduce
 
-import cv2
-import numpy as np
-from pyspark.ml.feature import PCA
-from pyspark.ml.linalg import Vectors, VectorUDT
+os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+photos, out, way, cores = *sys.argv[1:4], (sys.argv[4:] or ["2"])[0]
+
 from pyspark.sql import SparkSession
-from pyspark.sql.functions import explode, lit, udf
-from pyspark.sql.types import ArrayType, IntegerType
 
-source, target, cores, partitions = sys.argv[1:5]
+import orb_features
+from orb_features import spark as orb_spark
+
 spark = (
     SparkSession.builder.master(f"local[{cores}]")
     .config("spark.driver.memory", "6g")
@@ -25,25 +22,18 @@ spark = (
     .getOrCreate()
 )
 spark.sparkContext.setLogLevel("ERROR")
-begun = time.perf_counter()
-
-
-def descriptors(image):
-    pixels = np.frombuffer(image[5], np.uint8).reshape(image[1], image[2], image[3])
-    found = cv2.ORB_create(nfeatures=30).detectAndCompute(pixels, None)[1]
-    return [] if found is None else found.tolist()
-
-
-folders = sorted(f for f in os.listdir(source) if os.path.isdir(os.path.join(source, f)))
-images = [
-    spark.read.format("image").load(os.path.join(source, f)).withColumn("label", lit(f))
-    for f in folders
-]
-images = reduce(lambda a, b: a.union(b), images).repartition(int(partitions))
-extract = udf(descriptors, ArrayType(ArrayType(IntegerType())))
-rows = images.select("image", "label", explode(extract("image")).alias("descriptor"))
-rows = rows.withColumn("vector", udf(Vectors.dense, VectorUDT())("descriptor")).drop("descriptor")
-model = PCA(k=20, inputCol="vector", outputCol="pca").fit(rows)
-model.transform(rows).drop("vector").write.parquet(target, mode="overwrite")
-seconds = time.perf_counter() - begun
-print(spark.read.parquet(target).count(), seconds)
+start = time.time()
+if way == "map":
+    orb_spark.configure(spark)
+    files = spark.read.format("binaryFile").option("recursiveFileLookup", True).load(photos).select("path", "content")
+    rows = files.mapInArrow(orb_spark.extract(n_features=30), orb_spark.schema(n_features=30))
+else:
+    orb_spark.register(spark)
+    rows = spark.read.format("orb_features").option("n_features", 30).load(photos)
+model = orb_spark.fit_pca(rows, "descriptor", k=20)
+fitted = time.time()
+model.transform_df(rows).write.parquet(out, mode="overwrite")
+end = time.time()
+n = spark.read.parquet(out).count()
+explained = model.explained_variance_ratio_.sum()
+print(f"rows {n} job_s {end - start:.2f} fit_s {fitted - start:.2f} explained {explained:.6f}")

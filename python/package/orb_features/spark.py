@@ -1,5 +1,6 @@
 """The job on Spark (3.4 and later) and Sail.
 
+>>> configure(spark)                                                                              # doctest: +SKIP
 >>> photos = spark.read.format("binaryFile").option("recursiveFileLookup", True).load("photos")  # doctest: +SKIP
 >>> rows = photos.mapInArrow(extract(n_features=30), schema())                                    # doctest: +SKIP
 >>> model = fit_pca(rows, "descriptor", k=20)                                                     # doctest: +SKIP
@@ -16,13 +17,19 @@ imports what it needs there, so that a worker without this package says so.
 
 from . import Extraction, Moments, Pca, _split
 
-#: Rows of a batch of photos: ``spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", BATCH_PHOTOS)``.
-BATCH_PHOTOS = 512
-
 _MISSING = (
     "the package orb_features is not on this worker: install it there, or send its wheel along "
     "(a cluster library, a conda or venv archive by spark.archives, or addArtifact of Spark Connect)"
 )
+
+
+def configure(spark, *, batch_photos=512, open_cost=64 << 10):
+    """Sets what suits many small photos, for ``binaryFile`` and ``mapInArrow``: batches of so many photos, where Spark's default
+    of 10,000 fills the memory, and the bytes that opening a file counts as, where Spark's default of 4 MiB makes a task of
+    every 32 photos.
+    """
+    spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", str(batch_photos))
+    spark.conf.set("spark.sql.files.openCostInBytes", str(open_cost))
 
 
 def _job(options, **fixed):
@@ -356,4 +363,4 @@ def _data_source():
     return OrbFeatures
 
 
-__all__ = ["BATCH_PHOTOS", "STORAGE_OPTIONS", "extract", "fit_pca", "moments", "register", "schema", "transform"]
+__all__ = ["STORAGE_OPTIONS", "configure", "extract", "fit_pca", "moments", "register", "schema", "transform"]
