@@ -217,8 +217,11 @@ fn a_list_is_shared_out_to_other_sources() {
         images.map(|image| (image.uri, image.label, image.bytes)).collect()
     };
     let whole = facts(all(source(&server, "s3://lab/in")));
-    let listed: Vec<ImageRef> =
-        source(&server, "s3://lab/in").list().unwrap().map(Result::unwrap).collect();
+    let list = |source: S3Source| -> Vec<ImageRef> {
+        source.list().unwrap().map(Result::unwrap).collect()
+    };
+    let listed = list(source(&server, "s3://lab/in"));
+    assert_eq!(list(source(&server, "s3://lab/in").with_page_size(1)), listed);
     assert_eq!(listed.len(), 3);
     assert!(listed.iter().all(|image| image.size.is_some() && image.etag.is_some()));
     let requests = server.requests();
@@ -235,11 +238,21 @@ fn a_list_is_shared_out_to_other_sources() {
     assert!(found[1..].iter().all(Result::is_ok));
     // A single object, its label included, and what is not there.
     let one = || source(&server, "s3://lab/in/a/1.jpg");
-    let listed: Vec<ImageRef> = one().list().unwrap().map(Result::unwrap).collect();
+    let listed = list(one());
     assert_eq!(all(one().with_listed(listed))[0].as_ref().unwrap().label.as_deref(), Some("a"));
     let nothing: Vec<_> = source(&server, "s3://lab/none").list().unwrap().collect();
     assert!(matches!(nothing[..], [Err(Error::NoInput { .. })]));
     assert!(source(&server, "s3://other/in").list().is_err());
+    // A list that fails on the way ends with the error; one that nobody reads is given up.
+    let broken = source(&server, "s3://lab/in").with_page_size(1);
+    let mut images = broken.list().unwrap();
+    images.next().unwrap().unwrap();
+    drop(images);
+    let mut images = source(&server, "s3://lab/in").with_page_size(1).list().unwrap();
+    drop(server);
+    let rest: Vec<_> = images.by_ref().collect();
+    assert!(rest.last().unwrap().is_err() || rest.len() == 3);
+    assert!(images.next().is_none());
 }
 
 #[test]

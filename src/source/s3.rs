@@ -131,28 +131,41 @@ impl S3Source {
     /// As of [`open`](ImageSource::open). A page that cannot be listed is an item, the last one.
     pub fn list(self) -> Result<impl Iterator<Item = Result<ImageRef>> + Send + 'static> {
         let mut keys = self.open_keys()?;
+        let s3 = self.s3.clone();
+        let (queue, mut images) = mpsc::channel(MAX_PAGE_SIZE as usize);
         let taker = Taker::new(self, &keys)?;
-        let mut seen = Seen::default();
-        let mut is_done = false;
-        Ok(std::iter::from_fn(move || {
-            while !is_done {
-                match taker.options.s3.wait_for(keys.next(&taker.options)) {
-                    Ok(Some(Ok(object))) if taker.takes(&object, &mut seen) => {
+        let listing = async move {
+            let mut seen = Seen::default();
+            while let Some(object) = keys.next(&taker.options).await {
+                let image = match object {
+                    Ok(object) if !taker.takes(&object, &mut seen) => continue,
+                    Ok(object) => {
                         let uri = taker.options.root.uri_of(&object.key);
-                        return Some(Ok(ImageRef { uri, size: object.size, etag: object.etag }));
+                        Ok(ImageRef { uri, size: object.size, etag: object.etag })
                     }
-                    Ok(Some(Ok(_))) => {}
-                    Ok(None) => {
-                        is_done = true;
-                        return (seen.taken == 0).then(|| Err(taker.nothing(seen)));
-                    }
-                    Ok(Some(Err(error))) | Err(error) => {
-                        is_done = true;
-                        return Some(Err(error));
-                    }
+                    Err(error) => Err(error),
+                };
+                let is_last = image.is_err();
+                // The consumer may have gone.
+                if queue.send(image).await.is_err() || is_last {
+                    return;
                 }
             }
-            None
+            if seen.taken == 0 {
+                let _ = queue.send(Err(taker.nothing(seen))).await;
+            }
+        };
+        let mut lister = Some(Task(s3.spawn(listing)));
+        Ok(std::iter::from_fn(move || {
+            lister.as_ref()?;
+            let image = match s3.wait_for(images.recv()) {
+                Ok(Some(image)) => return Some(image),
+                Ok(None) => None,
+                Err(error) => Some(Err(error)),
+            };
+            // Waiting for a task that has ended propagates its panic, if there was one.
+            let lister = lister.take().filter(|_| image.is_none());
+            lister.and_then(|lister| s3.wait_for(lister).err().map(Err)).or(image)
         }))
     }
 
