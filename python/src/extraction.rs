@@ -2,16 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
 
 use arrow_array::cast::AsArray as _;
 use arrow_array::{Array as _, ArrayRef, RecordBatch};
 use arrow_schema::DataType;
 use orb_features::pca::Components;
 use orb_features::prelude::*;
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyDict};
 use pyo3_arrow::{PyRecordBatch, PyRecordBatchReader, PySchema};
@@ -19,39 +17,8 @@ use pyo3_arrow::{PyRecordBatch, PyRecordBatchReader, PySchema};
 use crate::errors::{Failure, param};
 use crate::job::{Job, Scores, orb_of, parsed, policy_of, s3_of, scores_of};
 use crate::pca::PyPca;
-
-/// How often a job that runs looks whether Ctrl-C was pressed.
-const LOOK: Duration = Duration::from_millis(50);
-
-/// Runs `work` on a thread of its own, without the interpreter's lock; Ctrl-C sets the flag that it gets.
-fn interruptible<T: Send + 'static>(
-    py: Python<'_>,
-    work: impl FnOnce(Arc<AtomicBool>) -> Result<T> + Send + 'static,
-) -> PyResult<T> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&stop);
-    let (done, wait) = mpsc::channel();
-    let worker = std::thread::Builder::new()
-        .spawn(move || drop(done.send(work(flag))))
-        .map_err(|e| PyRuntimeError::new_err(format!("no thread for the job: {e}")))?;
-    // A lock, as a receiver is of one thread.
-    let wait = Mutex::new(wait);
-    loop {
-        match py.detach(|| wait.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(LOOK)) {
-            Ok(outcome) => return Ok(outcome.map_err(Failure)?),
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                if let Err(interrupt) = py.check_signals() {
-                    stop.store(true, Ordering::Relaxed);
-                    let _ = py.detach(|| worker.join());
-                    return Err(interrupt);
-                }
-            }
-            Err(mpsc::RecvTimeoutError::Disconnected) => {
-                return Err(PyRuntimeError::new_err("the job's thread panicked"));
-            }
-        }
-    }
-}
+use crate::place::place;
+use crate::run::{LastRun, Stop, Stream, interruptible, lock};
 
 /// An image of a list: its URI, its size in bytes and its ETag, where they are known.
 type Listed = (String, Option<u64>, Option<String>);
@@ -62,7 +29,7 @@ type Listed = (String, Option<u64>, Option<String>);
 #[derive(Debug)]
 pub struct PyExtraction {
     job: Job,
-    model: Mutex<Option<PcaModel>>,
+    last: Arc<Mutex<LastRun>>,
 }
 
 impl PyExtraction {
@@ -71,8 +38,11 @@ impl PyExtraction {
         Origin::new(&self.job.orb, &self.job.decode)
     }
 
-    fn keep(&self, model: Option<PcaModel>) {
-        *self.model.lock().unwrap_or_else(PoisonError::into_inner) = model;
+    /// Begins to note what a run does. Runs that overlap share the notes.
+    fn begin(&self) -> Tally {
+        let mut last = lock(&self.last);
+        *last = LastRun { model: last.model.take(), ..LastRun::default() };
+        last.tally.clone()
     }
 
     fn write<'py>(
@@ -86,6 +56,7 @@ impl PyExtraction {
         if self.job.listed.is_some() {
             return Err(param("listed", "a list", "none for files: a part of a job is a stream"));
         }
+        let out = place("out", &out)?;
         let job = self.job.clone();
         // True stands for a bar.
         let progress = match progress {
@@ -100,7 +71,7 @@ impl PyExtraction {
         };
         let observer = progress.as_ref().map(|progress| progress.clone().unbind());
         let outcome = interruptible(py, move |stop| {
-            let s3 = job.connect(Some(&out))?;
+            let s3 = job.connect(Some(&out), stop)?;
             // Opened before the output is touched.
             let images = job.images(s3.as_ref())?;
             let sink = match s3.as_ref().filter(|_| S3Location::is_uri(&out)) {
@@ -113,13 +84,14 @@ impl PyExtraction {
                 .with_allow_empty(job.policy.allow_empty())
                 .with_force(force)
                 .with_parallelism(job.parallelism()?)
-                .with_stop(stop);
+                .with_stop(Arc::clone(stop.flag()));
             if let Some(most) = job.policy.max_failures() {
                 pipeline = pipeline.with_max_failures(most);
             }
             if let Some(observer) = observer {
                 pipeline = pipeline.with_progress(move |p| {
-                    Python::attach(|py| {
+                    // Nobody is told once the interpreter ends.
+                    let _ = Python::try_attach(|py| {
                         // An exception of the callback is shown, and the job goes on.
                         if let Err(error) = observer.call1(py, (p.images, p.failed, p.rows)) {
                             error.write_unraisable(py, None);
@@ -140,7 +112,7 @@ impl PyExtraction {
         let report = outcome?;
         let json =
             serde_json::to_string(&report).map_err(|e| PyValueError::new_err(e.to_string()))?;
-        self.keep(report.pca_model);
+        lock(&self.last).model = report.pca_model;
         Ok(py.import("json")?.call_method1("loads", (json,))?.cast_into()?)
     }
 }
@@ -192,7 +164,7 @@ impl PyExtraction {
             _ => None,
         };
         table.check_for(orb.output(), k).map_err(Failure)?;
-        if listing.is_some() && !S3Location::is_uri(source) {
+        if listing.is_some() && !S3Location::is_uri(&place("source", source)?) {
             return Err(param(
                 "listing",
                 listing.unwrap_or_default().display().to_string(),
@@ -201,7 +173,7 @@ impl PyExtraction {
         }
         let image = |(uri, size, etag)| ImageRef { uri, size, etag };
         let job = Job {
-            source: source.to_owned(),
+            source: place("source", source)?,
             listing,
             requests_in_flight,
             listed: listed.map(|listed| listed.into_iter().map(image).collect()),
@@ -216,7 +188,7 @@ impl PyExtraction {
             threads,
             s3: s3_of(storage_options)?,
         };
-        Ok(Self { job, model: Mutex::new(None) })
+        Ok(Self { job, last: Arc::default() })
     }
 
     /// The job as a stream of Arrow: its fit, if it has one, runs before this returns.
@@ -226,9 +198,13 @@ impl PyExtraction {
         py: Python<'py>,
         requested_schema: Option<Bound<'py, PyCapsule>>,
     ) -> PyResult<Bound<'py, PyCapsule>> {
-        let job = self.job.clone();
-        let (stream, model) = interruptible(py, move |stop| job.open(&stop))?;
-        self.keep(model);
+        let (job, tally) = (self.job.clone(), self.begin());
+        let (batches, stop, model) = interruptible(py, move |stop| {
+            let (batches, model) = job.open(&tally, stop)?;
+            Ok((batches, stop.clone(), model))
+        })?;
+        lock(&self.last).model = model;
+        let stream = Stream::new(batches, &stop, Arc::clone(&self.last))?;
         let reader = Bound::new(py, PyRecordBatchReader::new(Box::new(stream)))?;
         Ok(reader.call_method1("__arrow_c_stream__", (requested_schema,))?.cast_into()?)
     }
@@ -277,8 +253,24 @@ impl PyExtraction {
     /// The PCA of the last run, or None.
     #[getter]
     fn model(&self) -> Option<PyPca> {
-        let model = self.model.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        model.map(|model| PyPca { model })
+        lock(&self.last).model.clone().map(|model| PyPca { model })
+    }
+
+    /// The numbers of photos that failed in the last stream, or cannot be listed, by cause.
+    #[getter]
+    fn failed(&self) -> BTreeMap<String, u64> {
+        let last = lock(&self.last);
+        let mut failed = last.tally.failed_by_cause();
+        if last.unnamed > 0 {
+            failed.insert("not_utf8".into(), last.unnamed);
+        }
+        failed
+    }
+
+    /// The error that ended the last stream, or None: an `OrbFeaturesError`, of which Arrow's readers raise the text only.
+    #[getter]
+    fn last_error(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        lock(&self.last).error.as_ref().map(|error| error.value(py).clone().unbind().into_any())
     }
 
     /// The columns of the stream, as a schema of Arrow. For a share of the variance, the scores are as many as in the last
@@ -306,7 +298,9 @@ impl PyExtraction {
     /// Lists the images: tuples of URI, size in bytes and ETag, to be given as `listed` to other jobs on the same source.
     fn list_images(&self, py: Python<'_>) -> PyResult<Vec<Listed>> {
         let job = self.job.clone();
-        let images = interruptible(py, move |_| job.list())?;
+        self.begin();
+        let (images, unnamed) = interruptible(py, move |stop| job.list(stop))?;
+        lock(&self.last).unnamed = unnamed;
         Ok(images.into_iter().map(|image| (image.uri, image.size, image.etag)).collect())
     }
 
@@ -320,20 +314,26 @@ impl PyExtraction {
         path: &str,
         content: &str,
     ) -> PyResult<(Vec<PyRecordBatch>, BTreeMap<String, u64>)> {
+        if matches!(self.job.scores, Scores::Fit(_)) {
+            return Err(param("pca", "a PCA to fit", "one that is fitted, for batches"));
+        }
         let batch = batch.into_inner();
         if batch.num_rows() == 0 {
             return Ok(Default::default());
         }
         let images = Encoded {
-            paths: column(&batch, path, |of| matches!(of, DataType::Utf8 | DataType::LargeUtf8))?,
+            paths: column(&batch, path, |of| {
+                matches!(of, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+            })?,
             contents: column(&batch, content, |of| {
-                matches!(of, DataType::Binary | DataType::LargeBinary)
+                matches!(of, DataType::Binary | DataType::LargeBinary | DataType::BinaryView)
             })?,
             label: self.job.selection.label().clone(),
             next: 0,
         };
         let tally = Tally::default();
-        let made = py.detach(|| self.job.open_images(images, &tally, &Arc::default())?.0.all());
+        let made: Result<Vec<_>> =
+            py.detach(|| self.job.open_images(images, &tally, &Stop::default())?.0.collect());
         let made = made.map_err(Failure)?.into_iter().map(PyRecordBatch::new).collect();
         Ok((made, tally.failed_by_cause()))
     }
@@ -391,14 +391,18 @@ impl Iterator for Encoded {
     fn next(&mut self) -> Option<Self::Item> {
         let at = (self.next < self.paths.len()).then_some(self.next)?;
         self.next += 1;
-        // A null is an empty name, or an image without bytes.
-        let uri = match self.paths.as_string_opt::<i32>() {
-            Some(paths) => paths.value(at),
-            None => self.paths.as_string::<i64>().value(at),
+        // A null is an empty name, or an image without bytes; Arrow may keep some of either below it.
+        let uri = match self.paths.data_type() {
+            _ if self.paths.is_null(at) => "",
+            DataType::Utf8 => self.paths.as_string::<i32>().value(at),
+            DataType::LargeUtf8 => self.paths.as_string::<i64>().value(at),
+            _ => self.paths.as_string_view().value(at),
         };
-        let bytes = match self.contents.as_binary_opt::<i32>() {
-            Some(contents) => contents.value(at),
-            None => self.contents.as_binary::<i64>().value(at),
+        let bytes = match self.contents.data_type() {
+            _ if self.contents.is_null(at) => &[],
+            DataType::Binary => self.contents.as_binary::<i32>().value(at),
+            DataType::LargeBinary => self.contents.as_binary::<i64>().value(at),
+            _ => self.contents.as_binary_view().value(at),
         };
         let image = ImageObject::new(uri, bytes.to_vec());
         Some(Ok(ImageObject { label: self.label.of(uri), ..image }))

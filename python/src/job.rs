@@ -3,9 +3,8 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use arrow_array::{ArrayRef, RecordBatch, RecordBatchReader, StringArray, new_null_array};
+use arrow_array::{ArrayRef, RecordBatch, StringArray, new_null_array};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use orb_features::pca::PcaInput;
 use orb_features::prelude::*;
@@ -14,6 +13,7 @@ use pyo3::prelude::*;
 
 use crate::errors::{Failure, param};
 use crate::pca::{PyPca, params};
+use crate::run::Stop;
 
 /// The images of a job.
 type Images = Box<dyn Iterator<Item = Result<ListedImage>> + Send>;
@@ -49,9 +49,13 @@ pub enum Scores {
 
 impl Job {
     /// The client, if the source or the other place is in S3.
-    pub fn connect(&self, other: Option<&str>) -> Result<Option<S3>> {
+    pub fn connect(&self, other: Option<&str>, stop: &Stop) -> Result<Option<S3>> {
         let is_s3 = S3Location::is_uri(&self.source) || other.is_some_and(S3Location::is_uri);
-        is_s3.then(|| self.s3.clone().connect()).transpose()
+        let s3 = is_s3.then(|| self.s3.clone().connect()).transpose()?;
+        if let Some(s3) = &s3 {
+            stop.watch(s3);
+        }
+        Ok(s3)
     }
 
     pub fn parallelism(&self) -> Result<Parallelism> {
@@ -68,12 +72,25 @@ impl Job {
         }
     }
 
-    /// Lists the images of the source.
-    pub fn list(&self) -> Result<Vec<ImageRef>> {
-        match self.connect(None)? {
-            Some(s3) => self.s3_source(&s3)?.list()?.collect(),
-            None => self.fs_source().list()?.collect(),
+    /// Lists the images of the source. A file whose name is not UTF-8 is counted, unless the policy is to fail.
+    pub fn list(&self, stop: &Stop) -> Result<(Vec<ImageRef>, u64)> {
+        let all: Box<dyn Iterator<Item = Result<ImageRef>>> = match self.connect(None, stop)? {
+            Some(s3) => Box::new(self.s3_source(&s3)?.list()?),
+            None => Box::new(self.fs_source().list()?),
+        };
+        let (mut images, mut unnamed) = (Vec::new(), 0);
+        for image in all {
+            match image {
+                Err(Error::NotUtf8 { .. }) if self.policy.on_error() != OnError::Fail => {
+                    unnamed += 1;
+                }
+                image => images.push(image?),
+            }
+            if stop.is_told() {
+                return Err(Error::Interrupted);
+            }
         }
+        Ok((images, unnamed))
     }
 
     fn s3_source(&self, s3: &S3) -> Result<S3Source> {
@@ -97,9 +114,9 @@ impl Job {
         }
     }
 
-    /// Opens the job as a stream; a fit runs first.
-    pub fn open(&self, stop: &Arc<AtomicBool>) -> Result<(Stream, Option<PcaModel>)> {
-        self.open_images(self.images(self.connect(None)?.as_ref())?, &Tally::default(), stop)
+    /// Opens the job; a fit runs first.
+    pub fn open(&self, tally: &Tally, stop: &Stop) -> Result<(Batches, Option<PcaModel>)> {
+        self.open_images(self.images(self.connect(None, stop)?.as_ref())?, tally, stop)
     }
 
     /// The same for images that are given.
@@ -107,8 +124,8 @@ impl Job {
         &self,
         images: I,
         tally: &Tally,
-        stop: &Arc<AtomicBool>,
-    ) -> Result<(Stream, Option<PcaModel>)>
+        stop: &Stop,
+    ) -> Result<(Batches, Option<PcaModel>)>
     where
         I: Iterator<Item = Result<T>> + Send + 'static,
         T: Into<ListedImage> + Send + 'static,
@@ -119,7 +136,7 @@ impl Job {
             .with_decode(self.decode.clone())
             .with_parallelism(parallelism.clone())
             .with_tally(tally)
-            .stop_at(stop)
+            .stop_at(stop.flag())
             .on_error(self.policy, tally)
             .explode()
             .with_whole_images(self.table.rows().is_of_images())
@@ -137,7 +154,9 @@ impl Job {
             }
         };
         let schema = self.schema(model.as_ref().map(PcaModel::n_components));
-        Ok((Stream { rows, table: self.table, schema, stop: Arc::clone(stop) }, model))
+        // A part may have no good image, but then it must be the images' fault.
+        let part_of = self.listed.is_some().then(|| (self.source.clone(), tally.clone()));
+        Ok((Batches { rows, table: self.table, schema, part_of }, model))
     }
 
     /// The columns of the stream: those of the rows, and for the policy `record` two more, with which an image that failed is
@@ -154,25 +173,18 @@ impl Job {
     }
 }
 
-/// The rows of a job as Arrow.
-pub struct Stream {
+/// The rows of a job as Arrow, in batches that have a row.
+pub struct Batches {
     rows: Rows,
     table: TableParams,
     schema: SchemaRef,
-    stop: Arc<AtomicBool>,
+    /// Of a part of a job: the source, and the counts.
+    part_of: Option<(String, Tally)>,
 }
 
-impl Stream {
-    /// The next batch that has a row.
-    fn advance(&mut self) -> Result<Option<RecordBatch>> {
-        while let Some(batch) = self.rows.next() {
-            let arrow =
-                self.to_arrow(&batch?).map_err(|e| Error::write_to("a batch of rows", e))?;
-            if arrow.num_rows() > 0 {
-                return Ok(Some(arrow));
-            }
-        }
-        Ok(None)
+impl Batches {
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
     }
 
     /// The rows, and then the images that failed.
@@ -202,36 +214,39 @@ impl Stream {
         let failed = RecordBatch::try_new(Arc::clone(&self.schema), columns.collect())?;
         arrow_select::concat::concat_batches(&self.schema, [&rows, &failed])
     }
-
-    /// All batches that have a row.
-    pub fn all(mut self) -> Result<Vec<RecordBatch>> {
-        std::iter::from_fn(|| self.advance().transpose()).collect()
-    }
 }
 
-impl Iterator for Stream {
-    type Item = Result<RecordBatch, ArrowError>;
+impl Iterator for Batches {
+    type Item = Result<RecordBatch>;
 
-    /// Whoever reads the stream holds no lock of Python, and sees Ctrl-C only at its end: looked for at every batch.
     fn next(&mut self) -> Option<Self::Item> {
-        if Python::attach(|py| py.check_signals().is_err()) {
-            self.stop.store(true, Ordering::Relaxed);
-            // Raised once the reader is back in Python; an error of Arrow cannot carry it.
-            Python::attach(|py| {
-                let raised = py.import("_thread").and_then(|of| of.call_method0("interrupt_main"));
-                raised.map_or_else(|error| error.write_unraisable(py, None), drop);
+        while let Some(batch) = self.rows.next() {
+            let arrow = batch.and_then(|batch| {
+                self.to_arrow(&batch).map_err(|e| Error::write_to("a batch of rows", e))
             });
-            return Some(Err(ArrowError::ExternalError("interrupted".into())));
+            match arrow {
+                Ok(arrow) if arrow.num_rows() == 0 => {}
+                other => return Some(other),
+            }
         }
-        let failed = |error: Error| ArrowError::ExternalError(error.to_line().into());
-        self.advance().map_err(failed).transpose()
+        let (source, tally) = self.part_of.take()?;
+        unreadable(&source, &tally).map(Err)
     }
 }
 
-impl RecordBatchReader for Stream {
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
+/// The error of a part of a job of which no image could be read.
+fn unreadable(source: &str, tally: &Tally) -> Option<Error> {
+    let (progress, causes) = (tally.progress(), tally.failed_by_cause());
+    let first = tally.first_failures();
+    let of_source: Vec<_> = first.iter().filter(|image| image.stage == "source").collect();
+    let is_of_source = |cause: &String| of_source.iter().any(|image| image.cause == *cause);
+    if progress.images == 0 || progress.failed < progress.images || !causes.keys().all(is_of_source)
+    {
+        return None;
     }
+    let (n, first) = (progress.images, &of_source.first()?.message);
+    let reason = format!("none of these {n} images can be read; the first: {first}");
+    Some(Error::NoInput { uri: source.into(), reason: reason.into() })
 }
 
 /// An ORB of parameters by their names, such as `n_features`, as JSON.

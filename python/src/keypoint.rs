@@ -1,12 +1,16 @@
 //! Keypoints as Python has them: `cv2.KeyPoint` where cv2 is, else our own of the same fields; or one structured array.
 
-use numpy::{PyArray1, PyReadonlyArray1};
+use std::collections::{HashMap, VecDeque};
+
+use numpy::{Element, PyArray1, PyReadonlyArray1};
 use orb_features::features::KeyPoint;
 use pyo3::exceptions::PyTypeError;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyList, PyTuple};
+use pyo3::types::{PyList, PyTuple};
+
+use crate::errors::param;
 
 /// A keypoint with the fields of `cv2.KeyPoint`.
 #[pyclass(name = "KeyPoint", module = "orb_features", get_all, set_all)]
@@ -61,23 +65,61 @@ fn class(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
     Ok(class.bind(py))
 }
 
+/// Keypoints with the numbers that cv2 calls `class_id`.
+#[derive(Clone, Debug, Default)]
+pub struct Named {
+    pub keypoints: Vec<KeyPoint>,
+    pub class_ids: Vec<i32>,
+}
+
+/// What a caller has not numbered.
+const NO_CLASS: i32 = -1;
+
+impl From<Vec<KeyPoint>> for Named {
+    fn from(keypoints: Vec<KeyPoint>) -> Self {
+        let class_ids = vec![NO_CLASS; keypoints.len()];
+        Self { keypoints, class_ids }
+    }
+}
+
+impl Named {
+    /// Gives keypoints, some of these in another order, their numbers. Equal ones get theirs in order.
+    pub fn name(&self, keypoints: Vec<KeyPoint>) -> Self {
+        if self.class_ids.iter().all(|&id| id == NO_CLASS) {
+            return keypoints.into();
+        }
+        let bits =
+            |k: &KeyPoint| ([k.x, k.y, k.size, k.angle, k.response].map(f32::to_bits), k.octave);
+        let mut ids: HashMap<_, VecDeque<i32>> = HashMap::new();
+        for (keypoint, &id) in self.keypoints.iter().zip(&self.class_ids) {
+            ids.entry(bits(keypoint)).or_default().push_back(id);
+        }
+        let id_of = |k| ids.get_mut(&bits(k)).and_then(VecDeque::pop_front).unwrap_or(NO_CLASS);
+        let class_ids = keypoints.iter().map(id_of).collect();
+        Self { keypoints, class_ids }
+    }
+}
+
 /// A tuple of keypoints, as cv2 returns it.
-pub fn to_objects<'py>(py: Python<'py>, keypoints: &[KeyPoint]) -> PyResult<Bound<'py, PyTuple>> {
+pub fn to_objects<'py>(py: Python<'py>, named: &Named) -> PyResult<Bound<'py, PyTuple>> {
     let class = class(py)?;
-    let objects = keypoints
+    let objects = named
+        .keypoints
         .iter()
-        .map(|k| class.call1((k.x, k.y, k.size, k.angle, k.response, k.octave, -1)));
+        .zip(&named.class_ids)
+        .map(|(k, id)| class.call1((k.x, k.y, k.size, k.angle, k.response, k.octave, *id)));
     PyTuple::new(py, objects.collect::<PyResult<Vec<_>>>()?)
 }
 
 /// The fields of the structured array, all of four bytes.
-const FIELDS: [(&str, &str); 6] = [
+const FIELDS: [(&str, &str); 7] = [
     ("x", "<f4"),
     ("y", "<f4"),
     ("size", "<f4"),
     ("angle", "<f4"),
     ("response", "<f4"),
     ("octave", "<i4"),
+    ("class_id", "<i4"),
 ];
 
 /// The type of the structured array.
@@ -91,54 +133,65 @@ pub fn dtype(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
 }
 
 /// A structured array of keypoints: shape (n).
-pub fn to_array<'py>(py: Python<'py>, keypoints: &[KeyPoint]) -> PyResult<Bound<'py, PyAny>> {
-    let bytes = keypoints.iter().flat_map(|k| {
+pub fn to_array<'py>(py: Python<'py>, named: &Named) -> PyResult<Bound<'py, PyAny>> {
+    let bytes = named.keypoints.iter().zip(&named.class_ids).flat_map(|(k, id)| {
         let [x, y, size, angle, response] =
             [k.x, k.y, k.size, k.angle, k.response].map(f32::to_le_bytes);
-        [x, y, size, angle, response, k.octave.to_le_bytes()]
+        [x, y, size, angle, response, k.octave.to_le_bytes(), id.to_le_bytes()]
     });
     let bytes: Vec<u8> = bytes.flatten().collect();
     PyArray1::from_vec(py, bytes).call_method1(intern!(py, "view"), (dtype(py)?,))
 }
 
+/// A field of a structured array, by its name.
+fn field<T: Element + Copy>(array: &Bound<'_, PyAny>, name: &str) -> PyResult<Vec<T>> {
+    let py = array.py();
+    let values = array.get_item(name).map_err(|_| {
+        param(
+            "keypoints",
+            format!("an array without {name}"),
+            "a structured array of KEYPOINT_DTYPE",
+        )
+    })?;
+    let values = py.import("numpy")?.call_method1("array", (values, T::get_dtype(py)))?;
+    Ok(values.extract::<PyReadonlyArray1<'_, T>>()?.as_slice()?.to_vec())
+}
+
 /// Reads keypoints: a structured array, or objects with the attributes of `cv2.KeyPoint`.
-pub fn read(keypoints: &Bound<'_, PyAny>) -> PyResult<Vec<KeyPoint>> {
+pub fn read(keypoints: &Bound<'_, PyAny>) -> PyResult<Named> {
     let py = keypoints.py();
     if keypoints.hasattr("dtype")? {
-        let contiguous = py.import("numpy")?.getattr("ascontiguousarray")?;
-        let options = PyDict::new(py);
-        options.set_item("dtype", dtype(py)?)?;
-        let array = contiguous.call((keypoints,), Some(&options))?;
-        let bytes: PyReadonlyArray1<'_, u8> = array.call_method1("view", ("u1",))?.extract()?;
-        let numbers = bytes.as_slice()?.as_chunks::<4>().0.as_chunks::<6>().0;
-        return Ok(numbers
-            .iter()
-            .map(|&[x, y, size, angle, response, octave]| {
-                let float = f32::from_le_bytes;
-                KeyPoint {
-                    x: float(x),
-                    y: float(y),
-                    size: float(size),
-                    angle: float(angle),
-                    response: float(response),
-                    octave: i32::from_le_bytes(octave),
-                }
-            })
-            .collect());
+        let floats = ["x", "y", "size", "angle", "response"];
+        let [x, y, size, angle, response] = floats.map(|name| field::<f32>(keypoints, name));
+        let (x, y, size, angle, response) = (x?, y?, size?, angle?, response?);
+        let octave: Vec<i32> = field(keypoints, "octave")?;
+        let class_ids = field(keypoints, "class_id").unwrap_or_else(|_| vec![NO_CLASS; x.len()]);
+        let one = |i: usize| KeyPoint {
+            x: x[i],
+            y: y[i],
+            size: size[i],
+            angle: angle[i],
+            response: response[i],
+            octave: octave[i],
+        };
+        return Ok(Named { keypoints: (0..x.len()).map(one).collect(), class_ids });
     }
-    let one = |k: Bound<'_, PyAny>| {
+    let mut named = Named::default();
+    let all = keypoints.try_iter().map_err(|_| {
+        PyTypeError::new_err("keypoints: a sequence of KeyPoint, or a structured array, is due")
+    })?;
+    for k in all {
+        let k = k?;
         let (x, y) = k.getattr(intern!(py, "pt"))?.extract()?;
-        Ok(KeyPoint {
+        named.keypoints.push(KeyPoint {
             x,
             y,
             size: k.getattr(intern!(py, "size"))?.extract()?,
             angle: k.getattr(intern!(py, "angle"))?.extract()?,
             response: k.getattr(intern!(py, "response"))?.extract()?,
             octave: k.getattr(intern!(py, "octave"))?.extract()?,
-        })
-    };
-    let all = keypoints.try_iter().map_err(|_| {
-        PyTypeError::new_err("keypoints: a sequence of KeyPoint, or a structured array, is due")
-    })?;
-    all.map(|k| one(k?)).collect()
+        });
+        named.class_ids.push(k.getattr(intern!(py, "class_id"))?.extract()?);
+    }
+    Ok(named)
 }

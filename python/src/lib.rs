@@ -6,6 +6,8 @@ mod job;
 mod keypoint;
 mod orb;
 mod pca;
+mod place;
+mod run;
 
 use pyo3::prelude::*;
 

@@ -7,7 +7,7 @@ use numpy::{
     PyArray2, PyArrayDyn, PyArrayMethods as _, PyReadonlyArrayDyn, PyUntypedArrayMethods as _,
 };
 use orb_features::Error;
-use orb_features::features::{Feature2D as _, Features, KeyPoint};
+use orb_features::features::{Feature2D as _, Features};
 use orb_features::orb::{OpenCvBuild, Orb, OrbParams, OrbScratch, ScoreType};
 use orb_features::pixels::{ColorOrder, GrayImage, GrayView};
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -15,7 +15,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyTuple};
 
 use crate::errors::{Failure, Result, param};
-use crate::keypoint;
+use crate::keypoint::{self, Named};
 
 thread_local! {
     /// Buffers that a thread keeps from one image to the next.
@@ -115,19 +115,23 @@ impl PyOrb {
         py: Python<'_>,
         image: &Pixels<'_>,
         mask: Option<&Pixels<'_>>,
-    ) -> PyResult<Features> {
-        self.work(py, image, mask, |orb, image, mask, scratch| {
+    ) -> PyResult<(Named, Features)> {
+        let mut found = self.work(py, image, mask, |orb, image, mask, scratch| {
             orb.detect_and_compute_with(image, mask, scratch)
-        })
+        })?;
+        Ok((std::mem::take(&mut found.keypoints).into(), found))
     }
 
     fn describe(
         &self,
         py: Python<'_>,
         image: &Pixels<'_>,
-        given: &[KeyPoint],
-    ) -> PyResult<Features> {
-        self.work(py, image, None, |orb, image, _, scratch| orb.compute_with(image, given, scratch))
+        given: &Named,
+    ) -> PyResult<(Named, Features)> {
+        let mut found = self.work(py, image, None, |orb, image, _, scratch| {
+            orb.compute_with(image, &given.keypoints, scratch)
+        })?;
+        Ok((given.name(std::mem::take(&mut found.keypoints)), found))
     }
 
     fn set(&mut self, params: OrbParams) -> Result<()> {
@@ -143,7 +147,7 @@ impl PyOrb {
 /// Descriptors as an array of shape (n, 32).
 fn descriptors<'py>(py: Python<'py>, features: &Features) -> PyResult<Bound<'py, PyArray2<u8>>> {
     let bytes = features.descriptors.as_flattened().to_vec();
-    let rows = ndarray::Array2::from_shape_vec((features.len(), 32), bytes);
+    let rows = ndarray::Array2::from_shape_vec((features.descriptors.len(), 32), bytes);
     let rows = rows.map_err(|e| PyValueError::new_err(e.to_string()))?;
     Ok(PyArray2::from_owned_array(py, rows))
 }
@@ -151,9 +155,10 @@ fn descriptors<'py>(py: Python<'py>, features: &Features) -> PyResult<Bound<'py,
 /// Keypoints and descriptors as cv2 returns them: no descriptors are None.
 type Found<'py> = (Bound<'py, PyTuple>, Option<Bound<'py, PyArray2<u8>>>);
 
-fn as_cv2<'py>(py: Python<'py>, features: &Features) -> PyResult<Found<'py>> {
-    let found = (!features.is_empty()).then(|| descriptors(py, features)).transpose()?;
-    Ok((keypoint::to_objects(py, &features.keypoints)?, found))
+fn as_cv2<'py>(py: Python<'py>, named: &Named, features: &Features) -> PyResult<Found<'py>> {
+    let found =
+        (!features.descriptors.is_empty()).then(|| descriptors(py, features)).transpose()?;
+    Ok((keypoint::to_objects(py, named)?, found))
 }
 
 /// Whether an argument is a list of images, rather than one.
@@ -305,7 +310,7 @@ impl PyOrb {
             self.work(py, &image.extract()?, mask.as_ref(), |orb, image, mask, scratch| {
                 orb.detect_with(image, mask, scratch)
             })?;
-        keypoint::to_objects(py, &found)
+        keypoint::to_objects(py, &found.into())
     }
 
     /// Descriptors of given keypoints, and the keypoints that have one; of lists of images and of keypoints, tuples of both.
@@ -326,8 +331,8 @@ impl PyOrb {
             let descriptors = PyTuple::new(py, descriptors)?.into_any();
             return Ok((PyTuple::new(py, found)?, Some(descriptors)));
         }
-        let found = self.describe(py, &image.extract()?, &keypoint::read(keypoints)?)?;
-        let (keypoints, descriptors) = as_cv2(py, &found)?;
+        let (named, found) = self.describe(py, &image.extract()?, &keypoint::read(keypoints)?)?;
+        let (keypoints, descriptors) = as_cv2(py, &named, &found)?;
         Ok((keypoints, descriptors.map(Bound::into_any)))
     }
 
@@ -339,7 +344,8 @@ impl PyOrb {
         image: Pixels<'py>,
         mask: Option<Pixels<'py>>,
     ) -> PyResult<Found<'py>> {
-        as_cv2(py, &self.find(py, &image, mask.as_ref())?)
+        let (named, found) = self.find(py, &image, mask.as_ref())?;
+        as_cv2(py, &named, &found)
     }
 
     /// Keypoints as one structured array: shape (n), fields x, y, size, angle, response, octave.
@@ -353,7 +359,7 @@ impl PyOrb {
         let found = self.work(py, &image, mask.as_ref(), |orb, image, mask, scratch| {
             orb.detect_with(image, mask, scratch)
         })?;
-        keypoint::to_array(py, &found)
+        keypoint::to_array(py, &found.into())
     }
 
     /// Keypoints as one structured array, and descriptors of shape (n, 32); of shape (0, 32) if there are none.
@@ -364,8 +370,8 @@ impl PyOrb {
         image: Pixels<'py>,
         mask: Option<Pixels<'py>>,
     ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyArray2<u8>>)> {
-        let found = self.find(py, &image, mask.as_ref())?;
-        Ok((keypoint::to_array(py, &found.keypoints)?, descriptors(py, &found)?))
+        let (named, found) = self.find(py, &image, mask.as_ref())?;
+        Ok((keypoint::to_array(py, &named)?, descriptors(py, &found)?))
     }
 
     /// Descriptors of given keypoints, and the keypoints that have one, as arrays.
@@ -375,8 +381,8 @@ impl PyOrb {
         image: Pixels<'py>,
         keypoints: &Bound<'py, PyAny>,
     ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyArray2<u8>>)> {
-        let found = self.describe(py, &image, &keypoint::read(keypoints)?)?;
-        Ok((keypoint::to_array(py, &found.keypoints)?, descriptors(py, &found)?))
+        let (named, found) = self.describe(py, &image, &keypoint::read(keypoints)?)?;
+        Ok((keypoint::to_array(py, &named)?, descriptors(py, &found)?))
     }
 
     #[pyo3(name = "descriptorSize")]

@@ -13,6 +13,7 @@ use pyo3_arrow::{PyArray, PyChunkedArray};
 
 use crate::errors::{Failure, Result, param};
 use crate::extraction::PyExtraction;
+use crate::run::on_threads;
 
 /// Count, sums and sums of products of rows: all that a fit needs. Moments of parts merge, here or on other machines; for
 /// bytes and bits they are whole numbers, so that a model's bits do not depend on how the rows were cut.
@@ -80,12 +81,14 @@ fn with_rows<T: Send>(
     if let Ok(bytes) = rows.extract::<PyReadonlyArray2<'_, u8>>() {
         let bytes = bytes.as_array();
         let packed = bytes.as_standard_layout();
-        return Ok(vec![py.detach(|| work(VectorsView::U8(packed.view())))?]);
+        return Ok(vec![py.detach(|| on_threads(|| work(VectorsView::U8(packed.view()))))?]);
     }
-    if let Ok(floats) = rows.extract::<PyReadonlyArray2<'_, f32>>() {
+    if rows.cast::<PyArray2<f32>>().is_ok() {
+        // rust-numpy takes strides in whole elements: a field of a structured array may have others.
+        let packed = py.import("numpy")?.call_method1("require", (rows, py.None(), "CA"))?;
+        let floats = packed.extract::<PyReadonlyArray2<'_, f32>>()?;
         let floats = floats.as_array();
-        let packed = floats.as_standard_layout();
-        return Ok(vec![py.detach(|| work(VectorsView::F32(packed.view())))?]);
+        return Ok(vec![py.detach(|| on_threads(|| work(VectorsView::F32(floats))))?]);
     }
     let chunks = if rows.hasattr("__arrow_c_array__")? {
         Some(vec![rows.extract::<PyArray>()?.into_inner().0])
@@ -97,8 +100,10 @@ fn with_rows<T: Send>(
     if let Some(chunks) = chunks {
         return Ok(py.detach(|| {
             let some = chunks.iter().filter(|chunk| !chunk.is_empty());
-            some.map(|chunk| work(orb_features::table::vectors_of(chunk)?.view()))
-                .collect::<Result<_>>()
+            on_threads(|| {
+                some.map(|chunk| work(orb_features::table::vectors_of(chunk)?.view()))
+                    .collect::<Result<_>>()
+            })
         })?);
     }
     let kind = rows.get_type().name()?;
@@ -205,7 +210,7 @@ impl PyMoments {
         let default = 20_usize.into_pyobject(py)?.into_any();
         let k = n_components.unwrap_or(&default);
         let params = params(k, solver, seed, centering, self.moments.input())?;
-        let mut model = py.detach(|| self.moments.fit(&params)).map_err(Failure)?;
+        let mut model = py.detach(|| on_threads(|| Ok(self.moments.fit(&params)?)))?;
         if let Some(job) = origin {
             model = model.with_origin(job.get().origin());
         }

@@ -68,7 +68,13 @@ def test_failed_photos_by_policy(damaged, tmp_path):
     with pytest.raises(orb_features.DecodeError) as caught:
         orb_features.extract(damaged).write_parquet(tmp_path / "out")
     assert caught.value.uri.endswith("kind/a.jpg") and caught.value.stage == "decode"
-    good = pyarrow.table(orb_features.extract(damaged, on_error="skip"))
+    job = orb_features.extract(damaged)
+    with pytest.raises(pyarrow.lib.ArrowException):
+        pyarrow.table(job)
+    assert isinstance(job.last_error, orb_features.DecodeError) and job.last_error.uri == caught.value.uri
+    job = orb_features.extract(damaged, on_error="skip")
+    good = pyarrow.table(job)
+    assert job.failed == {"corrupt": 1, "not_an_image": 1} and job.last_error is None
     assert set(good["path"].to_pylist()) == {str(damaged / "kind" / "b.jpg")}
     table = pyarrow.table(orb_features.extract(damaged, on_error="record"))
     failed = [row for row in table.to_pylist() if row["error"] is not None]
@@ -80,6 +86,56 @@ def test_failed_photos_by_policy(damaged, tmp_path):
     with pytest.raises(orb_features.OrbFeaturesError, match="2"):
         orb_features.extract(damaged, on_error="skip", max_failures="1").write_parquet(tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_places_as_others_write_them(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table = pyarrow.table(orb_features.extract(photos))
+    spaced = tmp_path / "a b%20"
+    spaced.symlink_to(photos)
+    for uri in [photos.as_uri(), f"file:{photos}", f"file://localhost{photos}"]:
+        assert pyarrow.table(orb_features.extract(uri)) == table
+    assert len(pyarrow.table(orb_features.extract(spaced.as_uri()))) == len(table)
+    job = orb_features.extract(photos)
+    job.write_parquet((tmp_path / "out").as_uri())
+    assert (tmp_path / "out" / "_SUCCESS").exists()
+    for bad in ["gs://bucket/x", "https://host/x"]:
+        with pytest.raises(orb_features.ParamError, match="s3://"):
+            job.write_parquet(bad)
+        with pytest.raises(orb_features.ParamError, match="s3://"):
+            orb_features.extract(bad)
+    for s3 in ["s3a://b/x", "s3:/b/x"]:
+        assert repr(orb_features.extract(s3)) == 'Extraction("s3://b/x")'
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a b%20", "out"]
+
+
+def test_a_part_of_which_nothing_can_be_read_fails(damaged):
+    bad = [(str(damaged / "kind" / "a.jpg"), None, None)]
+    gone = [(str(damaged / "kind" / f"gone{i}.jpg"), None, None) for i in range(3)]
+    options = {"on_error": "skip", "allow_empty": True}
+    assert len(pyarrow.table(orb_features.extract(damaged, listed=bad, **options))) == 0
+    assert len(pyarrow.table(orb_features.extract(damaged, listed=bad + gone, **options))) == 0
+    with pytest.raises(pyarrow.lib.ArrowException, match="none of these 3 images can be read"):
+        pyarrow.table(orb_features.extract(damaged, listed=gone, **options))
+
+
+@pytest.mark.parametrize("how", ["job.list_images()", "pyarrow.table(job)", "job.write_parquet(out)"])
+def test_ctrl_c_ends_a_wait_for_a_server_that_is_silent(tmp_path, how):
+    code = (
+        "import orb_features, pyarrow, socket, threading, os, signal, time\n"
+        f"out = {str(tmp_path / 'out')!r}\n"
+        "server = socket.create_server(('127.0.0.1', 0))\n"
+        "url = f'http://127.0.0.1:{server.getsockname()[1]}'\n"
+        "options = {'endpoint_url': url, 'region': 'r', 'access_key_id': 'a', 'secret_access_key': 'b'}\n"
+        "job = orb_features.extract('s3://bucket/x', storage_options=options)\n"
+        "threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
+        f"try: {how}\n"
+        "except KeyboardInterrupt: print('interrupted')\n"
+    )
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "interrupted\n", done.stderr
+    assert time.monotonic() - start < 15
 
 
 def test_a_list_is_shared_out(photos):
@@ -104,6 +160,21 @@ def test_batches_of_encoded_photos(photos, damaged):
     bad = pyarrow.record_batch({"path": ["x/1.jpg", None], "content": [b"nope", None]})
     found, failed = orb_features.extract("", on_error="skip", allow_empty=True).rows_of(bad)
     assert (found, failed) == ([], {"not_an_image": 1, "empty": 1})
+    with pytest.raises(orb_features.ParamError, match="fitted"):
+        orb_features.extract("", pca=2).rows_of(batch)
+    # Bytes below a null are none.
+    content = pyarrow.Array.from_buffers(
+        pyarrow.binary(), 2, [pyarrow.py_buffer(b"\x02"), *pyarrow.array([contents[0], contents[0]]).buffers()[1:]]
+    )
+    below = pyarrow.record_batch({"path": ["a", "b"], "content": content})
+    found, failed = orb_features.extract("", on_error="skip", threads=1).rows_of(below)
+    paths_of = {row["path"] for some in found for row in pyarrow.record_batch(some).to_pylist()}
+    assert failed == {"empty": 1} and paths_of == {"b"}
+    views = pyarrow.record_batch(
+        {"path": pyarrow.array(["b"], pyarrow.string_view()), "content": pyarrow.array(contents[:1], pyarrow.binary_view())}
+    )
+    again, _ = orb_features.extract("", threads=1).rows_of(views)
+    assert [pyarrow.record_batch(some) for some in again] == [pyarrow.record_batch(some) for some in found]
     with pytest.raises(orb_features.ParamError, match="path"):
         job.rows_of(batch)
     with pytest.raises(orb_features.ParamError, match="binary"):

@@ -6,6 +6,7 @@ import sys
 import threading
 
 import numpy
+import numpy.lib.recfunctions
 import pytest
 from conftest import drawn
 
@@ -103,12 +104,36 @@ def test_arrays_hold_the_same():
     keypoints, descriptors = orb.detectAndCompute(image)
     found, same = orb.detect_and_compute_array(image)
     assert found.dtype == orb_features.KEYPOINT_DTYPE and (same == descriptors).all()
-    assert [tuple(row) for row in found.tolist()] == [(*k.pt, k.size, k.angle, k.response, k.octave) for k in keypoints]
+    assert [tuple(row) for row in found.tolist()] == [(*k.pt, k.size, k.angle, k.response, k.octave, -1) for k in keypoints]
     assert (orb.detect_array(image) == found).all()
     again, described = orb.compute_array(image, found[::-1])
     assert rows(*orb.compute(image, keypoints)) == sorted(
-        (*row, -1, bytes(d)) for row, d in zip(again.tolist(), described, strict=True)
+        (*row, bytes(d)) for row, d in zip(again.tolist(), described, strict=True)
     )
+
+
+def test_keypoints_keep_their_numbers():
+    image = drawn(200, 5)
+    theirs, ours = cv2.ORB_create(100), orb_features.ORB_create(100)
+    given = theirs.detect(image, None)
+    for i, keypoint in enumerate(given):
+        keypoint.class_id = 1000 - i
+    # One twice, and one at the border, which is dropped.
+    given = [cv2.KeyPoint(1, 1, 31, class_id=7), *given, given[3]]
+    want = rows(*theirs.compute(image, given))
+    assert rows(*ours.compute(image, given)) == want and {row[6] for row in want} >= {1000, 997}
+    array = numpy.array(
+        [(*k.pt, k.size, k.angle, k.response, k.octave, k.class_id) for k in given], orb_features.KEYPOINT_DTYPE
+    )
+    # Fields are found by their names; class_id may be missing.
+    other = array[["class_id", "octave", "y", "x", "response", "angle", "size"]]
+    for some in [array, other, numpy.lib.recfunctions.repack_fields(other)]:
+        found, descriptors = ours.compute_array(image, some)
+        assert sorted((*row, bytes(d)) for row, d in zip(found.tolist(), descriptors, strict=True)) == want
+    without = numpy.lib.recfunctions.drop_fields(array, "class_id")
+    assert set(ours.compute_array(image, without)[0]["class_id"]) == {-1}
+    with pytest.raises(orb_features.ParamError, match="without x"):
+        ours.compute_array(image, array[["y"]])
 
 
 def test_lists_of_images_as_in_cv2():

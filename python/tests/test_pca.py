@@ -80,6 +80,37 @@ def test_columns_of_arrow():
     assert (model.transform(pyarrow.array(cells, pyarrow.binary(32))) == model.transform(rows)).all()
 
 
+def test_any_strides_are_read_right():
+    rows = descriptors(60).astype("f4")
+    want = orb_features.Moments.of(rows)
+    table = numpy.zeros(60, [("tag", "u1"), ("row", "f4", (32,))])
+    table["row"] = rows
+    shifted = numpy.frombuffer(b"x" + rows.tobytes(), "u1")[1:].view("f4").reshape(60, 32)
+    wide = numpy.repeat(rows, 2, axis=1)[:, ::2]
+    for same in [table["row"], shifted, wide, numpy.asfortranarray(rows), rows[::-1][::-1]]:
+        assert orb_features.Moments.of(same) == want
+    read_only = rows.astype("u1")
+    read_only.flags.writeable = False
+    assert orb_features.Moments.of(read_only) == orb_features.Moments.of(rows.astype("u1"))
+
+
+def push_in_child(rows, wanted):
+    assert orb_features.Moments().push(rows).to_bytes() == wanted
+
+
+def test_a_fork_has_threads_of_its_own():
+    import multiprocessing
+
+    rows = numpy.random.default_rng(0).integers(0, 256, (200_000, 32)).astype("u1")
+    wanted = orb_features.Moments().push(rows).to_bytes()
+    child = multiprocessing.get_context("fork").Process(target=push_in_child, args=(rows, wanted))
+    child.start()
+    child.join(60)
+    alive = child.is_alive()
+    child.kill()
+    assert not alive and child.exitcode == 0
+
+
 def test_what_cannot_be_is_said(tmp_path):
     moments = orb_features.Moments()
     with pytest.raises(orb_features.PcaError, match="0 rows"):

@@ -189,6 +189,9 @@ def test_failed_photos_by_policy(spark, photos):
     model = orb_spark.fit_pca(rows, "descriptor", k=2)
     assert model.n_samples_ == n
     assert model.transform_df(rows).filter("pca is null").count() == 6
+    if spark.engine == "spark":
+        vectors = model.transform_df(rows, vectors=True)
+        assert len(vectors.filter("pca is null").collect()) == 6 and len(vectors.collect()) == n + 6
 
 
 def test_vectors_are_for_pyspark_ml(spark, photos):
@@ -197,19 +200,16 @@ def test_vectors_are_for_pyspark_ml(spark, photos):
     from pyspark.ml.feature import PCA
 
     frame = encoded(spark, photos)
-    rows = frame.mapInArrow(orb_spark.extract(layout="spark"), orb_spark.schema(layout="spark"))
-    assert dict(rows.dtypes)["descriptor"] == "vector"
-    theirs = PCA(k=3, inputCol="descriptor", outputCol="scores").fit(rows)
-    ours = orb_spark.fit_pca(rows, "descriptor", k=3)
-    assert ours.explained_variance_ratio_ == pytest.approx(theirs.explainedVariance.toArray(), abs=1e-6)
+    if not pyspark.__version__.startswith("3.4"):
+        rows = frame.mapInArrow(orb_spark.extract(layout="spark"), orb_spark.schema(layout="spark"))
+        assert dict(rows.dtypes)["descriptor"] == "vector"
+        theirs = PCA(k=3, inputCol="descriptor", outputCol="scores").fit(rows)
+        ours = orb_spark.fit_pca(rows, "descriptor", k=3)
+        assert ours.explained_variance_ratio_ == pytest.approx(theirs.explainedVariance.toArray(), abs=1e-6)
     rows = frame.mapInArrow(orb_spark.extract(), orb_spark.schema())
-    scored = ours_of(rows).transform_df(rows, vectors=True)
+    scored = orb_spark.fit_pca(rows, "descriptor", k=5).transform_df(rows, vectors=True)
     assert dict(scored.dtypes)["pca"] == "vector"
     assert PCA(k=2, inputCol="pca", outputCol="scores").fit(scored).explainedVariance.size == 2
-
-
-def ours_of(rows):
-    return orb_spark.fit_pca(rows, "descriptor", k=5)
 
 
 def test_a_worker_without_the_package_says_so():
@@ -234,9 +234,63 @@ def test_a_worker_without_the_package_says_so():
         assert b"orb_features is not on this worker" in done.stdout, done.stderr.decode()
 
 
+@pytest.mark.parametrize("shape", ["descriptor", "image", "padded:3"])
+@pytest.mark.parametrize("policy", ["skip", "record"])
+def test_rows_of_any_shape(spark, photos, shape, policy, tmp_path):
+    model = pyarrow.table(job := orb_features.extract(photos, pca=3)) and job.model
+    model.save(tmp_path / "model.json")
+    want = pyarrow.table(orb_features.extract(photos, rows=shape, pca=model, on_error=policy))
+    options = {"rows": shape, "on_error": policy}
+    mapped = encoded(spark, photos).mapInArrow(orb_spark.extract(pca=model, **options), orb_spark.schema(pca=model, **options))
+    frames = [mapped]
+    if SPARK_4:
+        orb_spark.register(spark)
+        reader = spark.read.format("orb_features").options(**options).option("model", str(tmp_path / "model.json"))
+        frames.append(reader.load(str(photos)))
+    for frame in frames:
+        assert frame.columns == want.schema.names
+        got = frame.select("path", "pca", "descriptor").collect()
+        key = repr
+        plain = lambda v: bytes(v) if isinstance(v, bytearray) else [plain(x) for x in v] if isinstance(v, list) else v  # noqa: E731
+        found = sorted(([os.path.basename(row.path), plain(row.pca), plain(row.descriptor)] for row in got), key=key)
+        expected = want.select(["path", "pca", "descriptor"]).to_pylist()
+        assert found == sorted(([os.path.basename(row["path"]), row["pca"], row["descriptor"]] for row in expected), key=key)
+
+
+def test_a_column_is_found_by_its_name(spark, photos):
+    rows = encoded(spark, photos).mapInArrow(orb_spark.extract(), orb_spark.schema())
+    model = orb_spark.fit_pca(rows, "Descriptor", k=2)
+    scores = lambda frame: sorted(tuple(row.pca) for row in frame.select("pca").collect())  # noqa: E731
+    both = rows.selectExpr("descriptor as a", "unhex(sha2(descriptor, 256)) as b")
+    assert scores(model.transform_df(both, "A")) == scores(model.transform_df(rows))
+    with pytest.raises(ValueError, match="nonsense: 0 of path"):
+        model.transform_df(rows, "nonsense")
+    with pytest.raises(ValueError, match="has a column Label already"):
+        model.transform_df(rows, output="Label")
+
+
+@needs_source
+def test_what_cannot_be_read_is_no_empty_result(spark, tmp_path):
+    for i in range(5):
+        (tmp_path / f"{i}.jpg").symlink_to("nowhere")
+    orb_spark.register(spark)
+    reader = spark.read.format("orb_features")
+    with pytest.raises(Exception, match="none of these 5 images can be read"):
+        reader.load(str(tmp_path)).count()
+    (tmp_path / "bad.jpg").write_bytes(b"nope")
+    assert reader.load(str(tmp_path)).count() == 0
+    failed = reader.option("on_error", "record").load(f"file:{tmp_path}").groupBy("error_code").count().collect()
+    assert {row.error_code: row["count"] for row in failed} == {"unreadable": 5, "not_an_image": 1}
+    with pytest.raises(Exception, match="follow from the options"):
+        reader.schema("path string, x float").load(str(tmp_path)).count()
+
+
 def test_options_are_checked_before_the_job(spark, photos):
     with pytest.raises(TypeError, match="nfeatures"):
         orb_spark.extract(nfeatures=30)
+    for option in ["glob", "max_failures", "storage_options", "threads"]:
+        with pytest.raises(TypeError, match=f"unknown options: {option}"):
+            orb_spark.extract(**{option: "1"})
     with pytest.raises(TypeError, match="fitted"):
         orb_spark.extract(pca=20)
     if SPARK_4:

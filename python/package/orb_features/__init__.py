@@ -81,7 +81,8 @@ def extract(source, **options):
         requests_in_flight: objects that are fetched from S3 at a time.
 
     Raises:
-        OrbFeaturesError: one of its kinds, which name the photo or the folder, the stage and the cause.
+        OrbFeaturesError: one of its kinds, which name the photo or the folder, the stage and the cause. The readers of a stream
+            raise Arrow's errors instead, with the text; the error itself is ``job.last_error`` then.
     """
     orb, options = _split(dict(options))
     return Extraction(_os.fspath(source), orb, **options)

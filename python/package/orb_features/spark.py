@@ -15,7 +15,7 @@ A task works on one thread, as Spark runs one for each core. Every function that
 imports what it needs there, so that a worker without this package says so.
 """
 
-from . import Extraction, Moments, Pca, _split
+from . import ORB_PARAMETERS, Extraction, Moments, Pca, _split
 
 _MISSING = (
     "the package orb_features is not on this worker: install it there, or send its wheel along "
@@ -32,70 +32,65 @@ def configure(spark, *, batch_photos=512, open_cost=64 << 10):
     spark.conf.set("spark.sql.files.openCostInBytes", str(open_cost))
 
 
-def _job(options, **fixed):
+#: Options of ``extract`` beside the parameters of ORB and ``pca``: those of a photo and of its rows. Which photos there are, and when
+#: failures end a job, is Spark's and the caller's here.
+OPTIONS = ("rows", "layout", "label", "on_error", "gray", "exif")
+
+
+def _job(options):
     """The arguments of an ``Extraction`` for the options of a job on Spark: pickled, and known to be good."""
     orb, others = _split(dict(options))
     model = others.pop("pca", None)
     if model is not None and not isinstance(model, Pca):
         raise TypeError("pca: a fitted Pca is due; fit one to the rows by fit_pca")
-    arguments = {"on_error": "skip", "allow_empty": True, "threads": 1, **others, **fixed}
+    unknown = sorted(set(others) - set(OPTIONS))
+    if unknown:
+        raise TypeError(f"unknown options: {', '.join(unknown)}; there are {', '.join(OPTIONS)}, pca and {', '.join(ORB_PARAMETERS)}")
+    arguments = {"on_error": "skip", "allow_empty": True, "threads": 1, **others}
     schema = Extraction("", orb, pca=model, **arguments).schema
     return orb, None if model is None else model.to_json(), arguments, schema
 
 
-def _type_of(arrow, types):
-    """Spark's name of an Arrow type."""
-    if types.is_fixed_size_binary(arrow):
-        return "binary"
-    if types.is_fixed_size_list(arrow) or types.is_list(arrow):
-        return f"array<{_type_of(arrow.value_type, types)}>"
-    if types.is_struct(arrow):
-        fields = (f"`{field.name}`: {_type_of(field.type, types)}" for field in arrow)
-        return f"struct<{', '.join(fields)}>"
-    names = {"int8": "tinyint", "int32": "int", "int64": "bigint", "float": "float", "double": "double"}
-    names |= {"string": "string", "binary": "binary", "bool": "boolean"}
-    return names[str(arrow)]
-
-
-def _ddl(schema):
+def _spark_schema(schema):
+    """A schema of Arrow as Spark's. The structs of vectors become ``vector``."""
     import pyarrow
+    from pyspark.sql import types as spark
 
-    fields = pyarrow.schema(schema)
-    return ", ".join(f"`{field.name}` {_type_of(field.type, pyarrow.types)}" for field in fields)
+    names = {
+        "bool": spark.BooleanType, "int8": spark.ByteType, "int32": spark.IntegerType, "int64": spark.LongType,
+        "float": spark.FloatType, "double": spark.DoubleType, "string": spark.StringType, "binary": spark.BinaryType,
+    }  # fmt: skip
+    vector = ["type", "size", "indices", "values"]
 
+    def type_of(arrow):
+        if pyarrow.types.is_fixed_size_binary(arrow):
+            return spark.BinaryType()
+        if pyarrow.types.is_fixed_size_list(arrow) or pyarrow.types.is_list(arrow):
+            return spark.ArrayType(type_of(arrow.value_type))
+        if pyarrow.types.is_struct(arrow):
+            if [field.name for field in arrow] == vector:
+                from pyspark.ml.linalg import VectorUDT
 
-def _vectors(ddl, schema):
-    """The columns as a ``StructType``, in which the structs of vectors are Spark's ``vector``."""
-    import pyarrow
-    from pyspark.ml.linalg import VectorUDT
-    from pyspark.sql.types import StructField, StructType, _parse_datatype_string
+                return VectorUDT()
+            return spark.StructType([spark.StructField(field.name, type_of(field.type)) for field in arrow])
+        return names[str(arrow)]()
 
-    parsed = _parse_datatype_string(ddl)
-    names = ["type", "size", "indices", "values"]
-    is_vector = {
-        field.name for field in pyarrow.schema(schema)
-        if pyarrow.types.is_struct(field.type) and [inner.name for inner in field.type] == names
-    }
-    return StructType([
-        StructField(field.name, VectorUDT() if field.name in is_vector else field.dataType, True) for field in parsed
-    ])
+    fields = [spark.StructField(field.name, type_of(field.type)) for field in pyarrow.schema(schema)]
+    return spark.StructType(fields)
 
 
 def schema(**options):
-    """The columns of the rows that ``extract`` gives for the same options: a DDL string, or for ``layout="spark"``, which has
-    columns of ``vector``, a ``StructType``.
-    """
-    options.pop("path", None), options.pop("content", None), options.pop("failures", None)
-    *_, found = _job(options)
-    ddl = _ddl(found)
-    return _vectors(ddl, found) if options.get("layout") == "spark" else ddl
+    """The columns of the rows that ``extract`` gives for the same options, as a ``StructType``."""
+    for name in ("path", "content", "failures"):
+        options.pop(name, None)
+    return _spark_schema(_job(options)[-1])
 
 
 def extract(*, path="path", content="content", failures=None, **options):
     """A function for ``DataFrame.mapInArrow``: batches of encoded photos to batches of rows, one for each descriptor.
 
-    ``path`` and ``content`` are the columns with the names and the encoded photos, as ``binaryFile`` has them. Options: as of
-    ``orb_features.extract``, but for its source's; ``pca`` is a fitted ``Pca``.
+    ``path`` and ``content`` are the columns with the names and the encoded photos, as ``binaryFile`` has them. Options: the
+    parameters of ORB, ``pca`` (a fitted ``Pca``), and ``OPTIONS``, as of ``orb_features.extract``.
 
     ``on_error``: "skip" (the default) leaves a photo out that cannot be decoded; the number is logged as a warning on the
     worker, and added to ``failures``, an accumulator. "record" gives it a row of its own, with its path, label,
@@ -103,11 +98,9 @@ def extract(*, path="path", content="content", failures=None, **options):
     no row of descriptors; with ``rows="image"`` it has one, as all have.
     """
     orb, model, arguments, _ = _job(options)
-    missing, plain = _MISSING, _plain_code()
+    missing, plain, report = _MISSING, _plain_code(), _report_code()
 
     def rows(batches):
-        import logging
-
         import pyarrow
 
         try:
@@ -123,32 +116,56 @@ def extract(*, path="path", content="content", failures=None, **options):
                 yield plain(pyarrow.record_batch(some))
             for cause, number in failed.items():
                 left_out[cause] = left_out.get(cause, 0) + number
-        if left_out and arguments["on_error"] == "skip":
-            logging.getLogger("orb_features").warning("photos left out, by cause: %s", left_out)
+        report(left_out, arguments["on_error"])
         if failures is not None:
             failures.add(sum(left_out.values()))
 
     return rows
 
 
+# Functions that come from a function are pickled whole, as no worker may have this module.
+
+
 def _plain_code():
-    """A function that makes binary and lists of a fixed length those of any length, as Spark has no other. It is pickled
-    whole, as no worker may have this module.
-    """
+    """A function that makes binary and lists of a fixed length those of any length, as Spark has no other."""
 
     def plain(batch):
         import pyarrow
 
+        types = pyarrow.types
+
+        def type_of(arrow):
+            if types.is_fixed_size_binary(arrow):
+                return pyarrow.binary()
+            if types.is_fixed_size_list(arrow) or types.is_list(arrow):
+                # The name that Spark's and Sail's lists have.
+                return pyarrow.list_(pyarrow.field("element", type_of(arrow.value_type)))
+            return arrow
+
         def column(array):
-            if pyarrow.types.is_fixed_size_binary(array.type):
-                return array.cast(pyarrow.binary())
-            if pyarrow.types.is_fixed_size_list(array.type):
-                return array.cast(pyarrow.list_(array.type.value_type))
-            return array
+            wanted = type_of(array.type)
+            if array.type == wanted:
+                return array
+            if types.is_list(array.type):
+                nulls = array.is_null() if array.null_count else None
+                return pyarrow.ListArray.from_arrays(array.offsets, column(array.values), type=wanted, mask=nulls)
+            return array.cast(wanted)
 
         return pyarrow.RecordBatch.from_arrays([column(array) for array in batch.columns], names=batch.schema.names)
 
     return plain
+
+
+def _report_code():
+    """A function that logs what a task left out."""
+
+    def report(failed, on_error):
+        import logging
+
+        if failed and on_error == "skip":
+            logging.getLogger("orb_features").warning("photos left out, by cause: %s", failed)
+
+    return report
 
 
 def moments(frame, column, *, pca_input="bytes"):
@@ -196,6 +213,14 @@ def transform(frame, model, column="descriptor", output="pca", *, vectors=False)
     from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
 
     json, missing = model.to_json(), _MISSING
+    same = [name for name in frame.columns if name == column]
+    # As Spark does by default.
+    same = same or [name for name in frame.columns if name.lower() == column.lower()]
+    if len(same) != 1:
+        raise ValueError(f"column: {column}: {len(same)} of {', '.join(frame.columns)} have this name")
+    if output.lower() in [name.lower() for name in frame.columns]:
+        raise ValueError(f"output: the frame has a column {output} already; drop it, or give the scores another name")
+    at = frame.columns.index(same[0])
     wanted = StructType([*frame.schema.fields, StructField(output, ArrayType(FloatType(), False))])
 
     def scored(batches):
@@ -208,7 +233,7 @@ def transform(frame, model, column="descriptor", output="pca", *, vectors=False)
             raise ImportError(f"{missing}: {error}") from error
         given = orb_features.Pca.from_json(json)
         for batch in batches:
-            rows = batch.column(batch.schema.get_field_index(column))
+            rows = batch.column(at)
             known = rows.is_valid().to_numpy(zero_copy_only=False)
             scores = given.transform(rows.drop_null()).astype(numpy.float32).ravel()
             ends = numpy.cumsum(numpy.where(known, given.n_components_, 0), dtype=numpy.int32)
@@ -220,9 +245,10 @@ def transform(frame, model, column="descriptor", output="pca", *, vectors=False)
     if not vectors:
         return found
     from pyspark.ml.functions import array_to_vector
-    from pyspark.sql.functions import col
+    from pyspark.sql.functions import col, when
 
-    return found.withColumn(output, array_to_vector(col(output).cast("array<double>")))
+    scores = col(f"`{output}`")
+    return found.withColumn(output, when(scores.isNotNull(), array_to_vector(scores.cast("array<double>"))))
 
 
 #: Options of the data source that say how S3 is reached. What is not said comes from each machine's own chain.
@@ -246,6 +272,9 @@ def register(spark):
     parameters of ORB; ``label``, ``glob``, ``extensions`` (with commas), ``recursive``, ``listing``, ``rows``, ``gray``, ``exif`` and
     ``on_error`` as of ``extract``; ``model``, a file with a PCA on the driver; ``partition_bytes``, the bytes of photos of a
     task; ``requests_in_flight``, of a task that reads S3; and ``STORAGE_OPTIONS``.
+
+    A photo that cannot be read or decoded is treated by ``on_error``, "skip" by default, which each task logs as a warning on its
+    worker. A task that can read none of its photos fails: that is no access, or another machine's folder.
     """
     spark.dataSource.register(_data_source())
 
@@ -253,7 +282,7 @@ def register(spark):
 def _data_source():
     from pyspark.sql.datasource import DataSource, DataSourceReader, InputPartition
 
-    missing, plain, storage_names = _MISSING, _plain_code(), STORAGE_OPTIONS
+    missing, plain, report, storage_names = _MISSING, _plain_code(), _report_code(), STORAGE_OPTIONS
 
     def job_of(options):
         """Source, ORB parameters, other arguments and size of a partition, from options, which are strings."""
@@ -278,13 +307,11 @@ def _data_source():
         source = options.pop("path", None)
         if not source:
             raise ValueError("path: a folder, or s3://bucket/prefix, is due")
-        if "://" in source and not source.startswith("s3://"):
-            source = source.removeprefix("file://") if source.startswith("file:") else source.replace("s3a://", "s3://", 1)
         orb = {name: number(options.pop(name)) for name in ORB_PARAMETERS if name in options}
         size = options.pop("partition_bytes", None)
         model = options.pop("model", None)
         arguments = {"on_error": "skip", "allow_empty": True, "threads": 1}
-        for name in ("rows", "label", "glob", "listing", "gray", "exif", "on_error", "max_failures"):
+        for name in ("rows", "label", "glob", "listing", "gray", "exif", "on_error"):
             if name in options:
                 arguments[name] = options.pop(name)
         if "extensions" in options:
@@ -319,7 +346,9 @@ def _data_source():
 
         def partitions(self):
             *job, size = self.job
-            photos = extraction(*job).list_images()
+            whole = extraction(*job)
+            photos = whole.list_images()
+            report(whole.failed, job[3]["on_error"])
             # Some 64 KB for a photo whose size is not known.
             sizes = [64 << 10 if photo[1] is None else photo[1] for photo in photos]
             if size is None:
@@ -345,6 +374,7 @@ def _data_source():
             stream = extraction(*job[:3], arguments, listed=partition.value)
             for batch in pyarrow.RecordBatchReader.from_stream(stream):
                 yield plain(batch)
+            report(stream.failed, job[3]["on_error"])
 
     class OrbFeatures(DataSource):
         @classmethod
@@ -352,15 +382,18 @@ def _data_source():
             return "orb_features"
 
         def schema(self):
-            from orb_features.spark import _ddl
-
             *job, _ = job_of(self.options)
-            return _ddl(extraction(*job).schema)
+            from orb_features.spark import _spark_schema
+
+            return _spark_schema(extraction(*job).schema)
 
         def reader(self, schema):
+            own = [field.name for field in self.schema()]
+            if [field.name for field in schema] != own:
+                raise ValueError("schema: the columns follow from the options; select those that you want")
             return Reader(self.options)
 
     return OrbFeatures
 
 
-__all__ = ["STORAGE_OPTIONS", "configure", "extract", "fit_pca", "moments", "register", "schema", "transform"]
+__all__ = ["OPTIONS", "STORAGE_OPTIONS", "configure", "extract", "fit_pca", "moments", "register", "schema", "transform"]

@@ -1,0 +1,214 @@
+//! How a job runs under Python: on a thread of its own, without the interpreter's lock, and ended by Ctrl-C.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arrow_array::{RecordBatch, RecordBatchReader};
+use arrow_schema::{ArrowError, SchemaRef};
+use orb_features::pca::PcaModel;
+use orb_features::prelude::{S3, Tally};
+use orb_features::{Error, Result};
+use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError};
+use pyo3::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use crate::errors::Failure;
+use crate::job::Batches;
+
+/// How often a job that runs looks whether Ctrl-C was pressed.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long an interrupted job may take to end before it is left alone.
+const GRACE: Duration = Duration::from_secs(10);
+/// Batches that are made before somebody takes them.
+const AHEAD: usize = 2;
+
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends a job: its stages, and its waits for S3.
+#[derive(Clone, Debug, Default)]
+pub struct Stop {
+    flag: Arc<AtomicBool>,
+    s3: Arc<Mutex<Option<S3>>>,
+}
+
+impl Stop {
+    pub fn flag(&self) -> &Arc<AtomicBool> {
+        &self.flag
+    }
+
+    pub fn is_told(&self) -> bool {
+        self.flag.load(Ordering::Relaxed)
+    }
+
+    /// From now on, waits on this connection end, too.
+    pub fn watch(&self, s3: &S3) {
+        *lock(&self.s3) = Some(s3.clone());
+        if self.is_told() {
+            s3.interrupt();
+        }
+    }
+
+    pub fn tell(&self) {
+        self.flag.store(true, Ordering::Relaxed);
+        if let Some(s3) = &*lock(&self.s3) {
+            s3.interrupt();
+        }
+    }
+}
+
+fn spawn(work: impl FnOnce() + Send + 'static) -> PyResult<()> {
+    let thread = std::thread::Builder::new().name("orb_features".into()).spawn(work);
+    thread.map(drop).map_err(|e| PyRuntimeError::new_err(format!("no thread for the job: {e}")))
+}
+
+/// Runs `work` while signals are looked for. What a handler raises is raised here, once the job has ended or had its time.
+pub fn interruptible<T: Send + 'static>(
+    py: Python<'_>,
+    work: impl FnOnce(&Stop) -> Result<T> + Send + 'static,
+) -> PyResult<T> {
+    let stop = Stop::default();
+    let (done, wait) = sync_channel(1);
+    let of_work = stop.clone();
+    spawn(move || drop(done.send(work(&of_work))))?;
+    // A lock, as a receiver is of one thread.
+    let wait = Mutex::new(wait);
+    loop {
+        match py.detach(|| lock(&wait).recv_timeout(LOOK)) {
+            Ok(outcome) => return Ok(outcome.map_err(Failure)?),
+            Err(RecvTimeoutError::Timeout) => {
+                if let Err(raised) = py.check_signals() {
+                    stop.tell();
+                    let _ = py.detach(|| lock(&wait).recv_timeout(GRACE));
+                    return Err(raised);
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(PyRuntimeError::new_err("the job's thread panicked"));
+            }
+        }
+    }
+}
+
+/// Runs `work` on this process's threads: a fork has those of its parent's pools no more.
+pub fn on_threads<T: Send>(work: impl FnOnce() -> Result<T, Failure> + Send) -> Result<T, Failure> {
+    static POOL: Mutex<Option<(u32, Arc<ThreadPool>)>> = Mutex::new(None);
+    let process = std::process::id();
+    let mut pool = lock(&POOL);
+    let threads = match &*pool {
+        Some((of, threads)) if *of == process => Arc::clone(threads),
+        _ => {
+            let made = ThreadPoolBuilder::new().build();
+            let failed = |e| Failure(Error::Fit(format!("no threads: {e}").into()));
+            let threads = Arc::new(made.map_err(failed)?);
+            // The parent's pool is forgotten, as its end would wait for threads that are not there.
+            if let Some((_, old)) = pool.replace((process, Arc::clone(&threads))) {
+                std::mem::forget(old);
+            }
+            threads
+        }
+    };
+    drop(pool);
+    threads.install(work)
+}
+
+/// What is known of the last run of a job.
+#[derive(Debug, Default)]
+pub struct LastRun {
+    pub model: Option<PcaModel>,
+    pub tally: Tally,
+    /// Files with a name that no list can hold.
+    pub unnamed: u64,
+    pub error: Option<PyErr>,
+}
+
+/// A job's batches as a stream of Arrow, made on a thread of its own.
+pub struct Stream {
+    batches: Receiver<Option<Result<RecordBatch>>>,
+    schema: SchemaRef,
+    stop: Stop,
+    last: Arc<Mutex<LastRun>>,
+    is_done: bool,
+}
+
+impl Stream {
+    pub fn new(batches: Batches, stop: &Stop, last: Arc<Mutex<LastRun>>) -> PyResult<Self> {
+        let schema = batches.schema();
+        let (full, received) = sync_channel(AHEAD);
+        spawn(move || {
+            // The last item says that nothing panicked. The reader may have gone.
+            for batch in batches.map(Some).chain([None]) {
+                if full.send(batch).is_err() {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { batches: received, schema, stop: stop.clone(), last, is_done: false })
+    }
+
+    /// The next batch. Whoever reads holds no lock of Python, and its interpreter sees no signal until the end of the stream:
+    /// hence it is looked for here.
+    #[expect(clippy::redundant_closure_for_method_calls, reason = "a method is of one lifetime")]
+    fn wait(&self) -> Result<Option<RecordBatch>, PyErr> {
+        loop {
+            match self.batches.recv_timeout(LOOK) {
+                Ok(batch) => return Ok(batch.transpose().map_err(Failure)?),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(PyRuntimeError::new_err("the job's thread panicked"));
+                }
+            }
+            // None if the interpreter is about to end.
+            let look = Python::try_attach(|py| py.check_signals());
+            look.unwrap_or(Err(Failure(Error::Interrupted).into()))?;
+        }
+    }
+}
+
+impl Iterator for Stream {
+    type Item = Result<RecordBatch, ArrowError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.is_done {
+            return None;
+        }
+        let error = match self.wait() {
+            Ok(Some(batch)) => return Some(Ok(batch)),
+            Ok(None) => {
+                self.is_done = true;
+                return None;
+            }
+            Err(error) => error,
+        };
+        self.is_done = true;
+        self.stop.tell();
+        let text = Python::try_attach(|py| {
+            if error.is_instance_of::<PyKeyboardInterrupt>(py) {
+                // Raised again once the reader is back in Python: an error of Arrow cannot carry it.
+                let raised = py.import("_thread").and_then(|of| of.call_method0("interrupt_main"));
+                raised.map_or_else(|failed| failed.write_unraisable(py, None), drop);
+                return "interrupted".to_owned();
+            }
+            let text = error.value(py).to_string();
+            lock(&self.last).error = Some(error);
+            text
+        });
+        Some(Err(ArrowError::ExternalError(text.unwrap_or_default().into())))
+    }
+}
+
+impl RecordBatchReader for Stream {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+}
+
+impl Drop for Stream {
+    /// Nobody reads on: the job ends.
+    fn drop(&mut self) {
+        self.stop.tell();
+    }
+}
