@@ -261,6 +261,12 @@ pub enum Error {
         /// The level.
         level: u32,
     },
+    /// The buffer of a pyramid level cannot be allocated.
+    #[error("no memory for {bytes} bytes of a pyramid level")]
+    NoMemory {
+        /// Bytes of the buffer.
+        bytes: usize,
+    },
     /// More keypoints were found in an image than [`crate::orb::OrbParams::max_keypoints`] allows.
     #[error("{found} keypoints, more than the {limit} allowed (max_keypoints)")]
     TooManyKeypoints {
@@ -508,6 +514,7 @@ impl Error {
             Self::Extract { source, .. } if matches!(**source, Self::Inference(_)) => Stage::Onnx,
             Self::EmptyLevel { .. }
             | Self::HugeLevel { .. }
+            | Self::NoMemory { .. }
             | Self::TooManyKeypoints { .. }
             | Self::KeyPoint { .. }
             | Self::Panic(_)
@@ -541,6 +548,7 @@ impl Error {
             Self::Decode { cause, .. } => cause.as_str(),
             Self::EmptyLevel { .. } => "empty_level",
             Self::HugeLevel { .. } => "huge_level",
+            Self::NoMemory { .. } => "no_memory",
             Self::TooManyKeypoints { .. } => "too_many_keypoints",
             Self::KeyPoint { .. } => "bad_keypoint",
             Self::Panic(_) => "panic",

@@ -225,6 +225,20 @@ fn a_model_is_not_saved_inside_the_output() {
     for path in inside {
         let args = ["--mode", "overwrite", "--save-model", path];
         bench.fails(&args, &[path, "not part of a result"]);
+        // The same folder by the way of one that is missing.
+        let output =
+            bench.command(&[&["in", "missing/../out"][..], &args].concat()).output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("not part of a result"));
+    }
+    // Beside the folders of a time, a file is in nobody's way.
+    bench.ok(&["--timestamped", "--save-model", "out/beside.json"]);
+    fs::remove_file(bench.path("out/beside.json")).unwrap();
+    for entry in fs::read_dir(bench.path("out")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().unwrap().to_str().unwrap().ends_with('Z') {
+            fs::remove_dir_all(path).unwrap();
+        }
     }
     #[cfg(unix)]
     for (to, link) in [("out/model.json", "link.json"), ("link.json", "links.json")] {
@@ -526,6 +540,19 @@ fn a_model_or_a_result_of_other_features_is_refused_unless_forced() {
     let forced = bench.report(&[&model[..], &["--force"]].concat());
     assert!(forced.rows < once);
     assert_eq!(rows(&bench.path("out")) as u64, 2 * once + forced.rows);
+    // The first rows decide, whatever name the forced file has.
+    let parts = || -> Vec<PathBuf> {
+        let names = names(&bench.path("out")).into_iter().filter(|name| name.starts_with("part-"));
+        names.map(|name| bench.path("out").join(name)).collect()
+    };
+    for run in ["0", "f"] {
+        let forced = parts().into_iter().max_by_key(|p| p.metadata().unwrap().modified().unwrap());
+        let name = format!("part-00000-{}.parquet", run.repeat(32));
+        fs::rename(forced.unwrap(), bench.path("out").join(name)).unwrap();
+        bench.fails(&model, &["fast_threshold: the model 5, this job 20"]);
+        bench
+            .fails(&["--mode", "append", "--no-pca"], &["fast_threshold: there 5, in this job 20"]);
+    }
 }
 
 #[test]

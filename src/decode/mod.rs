@@ -151,6 +151,8 @@ impl Decoder {
         if self.params.exif_orientation() == ExifOrientation::Apply
             && orientation != Orientation::NoTransforms
         {
+            // The turned image is another.
+            check_memory(pixels.as_bytes().len())?;
             pixels.turn(orientation);
         }
         Ok(())

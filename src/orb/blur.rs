@@ -184,7 +184,7 @@ mod tests {
             let centre = |(x, y): (usize, usize)| ((x % width) as isize, (y % height) as isize);
             let smoothed = |centres: &[(isize, isize)], reach, old: u8| {
                 let (mut sums, mut target) = (RowSums::default(), Plane::default());
-                target.reshape(width, height, 0);
+                target.reshape(width, height, 0).unwrap();
                 target.map(|_| old);
                 let fused = (width / 32 * 32, width / 4 * 4);
                 let centres = centres.iter().copied();

@@ -177,7 +177,7 @@ impl Orb {
             self.geometry(image, level)?;
         }
         if let Some(mask) = mask {
-            scratch.mask.whole.copy_from(mask);
+            scratch.mask.whole.copy_from(mask)?;
             if self.params().compat().binarises_mask() {
                 scratch.mask.whole.map(|v| if v == 0 { 0 } else { 255 });
             }
@@ -213,7 +213,7 @@ impl Orb {
                     &features.keypoints[first..],
                     &mut scratch.description,
                     &mut features.descriptors,
-                );
+                )?;
             }
         }
         Ok(features)
@@ -329,14 +329,14 @@ impl Orb {
         keypoints: &[KeyPoint],
         scratch: &mut Description,
         descriptors: &mut Vec<Descriptor>,
-    ) {
+    ) -> Result<()> {
         let pattern = &self.tables.pattern;
         let centres = || keypoints.iter().map(|k| geometry.position(k));
         if keypoints.is_empty() {
-            return;
+            return Ok(());
         }
         // OpenCV smooths the level but not its frame, and samples may lie on the frame.
-        scratch.smoothed.reshape(level.width, level.height, frame);
+        scratch.smoothed.reshape(level.width, level.height, frame)?;
         if frame > 0 {
             scratch.smoothed.copy_frame(level);
         }
@@ -355,6 +355,7 @@ impl Orb {
         descriptors.extend(keypoints.iter().zip(centres()).map(|(k, centre)| {
             pattern.describe(&self.tables.kernels, smoothed, centre, k.angle, places)
         }));
+        Ok(())
     }
 
     /// The given keypoints that can be described, sorted by octave as in OpenCV.
@@ -514,7 +515,7 @@ impl Feature2D for Orb {
                 &keypoints_kept[from..to],
                 &mut scratch.description,
                 &mut descriptors,
-            );
+            )?;
         }
         Ok(Features { keypoints: keypoints_kept, descriptors })
     }

@@ -149,7 +149,7 @@ impl Pyramid {
         }
         let [even, odd] = &mut self.planes;
         let (plane, previous) = if level.is_multiple_of(2) { (even, odd) } else { (odd, even) };
-        plane.reshape(geometry.width, geometry.height, frame);
+        plane.reshape(geometry.width, geometry.height, frame)?;
         let source = if level > first_level + 1 { previous.view() } else { image };
         self.resizers[level].resize(kernels, source, unread, plane);
         plane.reflect_frame();
@@ -168,12 +168,17 @@ pub(super) struct Plane {
 
 impl Plane {
     /// Sets the size and the frame. The buffer is not cleared: its pixels are left over from earlier use.
-    pub fn reshape(&mut self, width: usize, height: usize, frame: usize) {
-        (self.width, self.height, self.frame) = (width, height, frame);
-        let len = (width + 2 * frame) * (height + 2 * frame);
-        if self.pixels.len() < len {
-            self.pixels.resize(len, 0);
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`]: a failed allocation would end the process, where only this image is too large.
+    pub fn reshape(&mut self, width: usize, height: usize, frame: usize) -> Result<()> {
+        let bytes = (width + 2 * frame) * (height + 2 * frame);
+        if let Some(more) = bytes.checked_sub(self.pixels.len()) {
+            self.pixels.try_reserve_exact(more).map_err(|_| Error::NoMemory { bytes })?;
+            self.pixels.resize(bytes, 0);
         }
+        (self.width, self.height, self.frame) = (width, height, frame);
+        Ok(())
     }
 
     fn stride(&self) -> usize {
@@ -228,11 +233,15 @@ impl Plane {
     }
 
     /// Becomes a copy of an image, without a frame.
-    pub fn copy_from(&mut self, image: GrayView<'_>) {
-        self.reshape(image.width(), image.height(), 0);
+    ///
+    /// # Errors
+    /// As [`reshape`](Self::reshape).
+    pub fn copy_from(&mut self, image: GrayView<'_>) -> Result<()> {
+        self.reshape(image.width(), image.height(), 0)?;
         for y in 0..self.height {
             self.row_mut(y).copy_from_slice(image.row(y));
         }
+        Ok(())
     }
 
     /// Copies the frame of a plane of the same shape, and nothing within the frame.
@@ -367,6 +376,17 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn a_level_that_no_memory_holds_is_an_error() {
+        let mut plane = Plane::default();
+        plane.reshape(3, 2, 1).unwrap();
+        let error = plane.reshape(1 << 31, 1 << 31, 0).unwrap_err();
+        assert!(matches!(error, Error::NoMemory { bytes } if bytes == 1 << 62));
+        assert_eq!((error.code(), error.stage()), ("no_memory", crate::Stage::Orb));
+        // What was there is still whole.
+        assert_eq!((plane.width, plane.height, plane.pixels.len()), (3, 2, 20));
+    }
+
     proptest! {
         /// `BORDER_REFLECT_101`: mirrored at the outermost pixels, which are not repeated.
         #[test]
@@ -391,7 +411,7 @@ mod tests {
             pixels in prop::collection::vec(any::<u8>(), 64),
         ) {
             let mut plane = Plane::default();
-            plane.reshape(width, height, frame);
+            plane.reshape(width, height, frame).unwrap();
             for y in 0..height {
                 plane.row_mut(y).copy_from_slice(&pixels[y * width..][..width]);
             }

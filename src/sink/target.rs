@@ -116,7 +116,7 @@ impl Target {
     }
 }
 
-/// The first file of an existing result, by name.
+/// The first file of an existing result: in a folder the oldest, in S3 by name.
 struct First {
     uri: String,
     /// Its schema, whose metadata are the footer's notes. A file of CSV has none: this is the schema of the list of
@@ -162,12 +162,17 @@ fn same_columns(
     Err(Error::write_to(uri, format!("its columns differ from those of {other}")))
 }
 
-/// The path of the first file with such a name in a folder.
+/// The path of the first file with such a name in a folder: the oldest, as files that were added by force may have other
+/// notes, and names tell runs apart but not their order.
 fn first_path(folder: &Path, is_taken: fn(&str) -> bool) -> Option<PathBuf> {
     let is_file = |e: &std::fs::DirEntry| e.file_type().is_ok_and(|t| t.is_file());
     let entries = std::fs::read_dir(folder).ok()?;
-    let paths = entries.filter_map(|e| e.ok().filter(is_file).map(|e| e.path()));
-    paths.filter(|p| p.file_name().and_then(|n| n.to_str()).is_some_and(is_taken)).min()
+    let files = entries.filter_map(|e| e.ok().filter(is_file)).filter_map(|e| {
+        let written = e.metadata().and_then(|metadata| metadata.modified()).ok();
+        let path = e.path();
+        path.file_name().and_then(|n| n.to_str()).is_some_and(is_taken).then_some((written, path))
+    });
+    files.min().map(|(_, path)| path)
 }
 
 fn first_in_folder(folder: &Path) -> Result<Option<First>> {

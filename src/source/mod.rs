@@ -76,7 +76,8 @@ pub struct ImageRef {
 
 /// Something that can be opened as a stream of images.
 ///
-/// Every iterator of results of [`ListedImage`]s or [`ImageObject`]s is a source.
+/// Every iterator of results of [`ListedImage`]s or [`ImageObject`]s is a source. A job that ends early waits until `next`
+/// returns: waits for S3 are broken off, those of a source of your own are not, so give them a limit.
 pub trait ImageSource {
     /// An image: read already, or still to be read by the thread that takes it.
     type Image: Into<ListedImage> + Send + 'static;

@@ -140,7 +140,7 @@ impl Job {
         files.check()?;
         self.files.check(with.s3)?;
         let output = self.files.place(&self.output)?;
-        with.pca.check_files(&self.output)?;
+        with.pca.check_files(&output)?;
         let decode =
             DecodeParams::default().with_gray_mode(with.gray).with_exif_orientation(self.exif);
         // Set before there is anything to clean up.

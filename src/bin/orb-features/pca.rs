@@ -1,10 +1,10 @@
 //! The options of the PCA.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use clap::Args;
-use orb_features::features::{DESCRIPTOR_LEN, VectorFormat};
+use orb_features::features::VectorFormat;
 use orb_features::pca::{Components, DEFAULT_SEED};
 use orb_features::prelude::*;
 
@@ -95,7 +95,6 @@ impl PcaArgs {
         force: bool,
     ) -> Result<Scores, Exit> {
         let input = self.pca_input.unwrap_or_default();
-        let dimensions = of.map(|(format, _)| input.dimensions(format.len()));
         if let Some(path) = &self.model {
             let file = path.display();
             let model = PcaModel::load(path)?;
@@ -128,7 +127,7 @@ impl PcaArgs {
             return Err(Exit::usage(&why));
         }
         let params = PcaParams::of(components)
-            .with_solver(self.solver(dimensions)?)
+            .with_solver(self.solver()?)
             .with_centering(self.center.unwrap_or_default())
             .with_input(input);
         if let Some((format, _)) = of {
@@ -149,21 +148,16 @@ impl PcaArgs {
         given.into_iter().find(|(_, is_given)| *is_given).map(|(name, _)| name)
     }
 
-    fn solver(&self, dimensions: Option<usize>) -> Result<Solver, Exit> {
+    fn solver(&self) -> Result<Solver, Exit> {
         let seed = self.seed.unwrap_or(DEFAULT_SEED);
         match self.solver {
             None | Some(Solver::Randomized { .. }) => Ok(Solver::seeded(seed)),
             Some(Solver::Covariance) if self.seed.is_some() => {
                 Err(Exit::usage("--seed has no part in --solver covariance"))
             }
-            // Up to 50 elements, 500 rows are ten times as many, and fewer rows need no random vectors either.
-            Some(Solver::Auto { .. })
-                if self.seed.is_some() && dimensions.is_some_and(|d| d <= DESCRIPTOR_LEN) =>
-            {
-                let why = format!(
-                    "--seed has no part in --solver auto: up to {DESCRIPTOR_LEN} elements, that is covariance"
-                );
-                Err(Exit::usage(&why))
+            // It may choose either, by numbers that are known at the end.
+            Some(Solver::Auto { .. }) if self.seed.is_some() => {
+                Err(Exit::usage("--seed has no part in --solver auto: name --solver randomized"))
             }
             Some(Solver::Auto { .. }) => Ok(Solver::Auto { seed }),
             Some(solver) => Ok(solver),
@@ -183,9 +177,25 @@ impl PcaArgs {
     }
 }
 
+/// A path without `.` and `..`, also of what does not exist: a missing folder is left by `..` as it was entered.
+fn resolved(path: &Path) -> PathBuf {
+    let mut at = std::env::current_dir().unwrap_or_default();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                at = fs::canonicalize(&at).unwrap_or(at);
+                at.pop();
+            }
+            part => at.push(part),
+        }
+    }
+    fs::canonicalize(&at).unwrap_or(at)
+}
+
 /// Whether a file lies, or would lie, inside a folder. The file need not exist yet.
 fn is_inside(file: &Path, folder: &Path) -> bool {
-    let Ok(folder) = fs::canonicalize(folder) else { return false };
+    let folder = resolved(folder);
     let mut file = file.to_owned();
     // Follows symbolic links, also dangling ones, for which `canonicalize` fails.
     for _ in 0..MAX_LINKS {

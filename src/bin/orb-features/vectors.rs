@@ -61,11 +61,11 @@ impl PcaOf {
         if self.force && self.files.mode != WriteMode::Append {
             return Err(Exit::usage("--force is for --mode append"));
         }
-        self.pca.check_files(&self.output)?;
         let mut files = self.files.params().with_force(self.force);
         files.check()?;
         self.files.check(&self.s3)?;
         let output = self.files.place(&self.output)?;
+        self.pca.check_files(&output)?;
         let scores = self.pca.scores(None, Some(DEFAULT_N_COMPONENTS), self.force)?;
         // Set before there is anything to clean up.
         let stop = Stop::on_interrupt();
