@@ -325,7 +325,12 @@ impl FileReader {
         if metadata.len() > limit {
             return Err(too_long());
         }
-        let mut bytes = Vec::with_capacity(metadata.len() as usize + 1);
+        let mut bytes = Vec::new();
+        bytes
+            .try_reserve_exact(
+                usize::try_from(metadata.len()).unwrap_or(usize::MAX).saturating_add(1),
+            )
+            .map_err(|e| read(io::Error::new(io::ErrorKind::OutOfMemory, e)))?;
         // One byte beyond the limit reveals a file that grew.
         let len =
             (&mut file).take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(read)?;
