@@ -82,7 +82,7 @@ impl PyExtraction {
                 .with_decode(job.decode.clone())
                 .with_on_error(job.policy.on_error())
                 .with_allow_empty(job.policy.allow_empty())
-                .with_force(force)
+                .with_force(force || job.force)
                 .with_parallelism(job.parallelism()?)
                 .with_stop(Arc::clone(stop.flag()));
             if let Some(most) = job.policy.max_failures() {
@@ -120,7 +120,7 @@ impl PyExtraction {
 #[pymethods]
 impl PyExtraction {
     #[new]
-    #[pyo3(signature = (source="", orb="{}", *, pca=None, rows="descriptor", layout="arrow", label="parent", glob=None, extensions=None, recursive=true, on_error="fail", max_failures=None, allow_empty=false, gray="bgr", exif="apply", solver="randomized", seed=None, centering="mean", pca_input="bytes", threads=None, storage_options=None, requests_in_flight=None, listing=None, listed=None))]
+    #[pyo3(signature = (source="", orb="{}", *, pca=None, rows="descriptor", layout="arrow", label="parent", glob=None, extensions=None, recursive=true, on_error="fail", max_failures=None, allow_empty=false, gray="bgr", exif="apply", solver="randomized", seed=None, centering="mean", pca_input="bytes", threads=None, storage_options=None, requests_in_flight=None, listing=None, listed=None, force=false))]
     #[expect(clippy::too_many_arguments, reason = "options of the job, by name")]
     fn new(
         source: &str,
@@ -133,7 +133,7 @@ impl PyExtraction {
         extensions: Option<Vec<String>>,
         recursive: bool,
         on_error: &str,
-        max_failures: Option<&str>,
+        max_failures: Option<Bound<'_, PyAny>>,
         allow_empty: bool,
         gray: &str,
         exif: &str,
@@ -146,6 +146,7 @@ impl PyExtraction {
         requests_in_flight: Option<usize>,
         listing: Option<PathBuf>,
         listed: Option<Vec<Listed>>,
+        force: bool,
     ) -> PyResult<Self> {
         let mut selection =
             Selection::default().with_label(parsed(label)?).with_recursive(recursive);
@@ -171,6 +172,17 @@ impl PyExtraction {
                 "only for a source in S3",
             ));
         }
+        let decode = DecodeParams::default()
+            .with_gray_mode(parsed(gray)?)
+            .with_exif_orientation(parsed(exif)?);
+        if let Scores::Model(model) = &scores {
+            if pca_input != "bytes" && pca_input != model.input().as_str() {
+                return Err(param("pca_input", pca_input, "that of the PCA that is given"));
+            }
+            if !force {
+                model.check_origin(&Origin::new(&orb, &decode)).map_err(Failure)?;
+            }
+        }
         let image = |(uri, size, etag)| ImageRef { uri, size, etag };
         let job = Job {
             source: place("source", source)?,
@@ -178,15 +190,14 @@ impl PyExtraction {
             requests_in_flight,
             listed: listed.map(|listed| listed.into_iter().map(image).collect()),
             orb,
-            decode: DecodeParams::default()
-                .with_gray_mode(parsed(gray)?)
-                .with_exif_orientation(parsed(exif)?),
+            decode,
             selection,
-            policy: policy_of(on_error, max_failures, allow_empty)?,
+            policy: policy_of(on_error, max_failures.as_ref(), allow_empty)?,
             table,
             scores,
             threads,
             s3: s3_of(storage_options)?,
+            force,
         };
         Ok(Self { job, last: Arc::default() })
     }
@@ -199,9 +210,12 @@ impl PyExtraction {
         requested_schema: Option<Bound<'py, PyCapsule>>,
     ) -> PyResult<Bound<'py, PyCapsule>> {
         let (job, tally) = (self.job.clone(), self.begin());
-        let (batches, stop, model) = interruptible(py, move |stop| {
+        let opened = interruptible(py, move |stop| {
             let (batches, model) = job.open(&tally, stop)?;
             Ok((batches, stop.clone(), model))
+        });
+        let (batches, stop, model) = opened.inspect_err(|error| {
+            lock(&self.last).error = Some(error.clone_ref(py));
         })?;
         lock(&self.last).model = model;
         let stream = Stream::new(batches, &stop, Arc::clone(&self.last))?;
@@ -273,10 +287,10 @@ impl PyExtraction {
         lock(&self.last).error.as_ref().map(|error| error.value(py).clone().unbind().into_any())
     }
 
-    /// The columns of the stream, as a schema of Arrow. For a share of the variance, the scores are as many as in the last
-    /// run.
+    /// The columns of the stream: a `pyarrow.Schema`, or without pyarrow an object that has `__arrow_c_schema__`. For a share of the
+    /// variance, the scores are as many as in the last run, and there must have been one.
     #[getter]
-    fn schema(&self) -> PyResult<PySchema> {
+    fn schema<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let of_last_run = || self.model().map(|last| last.model.n_components());
         let k = match &self.job.scores {
             Scores::None => None,
@@ -292,7 +306,11 @@ impl PyExtraction {
                 })?,
             }),
         };
-        Ok(PySchema::new(self.job.schema(k)))
+        let schema = Bound::new(py, PySchema::new(self.job.schema(k)))?.into_any();
+        match py.import("pyarrow") {
+            Ok(pyarrow) => pyarrow.call_method1("schema", (schema,)),
+            Err(_) => Ok(schema),
+        }
     }
 
     /// Lists the images: tuples of URI, size in bytes and ETag, to be given as `listed` to other jobs on the same source.

@@ -38,6 +38,8 @@ pub struct Job {
     pub scores: Scores,
     pub threads: Option<usize>,
     pub s3: S3Params,
+    /// A model of other features is taken, too.
+    pub force: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -262,12 +264,12 @@ pub fn parsed<T: std::str::FromStr<Err = Error>>(text: &str) -> PyResult<T> {
 
 pub fn policy_of(
     on_error: &str,
-    max_failures: Option<&str>,
+    max_failures: Option<&Bound<'_, PyAny>>,
     allow_empty: bool,
 ) -> PyResult<ErrorPolicy> {
     let mut policy = ErrorPolicy::new(parsed(on_error)?).with_allow_empty(allow_empty);
     if let Some(most) = max_failures {
-        policy = policy.with_max_failures(parsed::<MaxFailures>(most)?);
+        policy = policy.with_max_failures(parsed::<MaxFailures>(&most.str()?.to_string())?);
     }
     policy.check().map_err(Failure)?;
     Ok(policy)

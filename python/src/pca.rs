@@ -106,7 +106,8 @@ fn with_rows<T: Send>(
             })
         })?);
     }
-    let kind = rows.get_type().name()?;
+    let dtype = rows.getattr("dtype").and_then(|dtype| dtype.str());
+    let kind = dtype.or_else(|_| rows.get_type().name())?;
     Err(PyTypeError::new_err(format!(
         "rows: an array of shape (n, d) of uint8 or float32, or a column of Arrow, is due, not {kind}"
     )))

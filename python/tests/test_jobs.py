@@ -62,6 +62,20 @@ def test_files_are_the_programs(photos, tmp_path):
     assert next((tmp_path / "csv").glob("*.csv")).read_text().startswith("path,label")
 
 
+def test_a_model_of_other_features_is_refused(photos, tmp_path):
+    job = orb_features.extract(photos, pca=3)
+    pyarrow.table(job)
+    model = job.model
+    assert model.to_json() != orb_features.Moments.of(pyarrow.table(job)["descriptor"]).fit(3).to_json()
+    with pytest.raises(orb_features.PcaError, match="wta_k: the model 2, this job 3"):
+        orb_features.extract(photos, pca=model, wta_k=3)
+    forced = orb_features.extract(photos, pca=model, wta_k=3, force=True)
+    assert len(pyarrow.table(forced)) > 0
+    forced.write_parquet(tmp_path / "out")
+    with pytest.raises(orb_features.ParamError, match="pca_input"):
+        orb_features.extract(photos, pca=model, pca_input="bits")
+
+
 def test_failed_photos_by_policy(damaged, tmp_path):
     with pytest.raises(pyarrow.lib.ArrowException, match="a.jpg"):
         pyarrow.table(orb_features.extract(damaged))
@@ -84,7 +98,7 @@ def test_failed_photos_by_policy(damaged, tmp_path):
     ]
     assert table.filter(pyarrow.compute.is_null(table["error"])).select(good.schema.names).to_pylist() == good.to_pylist()
     with pytest.raises(orb_features.OrbFeaturesError, match="2"):
-        orb_features.extract(damaged, on_error="skip", max_failures="1").write_parquet(tmp_path / "out")
+        orb_features.extract(damaged, on_error="skip", max_failures=1).write_parquet(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -183,10 +197,12 @@ def test_batches_of_encoded_photos(photos, damaged):
 
 def test_what_cannot_be_is_said(tmp_path):
     with pytest.raises(orb_features.SourceError) as caught:
-        pyarrow.table(orb_features.extract(tmp_path / "none"))
-    assert caught.value.uri == str(tmp_path / "none")
-    with pytest.raises(TypeError, match="nfeatures"):
+        pyarrow.table(job := orb_features.extract(tmp_path / "none"))
+    assert caught.value.uri == str(tmp_path / "none") and job.last_error.uri == caught.value.uri
+    with pytest.raises(TypeError, match=r"nfeatures: n_features\?"):
         orb_features.extract(tmp_path, nfeatures=30)
+    with pytest.raises(TypeError, match=r"\['jpg'\]"):
+        orb_features.extract(tmp_path, extensions="jpg")
     for option in [{"rows": "x"}, {"n_features": "many"}, {"storage_options": {"key": "x"}}, {"label": "hive:"}, {"listing": "x"}]:
         with pytest.raises(orb_features.ParamError):
             orb_features.extract(tmp_path, **option)

@@ -109,6 +109,14 @@ def test_map_in_arrow_gives_the_same_bits(spark, photos, one_machine, partitions
     check(frame.mapInArrow(orb_spark.extract(n_features=30), orb_spark.schema(n_features=30)), one_machine)
 
 
+def test_extract_df_is_both_in_one(spark, photos):
+    frame, options = encoded(spark, photos), {"n_features": 20, "rows": "image", "on_error": "record"}
+    both = frame.mapInArrow(orb_spark.extract(**options), orb_spark.schema(**options))
+    assert keys(orb_spark.extract_df(frame, **options).drop("x", "y", "size", "angle", "response", "octave").collect()) == keys(
+        both.drop("x", "y", "size", "angle", "response", "octave").collect()
+    )
+
+
 @needs_source
 @pytest.mark.parametrize("partition_bytes", [None, 1, 100_000])
 def test_the_data_source_gives_the_same_bits(spark, photos, one_machine, partition_bytes):
@@ -245,7 +253,7 @@ def test_rows_of_any_shape(spark, photos, shape, policy, tmp_path):
     frames = [mapped]
     if SPARK_4:
         orb_spark.register(spark)
-        reader = spark.read.format("orb_features").options(**options).option("model", str(tmp_path / "model.json"))
+        reader = spark.read.format("orb_features").options(**options).option("pca", str(tmp_path / "model.json"))
         frames.append(reader.load(str(photos)))
     for frame in frames:
         assert frame.columns == want.schema.names
@@ -295,7 +303,7 @@ def test_options_are_checked_before_the_job(spark, photos):
         orb_spark.extract(pca=20)
     if SPARK_4:
         orb_spark.register(spark)
-        for option, why in [({"nfeatures": 3}, "unknown options: nfeatures"), ({"n_features": "x"}, "n_features"), ({"recursive": "1"}, "recursive")]:
+        for option, why in [({"nfeatures": 3}, "unknown options: nfeatures; there are n_features"), ({"n_features": "x"}, "n_features"), ({"recursive": "1"}, "recursive")]:
             with pytest.raises(Exception, match=why):
                 spark.read.format("orb_features").options(**option).load(str(photos)).count()
 

@@ -7,6 +7,7 @@
 ((), None)
 """
 
+import difflib as _difflib
 import json as _json
 import os as _os
 
@@ -50,6 +51,13 @@ ORB_PARAMETERS = (
 )
 
 
+#: The other options of ``extract``.
+OPTIONS = (
+    "pca", "rows", "layout", "label", "glob", "extensions", "recursive", "on_error", "max_failures", "allow_empty", "gray", "exif",
+    "solver", "seed", "centering", "pca_input", "threads", "storage_options", "requests_in_flight", "listing", "listed", "force",
+)  # fmt: skip
+
+
 def _split(options):
     """The ORB parameters among options, as JSON, and the other options."""
     orb = {name: options.pop(name) for name in ORB_PARAMETERS if name in options}
@@ -59,13 +67,14 @@ def _split(options):
 def extract(source, **options):
     """A job on a folder, or on ``s3://bucket/prefix``: one row for each descriptor.
 
-    The result is a stream of Arrow: ``polars.DataFrame(job)``, ``pyarrow.table(job)`` and ``duckdb.sql("from job")`` take it,
+    Returns an ``Extraction``, which reads the folder when it is run. It is a stream of Arrow: ``polars.DataFrame(job)``, ``pyarrow.table(job)`` and ``duckdb.sql("from job")`` take it,
     and each time the job runs. ``job.write_parquet(out)`` writes it to files instead, all or nothing, and returns the report.
 
     Options:
         the parameters of ORB, ``ORB_PARAMETERS``: ``n_features`` (30 by default, a quota for each photo) and so on.
         pca: a number of components, a share of the variance such as 0.95, or a ``Pca``; then a row has scores, too.
-            ``solver``, ``seed``, ``centering`` ("mean" or "none", which is Spark's), ``pca_input`` ("bytes" or "bits").
+            ``solver``, ``seed``, ``centering`` ("mean" or "none", which is Spark's), ``pca_input`` ("bytes" or "bits"). A ``Pca``
+            that knows that it was fitted to other features is refused, unless ``force``.
         rows: "descriptor", "image" (lists in one row for each photo) or "padded:N" (the first N in one).
         layout: "arrow", or "spark" with columns of the form of Spark's vectors.
         label: "parent" (the folder's name), "none", "segment:N" or "hive:KEY".
@@ -84,6 +93,12 @@ def extract(source, **options):
         OrbFeaturesError: one of its kinds, which name the photo or the folder, the stage and the cause. The readers of a stream
             raise Arrow's errors instead, with the text; the error itself is ``job.last_error`` then.
     """
+    for name in options:
+        if name not in (*ORB_PARAMETERS, *OPTIONS):
+            near = _difflib.get_close_matches(name, (*ORB_PARAMETERS, *OPTIONS), 1)
+            raise TypeError(f"unknown option {name}" + (f": {near[0]}?" if near else "; see help(orb_features.extract)"))
+    if isinstance(options.get("extensions"), str):
+        raise TypeError(f"extensions: a list is due, such as [{options['extensions']!r}]")
     orb, options = _split(dict(options))
     return Extraction(_os.fspath(source), orb, **options)
 
@@ -93,6 +108,7 @@ __all__ = [
     "ORB",
     "ORB_FAST_SCORE",
     "ORB_HARRIS_SCORE",
+    "OPTIONS",
     "ORB_PARAMETERS",
     "DecodeError",
     "ExtractError",

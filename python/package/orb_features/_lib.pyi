@@ -167,7 +167,7 @@ class Extraction:
         extensions: Sequence[str] | None = None,
         recursive: bool = True,
         on_error: Literal["fail", "skip", "record"] = "fail",
-        max_failures: str | None = None,
+        max_failures: int | str | None = None,
         allow_empty: bool = False,
         gray: Literal["bgr", "luma"] = "bgr",
         exif: Literal["apply", "ignore"] = "apply",
@@ -180,6 +180,7 @@ class Extraction:
         requests_in_flight: int | None = None,
         listing: str | PathLike[str] | None = None,
         listed: Sequence[_Listed] | None = None,
+        force: bool = False,
     ) -> Extraction: ...
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> Any: ...
     @property

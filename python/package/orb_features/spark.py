@@ -2,7 +2,7 @@
 
 >>> configure(spark)                                                                              # doctest: +SKIP
 >>> photos = spark.read.format("binaryFile").option("recursiveFileLookup", True).load("photos")  # doctest: +SKIP
->>> rows = photos.mapInArrow(extract(n_features=30), schema())                                    # doctest: +SKIP
+>>> rows = extract_df(photos, n_features=30)                                                      # doctest: +SKIP
 >>> model = fit_pca(rows, "descriptor", k=20)                                                     # doctest: +SKIP
 >>> model.transform_df(rows).write.mode("overwrite").parquet("features")                          # doctest: +SKIP
 
@@ -123,6 +123,11 @@ def extract(*, path="path", content="content", failures=None, **options):
     return rows
 
 
+def extract_df(frame, **options):
+    """The rows of a frame of encoded photos: ``frame.mapInArrow(extract(..), schema(..))`` with the same options."""
+    return frame.mapInArrow(extract(**options), schema(**options))
+
+
 # Functions that come from a function are pickled whole, as no worker may have this module.
 
 
@@ -208,7 +213,7 @@ def fit_pca(frame, column, k=20, *, pca_input="bytes", **options):
 
 def transform(frame, model, column="descriptor", output="pca", *, vectors=False):
     """The frame with the scores of a column as one more: an array of floats, or with ``vectors`` Spark's ``vector``, which
-    ``pyspark.ml`` takes. The scores of a null are null.
+    ``pyspark.ml`` takes (not on Sail). The scores of a null are null.
     """
     from pyspark.sql.types import ArrayType, FloatType, StructField, StructType
 
@@ -270,7 +275,7 @@ def register(spark):
     ``spark.read.format("orb_features").option(..).load("folder, or s3://bucket/prefix")`` lists the photos on the driver; each
     task reads, decodes and searches a part of them, and no photo goes through the JVM. Options, beside ``path``: the
     parameters of ORB; ``label``, ``glob``, ``extensions`` (with commas), ``recursive``, ``listing``, ``rows``, ``gray``, ``exif`` and
-    ``on_error`` as of ``extract``; ``model``, a file with a PCA on the driver; ``partition_bytes``, the bytes of photos of a
+    ``on_error`` as of ``extract``; ``pca``, a file with a PCA on the driver; ``partition_bytes``, the bytes of photos of a
     task; ``requests_in_flight``, of a task that reads S3; and ``STORAGE_OPTIONS``.
 
     A photo that cannot be read or decoded is treated by ``on_error``, "skip" by default, which each task logs as a warning on its
@@ -309,9 +314,10 @@ def _data_source():
             raise ValueError("path: a folder, or s3://bucket/prefix, is due")
         orb = {name: number(options.pop(name)) for name in ORB_PARAMETERS if name in options}
         size = options.pop("partition_bytes", None)
-        model = options.pop("model", None)
+        model = options.pop("pca", None)
         arguments = {"on_error": "skip", "allow_empty": True, "threads": 1}
-        for name in ("rows", "label", "glob", "listing", "gray", "exif", "on_error"):
+        simple = ("rows", "label", "glob", "listing", "gray", "exif", "on_error")
+        for name in simple:
             if name in options:
                 arguments[name] = options.pop(name)
         if "extensions" in options:
@@ -325,7 +331,8 @@ def _data_source():
             arguments["recursive"] = recursive == "true"
         arguments["storage_options"] = {name: options.pop(name) for name in storage_names if name in options}
         if options:
-            raise ValueError(f"unknown options: {', '.join(sorted(options))}")
+            known = [*ORB_PARAMETERS, *simple, "extensions", "recursive", "pca", "partition_bytes", "requests_in_flight", *storage_names]
+            raise ValueError(f"unknown options: {', '.join(sorted(options))}; there are {', '.join(known)}")
         if model is not None:
             import orb_features
 
@@ -396,4 +403,4 @@ def _data_source():
     return OrbFeatures
 
 
-__all__ = ["OPTIONS", "STORAGE_OPTIONS", "configure", "extract", "fit_pca", "moments", "register", "schema", "transform"]
+__all__ = ["OPTIONS", "STORAGE_OPTIONS", "configure", "extract", "extract_df", "fit_pca", "moments", "register", "schema", "transform"]
