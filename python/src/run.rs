@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow_array::{RecordBatch, RecordBatchReader};
 use arrow_schema::{ArrowError, SchemaRef};
@@ -131,6 +131,8 @@ pub struct Stream {
     schema: SchemaRef,
     stop: Stop,
     last: Arc<Mutex<LastRun>>,
+    /// When a signal was looked for.
+    looked: Instant,
     is_done: bool,
 }
 
@@ -146,14 +148,28 @@ impl Stream {
                 }
             }
         })?;
-        Ok(Self { batches: received, schema, stop: stop.clone(), last, is_done: false })
+        Ok(Self {
+            batches: received,
+            schema,
+            stop: stop.clone(),
+            last,
+            looked: Instant::now(),
+            is_done: false,
+        })
     }
 
     /// The next batch. Whoever reads holds no lock of Python, and its interpreter sees no signal until the end of the stream:
     /// hence it is looked for here.
     #[expect(clippy::redundant_closure_for_method_calls, reason = "a method is of one lifetime")]
-    fn wait(&self) -> Result<Option<RecordBatch>, PyErr> {
+    fn wait(&mut self) -> Result<Option<RecordBatch>, PyErr> {
         loop {
+            // At a batch, too: they may come faster than it is looked.
+            if self.looked.elapsed() >= LOOK {
+                self.looked = Instant::now();
+                // None if the interpreter is about to end.
+                let look = Python::try_attach(|py| py.check_signals());
+                look.unwrap_or(Err(Failure(Error::Interrupted).into()))?;
+            }
             match self.batches.recv_timeout(LOOK) {
                 Ok(batch) => return Ok(batch.transpose().map_err(Failure)?),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -161,9 +177,6 @@ impl Stream {
                     return Err(PyRuntimeError::new_err("the job's thread panicked"));
                 }
             }
-            // None if the interpreter is about to end.
-            let look = Python::try_attach(|py| py.check_signals());
-            look.unwrap_or(Err(Failure(Error::Interrupted).into()))?;
         }
     }
 }

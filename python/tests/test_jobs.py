@@ -149,7 +149,7 @@ def test_ctrl_c_ends_a_wait_for_a_server_that_is_silent(tmp_path, how):
     start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout == "interrupted\n", done.stderr
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 30
 
 
 def test_a_list_is_shared_out(photos):
@@ -233,8 +233,8 @@ def test_ctrl_c_ends_a_job(photos, tmp_path, how):
     time.sleep(1)
     process.send_signal(signal.SIGINT)
     start = time.monotonic()
-    output, errors = process.communicate(timeout=30)
-    assert time.monotonic() - start < 10
+    output, errors = process.communicate(timeout=60)
+    assert time.monotonic() - start < 20
     if "write" in how:
         assert (process.returncode, output) == (7, "interrupted\n"), errors
         assert not list(tmp_path.glob("out*/part-*")) or (tmp_path / "out" / "_SUCCESS").exists()
