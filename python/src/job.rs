@@ -180,7 +180,7 @@ pub struct Batches {
     rows: Rows,
     table: TableParams,
     schema: SchemaRef,
-    /// Of a part of a job: the source, and the counts.
+    /// For a part of a job: its source, and the counts of its images.
     part_of: Option<(String, Tally)>,
 }
 

@@ -72,7 +72,7 @@ pub struct Named {
     pub class_ids: Vec<i32>,
 }
 
-/// What a caller has not numbered.
+/// The `class_id` of a keypoint to which its caller gave none.
 const NO_CLASS: i32 = -1;
 
 impl From<Vec<KeyPoint>> for Named {
