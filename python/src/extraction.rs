@@ -165,7 +165,8 @@ impl PyExtraction {
             _ => None,
         };
         table.check_for(orb.output(), k).map_err(Failure)?;
-        if listing.is_some() && !S3Location::is_uri(&place("source", source)?) {
+        let source = place("source", source)?;
+        if listing.is_some() && !S3Location::is_uri(&source) {
             return Err(param(
                 "listing",
                 listing.unwrap_or_default().display().to_string(),
@@ -185,7 +186,7 @@ impl PyExtraction {
         }
         let image = |(uri, size, etag)| ImageRef { uri, size, etag };
         let job = Job {
-            source: place("source", source)?,
+            source,
             listing,
             requests_in_flight,
             listed: listed.map(|listed| listed.into_iter().map(image).collect()),

@@ -291,7 +291,7 @@ pub fn scores_of(
 }
 
 /// The names of storage options, without the prefix `aws_` that they may have.
-const STORAGE_OPTIONS: [&str; 8] = [
+pub const STORAGE_OPTIONS: [&str; 8] = [
     "region",
     "endpoint_url",
     "addressing",

@@ -22,10 +22,12 @@ mod _lib {
     #[pymodule_export]
     use crate::pca::{PyMoments, PyPca};
     use pyo3::prelude::*;
+    use pyo3::types::PyTuple;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        module.add("STORAGE_OPTIONS", PyTuple::new(module.py(), crate::job::STORAGE_OPTIONS)?)?;
         module.add("KEYPOINT_DTYPE", crate::keypoint::dtype(module.py())?)
     }
 }

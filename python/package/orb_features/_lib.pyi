@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 __version__: str
 KEYPOINT_DTYPE: np.dtype[np.void]
+STORAGE_OPTIONS: tuple[str, ...]
 
 _Pixels: TypeAlias = npt.NDArray[np.uint8]
 _KeyPoints: TypeAlias = Sequence[Any] | npt.NDArray[np.void]

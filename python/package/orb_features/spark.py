@@ -16,6 +16,7 @@ imports what it needs there, so that a worker without this package says so.
 """
 
 from . import ORB_PARAMETERS, Extraction, Moments, Pca, _split
+from ._lib import STORAGE_OPTIONS
 
 _MISSING = (
     "the package orb_features is not on this worker: install it there, or send its wheel along "
@@ -256,19 +257,6 @@ def transform(frame, model, column="descriptor", output="pca", *, vectors=False)
     return found.withColumn(output, when(scores.isNotNull(), array_to_vector(scores.cast("array<double>"))))
 
 
-#: Options of the data source that say how S3 is reached. What is not said comes from each machine's own chain.
-STORAGE_OPTIONS = (
-    "region",
-    "endpoint_url",
-    "addressing",
-    "profile",
-    "anonymous",
-    "access_key_id",
-    "secret_access_key",
-    "session_token",
-)
-
-
 def register(spark):
     """Makes the format ``orb_features`` known to a session of Spark 4 or Sail.
 
@@ -276,7 +264,8 @@ def register(spark):
     task reads, decodes and searches a part of them, and no photo goes through the JVM. Options, beside ``path``: the
     parameters of ORB; ``label``, ``glob``, ``extensions`` (with commas), ``recursive``, ``listing``, ``rows``, ``gray``, ``exif`` and
     ``on_error`` as of ``extract``; ``pca``, a file with a PCA on the driver; ``partition_bytes``, the bytes of photos of a
-    task; ``requests_in_flight``, of a task that reads S3; and ``STORAGE_OPTIONS``.
+    task; ``requests_in_flight``, of a task that reads S3; and ``STORAGE_OPTIONS``, which say how S3 is
+    reached where a machine's own chain does not.
 
     A photo that cannot be read or decoded is treated by ``on_error``, "skip" by default, which each task logs as a warning on its
     worker. A task that can read none of its photos fails: that is no access, or another machine's folder.
