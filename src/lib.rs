@@ -93,6 +93,7 @@ pub mod decode;
 mod error;
 pub mod features;
 mod give_up;
+pub mod matching;
 #[cfg(feature = "onnx")]
 pub mod onnx;
 pub mod orb;

@@ -6,6 +6,7 @@ pub use crate::features::{
     Extracted, Feature2D, FeatureExtractor, Features, ImageFeatures, KeyPoint, PixelExtractor,
     PixelParams, VectorFormat, Vectors,
 };
+pub use crate::matching::{DMatch, HammingNorm, Homography, MatchParams, Matcher, RansacParams};
 #[cfg(feature = "opencv")]
 pub use crate::orb::OpenCvOrb;
 pub use crate::orb::{OpenCvBuild, Orb, OrbParams, OrbScratch, ScoreType};

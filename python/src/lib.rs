@@ -4,6 +4,7 @@ mod errors;
 mod extraction;
 mod job;
 mod keypoint;
+mod matching;
 mod orb;
 mod pca;
 mod place;
@@ -17,6 +18,8 @@ mod _lib {
     use crate::extraction::PyExtraction;
     #[pymodule_export]
     use crate::keypoint::OwnKeyPoint;
+    #[pymodule_export]
+    use crate::matching::{PyMatcher, find_homography};
     #[pymodule_export]
     use crate::orb::{PyOrb, orb_create};
     #[pymodule_export]

@@ -1,7 +1,7 @@
 //! The kernels that gain from wide registers, behind one table of functions for each instruction set.
 //!
 //! Each kernel is safe scalar Rust that the compiler vectorises. The variants compile the same source for
-//! wider instruction sets; only two kernels have a second version, in intrinsics. All variants give the
+//! wider instruction sets; only three kernels have a second version, in intrinsics. All variants give the
 //! same bits: no kernel reassociates floats, and multiply-adds are fused only where the source says so.
 //!
 //! Kernels consist of loops and `#[inline(always)]` functions, because only these are compiled for the
@@ -13,6 +13,7 @@ mod brief;
 mod fast;
 mod gram;
 mod gray;
+mod hamming;
 mod patch;
 mod project;
 mod resize;
@@ -23,6 +24,7 @@ mod x86_64;
 pub(crate) use blur::GAUSS_LEN;
 pub(crate) use fast::{RADIUS, RingRows};
 pub(crate) use gram::{GRAM_ROWS, GRAM_SIDE, GramSums};
+pub(crate) use hamming::{HAMMING_LANES, HAMMING_WORDS, HammingBlock};
 pub(crate) use patch::{HARRIS_RUN, HARRIS_SIDE, PATCH_RUN, PatchRow};
 pub(crate) use project::{Float, Loadings};
 pub(crate) use resize::Taps;
@@ -53,6 +55,13 @@ fn fill<const B: usize, T: Copy>(out: &mut [T], row: &impl Row<T>) {
     }
 }
 
+/// Distances of a descriptor to blocks of others.
+pub(crate) type Distances = fn(
+    query: &[u32; HAMMING_WORDS],
+    blocks: &[HammingBlock],
+    out: &mut [[u16; HAMMING_LANES]],
+) -> u16;
+
 /// One function for each kernel.
 #[derive(Clone, Copy)]
 #[allow(clippy::type_complexity)] // Each type is written only once, here.
@@ -81,6 +90,10 @@ pub(crate) struct Kernels {
         fn(x: &[f32], y: &[f32], turn: (f32, f32), centre: i32, stride: i32, out: &mut [u32]),
     /// [`gram::gram`].
     pub gram: fn(rows: &[[u8; GRAM_SIDE]], sums: &mut GramSums),
+    /// [`hamming::by_bytes`] of bits.
+    pub hamming: Distances,
+    /// [`hamming::by_bytes`] of pairs of bits.
+    pub hamming2: Distances,
     /// [`project::project`].
     pub project_f32: fn(rows: &[f32], loadings: &Loadings<f32>, scores: &mut [f32]),
     /// [`project::project`].
@@ -102,6 +115,8 @@ impl Kernels {
         blur_column: blur::column::<8>,
         brief_places: brief::places,
         gram: gram::gram,
+        hamming: hamming::by_bytes::<false>,
+        hamming2: hamming::by_bytes::<true>,
         project_f32: project::project::<f32, 2>,
         project_f64: project::project::<f64, 1>,
     };
@@ -118,7 +133,7 @@ impl Kernels {
             #[cfg(target_arch = "x86_64")]
             Simd::Avx2 => x86_64::avx2::KERNELS,
             #[cfg(target_arch = "x86_64")]
-            Simd::Avx512 => x86_64::avx512::KERNELS,
+            Simd::Avx512 => x86_64::avx512(),
             #[cfg(not(target_arch = "x86_64"))]
             Simd::Avx2 | Simd::Avx512 => unreachable!("{simd} is not available"),
         }
@@ -329,6 +344,45 @@ mod tests {
                         row[..i].fill(0);
                     }
                     sums
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn distances_are_the_scalar_ones_and_those_of_bits() {
+        let words = |seed: u32| -> Vec<u32> {
+            let bytes = noise(seed, 4 * HAMMING_WORDS * HAMMING_LANES);
+            bytes.chunks(4).map(|b| u32::from_ne_bytes(b.try_into().unwrap())).collect()
+        };
+        for n in 0..6 {
+            let mut blocks: Vec<HammingBlock> =
+                (0..n).map(|seed| words(seed).as_chunks().0.to_vec().try_into().unwrap()).collect();
+            let query: [u32; HAMMING_WORDS] = words(99)[..HAMMING_WORDS].try_into().unwrap();
+            // Both extremes.
+            for (block, flip) in blocks.iter_mut().zip([0, u32::MAX]) {
+                for (words, query) in block.iter_mut().zip(query) {
+                    words[5] = query ^ flip;
+                }
+            }
+            let bits = |block: &HammingBlock, lane: usize, in_pairs: bool| {
+                let of_words = block.iter().zip(query).map(|(words, query)| {
+                    let (bits, pairs) = (words[lane] ^ query, (0..16).map(|i| 3 << (2 * i)));
+                    let pairs = pairs.filter(|pair: &u32| bits & pair != 0).count();
+                    if in_pairs { pairs as u32 } else { bits.count_ones() }
+                });
+                of_words.sum::<u32>() as u16
+            };
+            for in_pairs in [false, true] {
+                check(&format!("{n} {in_pairs}"), |k| {
+                    let kernel = if in_pairs { k.hamming2 } else { k.hamming };
+                    let mut out = vec![[9; HAMMING_LANES]; blocks.len()];
+                    let least = kernel(&query, &blocks, &mut out);
+                    let want = blocks
+                        .iter()
+                        .map(|block| std::array::from_fn(|lane| bits(block, lane, in_pairs)));
+                    assert_eq!(out, want.collect::<Vec<_>>());
+                    assert_eq!(least, out.as_flattened().iter().copied().min().unwrap_or(u16::MAX));
                 });
             }
         }

@@ -1,9 +1,10 @@
 //! The kernels compiled for the wider instruction sets of x86-64.
 #![allow(unsafe_code)]
 
+use super::hamming::avx512::by_words;
 use super::{
-    GAUSS_LEN, GRAM_SIDE, GramSums, Kernels, Loadings, PatchRow, RingRows, Simd, Taps, blur, brief,
-    fast, gram, gray, patch, project, resize,
+    GAUSS_LEN, GRAM_SIDE, GramSums, HAMMING_LANES, HAMMING_WORDS, HammingBlock, Kernels, Loadings,
+    PatchRow, RingRows, Simd, Taps, blur, brief, fast, gram, gray, hamming, patch, project, resize,
 };
 
 /// Compiles the kernels with target features enabled, and makes the table of them.
@@ -47,6 +48,10 @@ macro_rules! kernels {
             brief_places = brief::places,
                 (x: &[f32], y: &[f32], turn: (f32, f32), centre: i32, stride: i32, out: &mut [u32]);
             gram = gram::avx2::gram, (rows: &[[u8; GRAM_SIDE]], sums: &mut GramSums);
+            hamming = hamming::by_bytes::<false>,
+                (query: &[u32; HAMMING_WORDS], blocks: &[HammingBlock], out: &mut [[u16; HAMMING_LANES]]) -> u16;
+            hamming2 = hamming::by_bytes::<true>,
+                (query: &[u32; HAMMING_WORDS], blocks: &[HammingBlock], out: &mut [[u16; HAMMING_LANES]]) -> u16;
             project_f32 = project::project::<f32, $rows>,
                 (rows: &[f32], loadings: &Loadings<f32>, scores: &mut [f32]);
             project_f64 = project::project::<f64, $rows64>,
@@ -66,3 +71,19 @@ kernels!(
     8,
     4
 );
+
+/// The kernels for AVX-512. Distances have a version for the machines of it that can count bits.
+///
+/// Only for machines whose [`Simd::available`] contains this set.
+pub(super) fn avx512() -> Kernels {
+    let kernels = avx512::KERNELS;
+    if !is_x86_feature_detected!("avx512vpopcntdq") {
+        return kernels;
+    }
+    // SAFETY: the features are there.
+    Kernels {
+        hamming: |query, blocks, out| unsafe { by_words::<false>(query, blocks, out) },
+        hamming2: |query, blocks, out| unsafe { by_words::<true>(query, blocks, out) },
+        ..kernels
+    }
+}

@@ -16,10 +16,12 @@ from ._lib import (
     ORB,
     Extraction,
     KeyPoint,
+    Matcher,
     Moments,
     ORB_create,
     Pca,
     __version__,
+    find_homography,
 )
 from .errors import (
     DecodeError,
@@ -114,6 +116,7 @@ __all__ = [
     "ExtractError",
     "Extraction",
     "KeyPoint",
+    "Matcher",
     "Moments",
     "ORB_create",
     "OrbFeaturesError",
@@ -124,4 +127,5 @@ __all__ = [
     "SourceError",
     "__version__",
     "extract",
+    "find_homography",
 ]

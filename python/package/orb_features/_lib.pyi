@@ -84,6 +84,31 @@ def ORB_create(
     compat: str = "pypi-4.13",
 ) -> ORB: ...
 
+_Ints: TypeAlias = npt.NDArray[np.int32]
+
+@final
+class Matcher:
+    def __new__(
+        cls,
+        norm: Literal["hamming", "hamming2"] = "hamming",
+        *,
+        ratio: float | None = None,
+        cross_check: bool = False,
+        max_distance: int = 256,
+    ) -> Matcher: ...
+    def match(self, query: _Pixels, train: _Pixels, mask: _Pixels | None = None) -> tuple[_Ints, _Ints, _Ints]: ...
+    def knn(self, query: _Pixels, train: _Pixels, k: int, mask: _Pixels | None = None) -> tuple[_Ints, _Ints]: ...
+
+def find_homography(
+    source: npt.NDArray[np.float64],
+    target: npt.NDArray[np.float64],
+    *,
+    threshold: float = 3.0,
+    max_iterations: int = 2000,
+    confidence: float = 0.995,
+    seed: int = 0,
+) -> tuple[npt.NDArray[np.float64] | None, npt.NDArray[np.bool_]]: ...
+
 @final
 class Moments:
     def __new__(cls, dimensions: int = 32, element: Literal["u8", "f32", "bits"] = "u8") -> Moments: ...
