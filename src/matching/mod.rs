@@ -7,7 +7,7 @@
 //! # let texture = |x: usize, y: usize| (((x / 5 * 73_856_093) ^ (y / 5 * 19_349_663)).wrapping_mul(2_654_435_761) >> 24) as u8;
 //! # let image = |left: usize| -> Vec<u8> { (0..200 * 200).map(|i| texture(i % 200 + left, i / 200)).collect() };
 //! # let (first, second) = (image(40), image(27));
-//! let orb = OrbParams::default().build()?;
+//! let orb = OrbParams::default().with_n_features(500).build()?;
 //! let first = orb.detect_and_compute(GrayView::new(&first, 200, 200)?, None)?;
 //! let second = orb.detect_and_compute(GrayView::new(&second, 200, 200)?, None)?;
 //! let matcher = MatchParams::default().with_ratio(0.8).build()?;

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// Refits of each better sample.
 const REFITS: usize = 10;
 
-/// Draws for each iteration before a sample without three places on a line is given up.
+/// Most draws of an iteration that find no sample that a camera could see.
 const DRAWS: usize = 100;
 
 /// Parameters of [`Homography::find`].
@@ -143,7 +143,7 @@ pub(super) fn find(pairs: &[Pair], params: &RansacParams) -> Option<FoundHomogra
     let (mut iteration, mut due) = (0, f64::from(params.max_iterations));
     while f64::from(iteration) < due {
         iteration += 1;
-        let Some(sample) = sample(pairs, &mut random) else { break };
+        let Some(sample) = sample(pairs, &mut random) else { continue };
         let Some(model) = Homography::through(&sample) else { continue };
         if !scorer.offer(&mut best, model) {
             continue;
@@ -157,7 +157,7 @@ pub(super) fn find(pairs: &[Pair], params: &RansacParams) -> Option<FoundHomogra
         }
         if let Some(best) = &best {
             let share = best.inliers as f64 / n as f64;
-            let enough = (1.0 - params.confidence).ln() / (1.0 - share.powi(4)).max(1e-12).ln();
+            let enough = (1.0 - params.confidence).ln() / (-share.powi(4)).ln_1p();
             due = due.min(enough.ceil());
         }
     }
