@@ -102,6 +102,8 @@ pub mod pca;
 pub mod pipeline;
 pub mod pixels;
 pub mod prelude;
+#[cfg(feature = "parquet")]
+pub mod results;
 pub mod rows;
 #[cfg(feature = "s3")]
 pub mod s3;

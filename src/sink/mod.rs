@@ -42,7 +42,11 @@ use crate::rows::RowBatch;
 #[cfg(feature = "parquet")]
 pub use files::FileSink;
 #[cfg(feature = "parquet")]
+pub(crate) use layout::{ERRORS, IMAGES, SUCCESS};
+#[cfg(feature = "parquet")]
 pub use layout::{FileFormat, WriteMode};
+#[cfg(feature = "parquet")]
+pub(crate) use notes::PREFIX as NOTE_PREFIX;
 pub use null::NullSink;
 #[cfg(feature = "parquet")]
 pub use params::{
@@ -50,6 +54,8 @@ pub use params::{
 };
 #[cfg(feature = "parquet")]
 pub use records::RecordSink;
+#[cfg(feature = "s3")]
+pub(crate) use s3::{MANIFEST, files_of_manifest};
 
 /// What a sink must be given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

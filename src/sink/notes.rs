@@ -3,7 +3,7 @@
 use crate::pca::{Centering, Difference, Origin, PcaModel};
 
 /// Prefix of every note's key.
-pub(super) const PREFIX: &str = "orb_features.";
+pub(crate) const PREFIX: &str = "orb_features.";
 
 /// Fails with a list of the differences between the notes of a result and those of files to append: parameters of
 /// the extractor and the decoder, or the fit. A note that is missing on either side is not compared.

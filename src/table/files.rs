@@ -70,7 +70,7 @@ impl TableSource {
     ///
     /// # Errors
     /// [`Error::List`] if the place cannot be listed.
-    pub(super) fn files(&self) -> Result<impl Iterator<Item = Result<TableFile>> + Send + use<>> {
+    pub(crate) fn files(&self) -> Result<impl Iterator<Item = Result<TableFile>> + Send + use<>> {
         let escape = self.escape;
         let files: Box<dyn Iterator<Item = Result<TableFile>> + Send> = match &self.place {
             Place::Folder(path) => {
@@ -143,7 +143,7 @@ fn of_table(error: Error) -> Error {
 
 /// A file of a table.
 #[derive(Debug)]
-pub(super) struct TableFile {
+pub(crate) struct TableFile {
     pub uri: String,
     /// Requests that were repeated to read it.
     pub retries: u32,
@@ -160,7 +160,7 @@ enum Content {
 }
 
 /// The rows of a file, a batch at a time.
-pub(super) type Rows = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>;
+pub(crate) type Rows = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>;
 
 impl TableFile {
     /// Opens the file. `columns` checks its columns, the last of which are those that folders give, and says which of a
@@ -176,7 +176,8 @@ impl TableFile {
             let partitions: Vec<Partition> = self.partitions.iter().filter(new).cloned().collect();
             let fields = partitions.iter().map(|(key, _)| Field::new(key, DataType::Utf8, true));
             let fields = schema.fields().iter().cloned().chain(fields.map(Arc::new));
-            let whole = Schema::new(fields.collect::<Vec<_>>());
+            let notes = schema.metadata().clone();
+            let whole = Schema::new_with_metadata(fields.collect::<Vec<_>>(), notes);
             let n = schema.fields().len();
             let (of_file, of_folders): (Vec<_>, Vec<_>) =
                 columns(&whole)?.into_iter().partition(|&column| column < n);
@@ -277,7 +278,7 @@ fn without_int96(file: &ArrowReaderMetadata) -> Schema {
 }
 
 /// The message for a table without a column.
-pub(super) fn missing(column: &str, schema: &Schema) -> String {
+pub(crate) fn missing(column: &str, schema: &Schema) -> String {
     let names: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).collect();
     format!("it has no column {column:?}; its columns are {}", names.join(", "))
 }

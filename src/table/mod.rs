@@ -9,6 +9,8 @@ mod pca;
 mod vectors;
 
 pub use files::TableSource;
+pub(crate) use files::{Rows, TableFile, missing};
 pub use images::{ImageTable, TableImages};
 pub use pca::{DEFAULT_OUTPUT_COLUMN, TablePca, TableReport};
+pub(crate) use vectors::read_vectors;
 pub use vectors::vectors_of;

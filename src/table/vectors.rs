@@ -47,7 +47,7 @@ pub fn vectors_of(column: &ArrayRef) -> Result<Vectors> {
 ///
 /// # Errors
 /// Why a row has no such vector.
-pub(super) fn read_vectors(
+pub(crate) fn read_vectors(
     column: &ArrayRef,
     len: Option<usize>,
     first: usize,

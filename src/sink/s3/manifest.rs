@@ -8,7 +8,7 @@ use crate::s3::UploadedPart;
 use crate::sink::layout::{SUCCESS, is_file_of_a_result, is_run_id, run_of};
 
 /// The name of the manifest in the output.
-pub(super) const MANIFEST: &str = "_manifest.json";
+pub(crate) const MANIFEST: &str = "_manifest.json";
 
 /// Tells our manifests from other files of that name.
 const FORMAT: &str = "orb_features.manifest";
@@ -272,6 +272,13 @@ impl Default for Manifest {
             recent: Vec::new(),
         }
     }
+}
+
+/// The names and lengths of the files of the complete result that a manifest names.
+pub(crate) fn files_of_manifest(bytes: &[u8]) -> Result<Vec<(String, u64)>, String> {
+    let current = Manifest::from_bytes(bytes)?.current;
+    let files = current.map(|current| current.files).unwrap_or_default();
+    Ok(files.into_iter().map(|file| (file.name, file.size)).collect())
 }
 
 /// Whether a name, relative to the output, is that of a file that this crate or Spark leaves in a result, except the

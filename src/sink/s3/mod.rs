@@ -20,6 +20,7 @@ use crate::s3::{Condition, Kind, S3, S3Location, outcome_of};
 use crate::sink::layout::{WriteMode, is_run_id};
 
 pub(super) use self::commit::Content;
+pub(crate) use self::manifest::{MANIFEST, files_of_manifest};
 pub(super) use self::upload::Upload;
 
 /// Time limit for the clean-up when a sink ends: leftovers are invisible, and the next run removes them.
