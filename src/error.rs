@@ -33,6 +33,8 @@ pub enum Stage {
     Pca,
     /// Writing the result.
     Sink,
+    /// The index and the search in it.
+    Search,
 }
 
 impl Stage {
@@ -48,6 +50,7 @@ impl Stage {
             Self::Rows => "rows",
             Self::Pca => "pca",
             Self::Sink => "sink",
+            Self::Search => "search",
         }
     }
 }
@@ -193,6 +196,14 @@ pub enum Error {
         /// The place, or the listing's file.
         uri: Box<str>,
         /// The answer.
+        source: BoxError,
+    },
+    /// A file is no index of photos that this version can use.
+    #[error("cannot use the index {path}: {source}")]
+    Index {
+        /// The file.
+        path: Box<str>,
+        /// What is wrong with it.
         source: BoxError,
     },
     /// A file is no table that can be used, so it is unknown which of its rows are missing.
@@ -471,6 +482,12 @@ impl Error {
         Self::write_to(uri, error)
     }
 
+    #[cfg(feature = "search")]
+    #[cold]
+    pub(crate) fn index(path: &Path, source: impl Into<BoxError>) -> Self {
+        Self::Index { path: path.display().to_string().into(), source: source.into() }
+    }
+
     #[cfg(feature = "s3")]
     #[cold]
     pub(crate) fn connect(source: impl Into<BoxError>) -> Self {
@@ -525,6 +542,7 @@ impl Error {
             | Self::NoAccess { source, .. } => source.stage(),
             Self::Spool { .. } => Stage::Rows,
             Self::Fit(_) | Self::Model { .. } | Self::Moments(_) => Stage::Pca,
+            Self::Index { .. } => Stage::Search,
             Self::OutputExists { .. }
             | Self::Write { .. }
             | Self::InDoubt { .. }
@@ -542,6 +560,7 @@ impl Error {
             Self::Connect { .. } => "no_connection",
             Self::List { .. } => "unlistable",
             Self::Table { .. } => "table",
+            Self::Index { .. } => "index",
             Self::Object { cause, .. } => cause.as_str(),
             Self::Read { .. } => "unreadable",
             Self::NotUtf8 { .. } => "not_utf8",
@@ -588,7 +607,8 @@ impl Error {
             | Self::Table { uri, .. }
             | Self::Network { uri, .. }
             | Self::Model { uri, .. } => Some(uri),
-            Self::Spool { path, .. }
+            Self::Index { path, .. }
+            | Self::Spool { path, .. }
             | Self::OutputExists { path, .. }
             | Self::Write { path, .. }
             | Self::InDoubt { path, .. }

@@ -107,6 +107,8 @@ pub mod results;
 pub mod rows;
 #[cfg(feature = "s3")]
 pub mod s3;
+#[cfg(feature = "search")]
+pub mod search;
 pub mod sink;
 pub mod source;
 pub mod stage;

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::HammingNorm;
-use crate::arch::{HAMMING_LANES, HAMMING_WORDS, HammingBlock, Kernels};
+use crate::arch::{Distances, HAMMING_LANES, HAMMING_WORDS, HammingBlock, Kernels};
 use crate::features::Descriptor;
 
 /// Blocks whose distances are computed at a time; with the distances they stay in the L1 cache.
@@ -30,9 +30,6 @@ impl Neighbor {
     /// Farther than any descriptor.
     pub const NONE: Self = Self { distance: u16::MAX, index: u32::MAX };
 }
-
-/// Distances, one block after the other.
-type Distances = [[u16; HAMMING_LANES]; TILE];
 
 impl Codes {
     /// Takes descriptors; at most 2^32 - 1.
@@ -63,16 +60,15 @@ impl Codes {
     /// Calls `hit` with each descriptor nearer than `bound`, which it returns anew, in the order of the indices.
     pub fn nearer(
         &self,
-        kernel: crate::arch::Distances,
+        kernel: Distances,
         query: &[u32; HAMMING_WORDS],
         bound: u16,
-        hit: impl FnMut(Neighbor) -> u16,
+        mut hit: impl FnMut(Neighbor) -> u16,
     ) {
-        let tiles = 0..self.blocks.len().div_ceil(TILE);
-        let mut search = Search { kernel, query, bound, hit };
-        for tile in tiles {
-            search.tile(self, tile);
-        }
+        let len = self.len as u32;
+        scan(kernel, query, &self.blocks, bound, &mut |neighbor, bound| {
+            if neighbor.index < len { hit(neighbor) } else { bound }
+        });
     }
 
     /// The `k` nearest of each query that are nearer than `bound`, nearest first, with [`Neighbor::NONE`] for those that
@@ -87,65 +83,74 @@ impl Codes {
     ) -> Vec<Neighbor> {
         let kernel = norm.kernel(&Kernels::current());
         let mut all = vec![Neighbor::NONE; queries.len() * k];
-        if k == 0 {
-            return all;
-        }
-        all.par_chunks_mut(QUERIES * k).zip(queries.par_chunks(QUERIES)).enumerate().for_each(
-            |(chunk, (lists, queries))| {
-                let queries: Vec<_> = queries.iter().map(words).collect();
-                for tile in 0..self.blocks.len().div_ceil(TILE) {
-                    let each = queries.iter().zip(lists.chunks_mut(k)).enumerate();
-                    for (i, (query, list)) in each {
-                        let place = chunk * QUERIES + i;
-                        let mut search = Search {
-                            kernel,
-                            query,
-                            bound: bound.min(list[k - 1].distance),
-                            hit: |neighbor: Neighbor| {
-                                if allowed(place, neighbor.index) {
-                                    insert(list, neighbor);
-                                }
-                                bound.min(list[k - 1].distance)
-                            },
-                        };
-                        search.tile(self, tile);
-                    }
-                }
-            },
-        );
+        let len = self.len as u32;
+        nearest(kernel, &self.blocks, queries, k, bound, &mut all, |query, slot| {
+            (slot < len && allowed(query, slot)).then_some(slot)
+        });
         all
     }
 }
 
-/// Inserts a neighbour that is nearer than the last, after those of the same distance.
-fn insert(list: &mut [Neighbor], neighbor: Neighbor) {
-    let at = list.partition_point(|other| other.distance <= neighbor.distance);
-    list[at..].rotate_right(1);
-    list[at] = neighbor;
-}
-
-struct Search<'a, F> {
-    kernel: crate::arch::Distances,
-    query: &'a [u32; HAMMING_WORDS],
+/// Adds to the `k` nearest neighbours of each query, so far in `lists`, those in some blocks that are nearer than `bound`.
+/// `index` gives the index of the descriptor in a slot, unless it may be none of the query's. Slots are in the order of
+/// the indices.
+pub(crate) fn nearest(
+    kernel: Distances,
+    blocks: &[HammingBlock],
+    queries: &[Descriptor],
+    k: usize,
     bound: u16,
-    hit: F,
+    lists: &mut [Neighbor],
+    index: impl Fn(usize, u32) -> Option<u32> + Sync,
+) {
+    if k == 0 {
+        return;
+    }
+    let chunks = lists.par_chunks_mut(QUERIES * k).zip(queries.par_chunks(QUERIES));
+    chunks.enumerate().for_each(|(chunk, (lists, queries))| {
+        let queries: Vec<_> = queries.iter().map(words).collect();
+        for (tile, blocks) in blocks.chunks(TILE).enumerate() {
+            for (i, (query, list)) in queries.iter().zip(lists.chunks_mut(k)).enumerate() {
+                let place = chunk * QUERIES + i;
+                let first = (tile * TILE * HAMMING_LANES) as u32;
+                let limit = bound.min(list[k - 1].distance);
+                scan(kernel, query, blocks, limit, &mut |found, limit| {
+                    let Some(index) = index(place, first + found.index) else { return limit };
+                    insert(list, Neighbor { index, ..found });
+                    bound.min(list[k - 1].distance)
+                });
+            }
+        }
+    });
 }
 
-impl<F: FnMut(Neighbor) -> u16> Search<'_, F> {
-    /// Compares with the descriptors of one tile.
-    fn tile(&mut self, codes: &Codes, tile: usize) {
-        let start = tile * TILE;
-        let blocks = &codes.blocks[start..codes.blocks.len().min(start + TILE)];
-        let mut distances: Distances = [[0; HAMMING_LANES]; TILE];
-        if (self.kernel)(self.query, blocks, &mut distances) >= self.bound {
-            return;
+/// Inserts a neighbour in the order of distances and indices, in place of the last, if it is before that.
+pub(crate) fn insert(list: &mut [Neighbor], neighbor: Neighbor) {
+    let at = list.partition_point(|other| *other < neighbor);
+    if at < list.len() {
+        list[at..].rotate_right(1);
+        list[at] = neighbor;
+    }
+}
+
+/// Calls `hit` with each slot nearer than a bound, and the bound, which it returns anew. Slots without a descriptor are
+/// zeros, and come, too.
+pub(crate) fn scan(
+    kernel: Distances,
+    query: &[u32; HAMMING_WORDS],
+    blocks: &[HammingBlock],
+    mut bound: u16,
+    hit: &mut impl FnMut(Neighbor, u16) -> u16,
+) {
+    for (tile, blocks) in blocks.chunks(TILE).enumerate() {
+        let mut distances = [[0; HAMMING_LANES]; TILE];
+        if kernel(query, blocks, &mut distances) >= bound {
+            continue;
         }
-        let first = start * HAMMING_LANES;
-        let left = codes.len - first;
-        for (i, &distance) in distances.as_flattened().iter().take(left).enumerate() {
-            if distance < self.bound {
-                let index = (first + i) as u32;
-                self.bound = (self.hit)(Neighbor { distance, index });
+        let first = (tile * TILE * HAMMING_LANES) as u32;
+        for (i, &distance) in distances[..blocks.len()].as_flattened().iter().enumerate() {
+            if distance < bound {
+                bound = hit(Neighbor { distance, index: first + i as u32 }, bound);
             }
         }
     }

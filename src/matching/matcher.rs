@@ -44,7 +44,7 @@ impl HammingNorm {
         bits.map(u8::count_ones).sum()
     }
 
-    pub(super) fn kernel(self, kernels: &Kernels) -> Distances {
+    pub(crate) fn kernel(self, kernels: &Kernels) -> Distances {
         match self {
             Self::Hamming => kernels.hamming,
             Self::Hamming2 => kernels.hamming2,

@@ -29,6 +29,8 @@ mod matcher;
 mod ransac;
 
 pub(crate) use codes::{Codes, Neighbor};
+#[cfg(feature = "search")]
+pub(crate) use codes::{insert, nearest, scan, words};
 pub use homography::{Homography, Point};
 pub use matcher::{DMatch, HammingNorm, MatchParams, Matcher};
 pub use ransac::{FoundHomography, RansacParams};

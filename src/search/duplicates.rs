@@ -1,0 +1,195 @@
+//! Photos that are the same, or nearly.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher as _};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Index, IndexParams, SearchParams};
+use crate::choice::choice;
+use crate::error::{Error, Result};
+use crate::results::ResultReader;
+
+/// How two photos are alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum DuplicateKind {
+    /// The files are equal, byte by byte.
+    Exact,
+    /// The same keypoints and descriptors; the files differ, or cannot be read.
+    SameFeatures,
+    /// Many descriptors that agree with one homography.
+    Near,
+}
+
+choice!(DuplicateKind, "kind", Exact = "exact", SameFeatures = "same-features", Near = "near");
+
+/// A photo that is like one before it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Duplicate {
+    /// How they are alike.
+    pub kind: DuplicateKind,
+    /// The photo.
+    pub path: String,
+    /// Its label.
+    pub label: Option<String>,
+    /// The photo before it.
+    pub of: String,
+    /// The label of that.
+    pub of_label: Option<String>,
+    /// Share of the descriptors, of the photo with fewer, that agree; 1 unless it is near.
+    pub share: f64,
+}
+
+/// Parameters of [`duplicates`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[must_use]
+pub struct DuplicateParams {
+    share: f64,
+    near: bool,
+    search: SearchParams,
+}
+
+impl Default for DuplicateParams {
+    fn default() -> Self {
+        Self { share: 0.5, near: true, search: SearchParams::default().with_photos(20) }
+    }
+}
+
+impl DuplicateParams {
+    /// Sets the share of descriptors that must agree with a homography for near duplicates (default 0.5).
+    pub fn with_share(mut self, share: f64) -> Self {
+        self.share = share;
+        self
+    }
+
+    /// Sets whether near duplicates are looked for (default: yes). It takes a search for each photo.
+    pub fn with_near(mut self, near: bool) -> Self {
+        self.near = near;
+        self
+    }
+}
+
+/// Finds photos of a result that are like one before them. `read` gives the bytes of photos, by their paths, or `None` for one
+/// that cannot be read; only those that may be equal are read, a few at a time.
+///
+/// Near duplicates are looked for with an index in a temporary file.
+///
+/// # Errors
+/// Those of [`ResultReader::photos`] and of [`Index::create`]; [`Error::InvalidParam`].
+pub fn duplicates(
+    result: &ResultReader,
+    params: &DuplicateParams,
+    read: &mut dyn FnMut(&str) -> Option<Vec<u8>>,
+) -> Result<Vec<Duplicate>> {
+    if !(params.share > 0.0 && params.share <= 1.0) {
+        return Err(Error::param("share", params.share, "above 0, at most 1"));
+    }
+    let mut found = equal(result, read)?;
+    if params.near {
+        near(result, params, &mut found)?;
+    }
+    found.sort_by(|one, other| {
+        (one.kind, &one.of, &one.path).cmp(&(other.kind, &other.of, &other.path))
+    });
+    Ok(found)
+}
+
+/// A photo's path and label.
+type Name = (String, Option<String>);
+
+/// Photos with the same features, and those without features of the same size.
+fn equal(
+    result: &ResultReader,
+    read: &mut dyn FnMut(&str) -> Option<Vec<u8>>,
+) -> Result<Vec<Duplicate>> {
+    // By what must be the same: a hash of the features, or the size of the file.
+    let mut groups: BTreeMap<(bool, u64), Vec<Name>> = BTreeMap::new();
+    for photo in result.photos()? {
+        let photo = photo?;
+        if photo.vectors.rows() == 0 {
+            continue;
+        }
+        let mut hasher = DefaultHasher::new();
+        (photo.width, photo.height).hash(&mut hasher);
+        for k in &photo.keypoints {
+            [k.x, k.y, k.size, k.angle, k.response].map(f32::to_bits).hash(&mut hasher);
+        }
+        photo.descriptors().map_err(|e| Error::table(result.uri(), e))?.hash(&mut hasher);
+        groups.entry((true, hasher.finish())).or_default().push((photo.path, photo.label));
+    }
+    for image in result.images()? {
+        let image = image?;
+        if let (Some(path), Some(len), Some(0)) = (image.path, image.byte_len, image.n_vectors) {
+            groups.entry((false, len)).or_default().push((path, image.label));
+        }
+    }
+    let mut found = Vec::new();
+    for ((has_features, _), group) in groups.into_iter().filter(|(_, group)| group.len() > 1) {
+        // The first photo of each content.
+        let mut contents: Vec<(Name, Option<Vec<u8>>)> = Vec::new();
+        for name in group {
+            let bytes = read(&name.0);
+            let same = contents.iter().find(|(_, other)| bytes.is_some() && *other == bytes);
+            let duplicate = |kind, of: &Name| Duplicate {
+                kind,
+                path: name.0.clone(),
+                label: name.1.clone(),
+                of: of.0.clone(),
+                of_label: of.1.clone(),
+                share: 1.0,
+            };
+            match (same, contents.first()) {
+                (Some((of, _)), _) => found.push(duplicate(DuplicateKind::Exact, of)),
+                (None, Some((of, _))) if has_features => {
+                    found.push(duplicate(DuplicateKind::SameFeatures, of));
+                    contents.push((name, bytes));
+                }
+                _ => contents.push((name, bytes)),
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Photos that share a homography with one before them.
+fn near(result: &ResultReader, params: &DuplicateParams, found: &mut Vec<Duplicate>) -> Result<()> {
+    let folder = tempfile::tempdir().map_err(|e| Error::write(&std::env::temp_dir(), e))?;
+    let path = folder.path().join("index");
+    match Index::create(&path, result, &IndexParams::default()) {
+        Err(Error::NoInput { .. }) => return Ok(()),
+        created => created?,
+    };
+    let index = Index::open(&path)?;
+    let known: std::collections::HashSet<String> = found.iter().map(|d| d.path.clone()).collect();
+    for photo in index.photos().filter(|photo| !known.contains(photo.path)) {
+        let alike = index.search_photo(photo.number, &params.search)?;
+        let before = alike
+            .photos
+            .into_iter()
+            .filter(|other| other.number < photo.number && !known.contains(&other.path));
+        let share = |other: &super::FoundPhoto| {
+            let fewer = index.photo(other.number).n_descriptors.min(photo.n_descriptors);
+            f64::from(other.inliers) / fewer as f64
+        };
+        // The likest, and of those the first.
+        let best =
+            before.map(|other| (share(&other), other)).filter(|(share, _)| *share >= params.share);
+        let best = best.max_by(|(a, one), (b, other)| {
+            a.total_cmp(b).then_with(|| other.number.cmp(&one.number))
+        });
+        if let Some((share, of)) = best {
+            found.push(Duplicate {
+                kind: DuplicateKind::Near,
+                path: photo.path.to_owned(),
+                label: photo.label.map(str::to_owned),
+                of: of.path,
+                of_label: of.label,
+                share: share.min(1.0),
+            });
+        }
+    }
+    Ok(())
+}

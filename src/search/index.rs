@@ -1,0 +1,234 @@
+//! An open index.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::file::{self, Commit, NO_DESCRIPTOR, Notes, Segment};
+use crate::arch::{HAMMING_LANES, Kernels};
+use crate::decode::DecodeParams;
+use crate::error::{Error, Result};
+use crate::features::Descriptor;
+use crate::matching::{Codes, HammingNorm, Neighbor, insert, nearest, scan, words};
+use crate::orb::OrbParams;
+
+use rayon::prelude::*;
+
+/// An index of photos, open for searches. Additions and replacements that come later are not seen.
+#[derive(Clone, Debug)]
+pub struct Index {
+    path: PathBuf,
+    pub(super) segments: Vec<Segment>,
+    commit: Commit,
+    notes: Notes,
+    centroids: Codes,
+}
+
+/// A photo of an index.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct IndexedPhoto<'a> {
+    /// Its number in the index, from 0.
+    pub number: u32,
+    /// The path or key.
+    pub path: &'a str,
+    /// The label, if there is one.
+    pub label: Option<&'a str>,
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+    /// The number of its descriptors.
+    pub n_descriptors: usize,
+}
+
+impl Index {
+    /// Opens an index, and checks all of it.
+    ///
+    /// # Errors
+    /// [`Error::Index`] for a file that is no index, of another version, or damaged.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let (segments, commit) = file::open(path)?;
+        let wrong = |why: String| Error::index(path, why);
+        let first = segments.first().ok_or_else(|| wrong("it holds no photo".to_owned()))?;
+        let notes = first.notes().map_err(|e| wrong(format!("its notes: {e}")))?;
+        let centroids = Codes::new(first.centroids());
+        let lists = first.list_ends().len();
+        let is_one = |segment: &Segment| segment.list_ends().len() == lists;
+        if !segments.iter().all(is_one)
+            || first.centroids().len() != if lists > 1 { lists } else { 0 }
+        {
+            return Err(wrong("its segments have different lists".to_owned()));
+        }
+        Ok(Self { path: path.to_owned(), segments, commit, notes, centroids })
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The number of photos.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.segments.iter().map(|segment| segment.n_photos).sum()
+    }
+
+    /// Whether there is no photo.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The number of descriptors.
+    #[must_use]
+    pub fn n_descriptors(&self) -> usize {
+        self.segments.iter().map(|segment| segment.n_descriptors).sum()
+    }
+
+    /// The number of lists; 1 is exact search.
+    #[must_use]
+    pub fn lists(&self) -> usize {
+        self.segments.first().map_or(1, |segment| segment.list_ends().len())
+    }
+
+    /// How its descriptors are compared.
+    #[must_use]
+    pub fn norm(&self) -> HammingNorm {
+        self.notes.norm
+    }
+
+    /// The parameters of ORB that its descriptors were made with, if they are known: those of a query must be the same.
+    ///
+    /// # Errors
+    /// [`Error::Index`] for a note that cannot be read.
+    pub fn orb_params(&self) -> Result<Option<OrbParams>> {
+        self.params(self.notes.orb.as_deref())
+    }
+
+    /// The parameters of the decoder, likewise.
+    ///
+    /// # Errors
+    /// [`Error::Index`] for a note that cannot be read.
+    pub fn decode_params(&self) -> Result<Option<DecodeParams>> {
+        self.params(self.notes.decode.as_deref())
+    }
+
+    fn params<T: for<'de> Deserialize<'de>>(&self, note: Option<&str>) -> Result<Option<T>> {
+        #[derive(Deserialize)]
+        struct Note<T> {
+            params: T,
+        }
+        let Some(note) = note else { return Ok(None) };
+        let note = serde_json::from_str(note).map_err(|e| Error::index(&self.path, e))?;
+        let Note { params } = note;
+        Ok(Some(params))
+    }
+
+    /// The photos, in order.
+    pub fn photos(&self) -> impl Iterator<Item = IndexedPhoto<'_>> {
+        (0..self.len() as u32).map(|number| self.photo(number))
+    }
+
+    /// A photo by its number.
+    pub(crate) fn photo(&self, number: u32) -> IndexedPhoto<'_> {
+        let (segment, photo) = self.place(number);
+        let [width, height] = segment.size(photo);
+        let n_descriptors = segment.descriptors_of(photo).len();
+        let (path, label) = (segment.path(photo), segment.label(photo));
+        IndexedPhoto { number, path, label, width, height, n_descriptors }
+    }
+
+    /// The segment of a photo, and its number there.
+    fn place(&self, number: u32) -> (&Segment, usize) {
+        let at = self.segments.partition_point(|segment| segment.first_photo <= number) - 1;
+        let segment = &self.segments[at];
+        (segment, (number - segment.first_photo) as usize)
+    }
+
+    /// The descriptors of a photo, and where their keypoints are.
+    pub(crate) fn content(&self, number: u32) -> (Vec<Descriptor>, Vec<[f32; 2]>) {
+        let (segment, photo) = self.place(number);
+        let all = segment.descriptors_of(photo);
+        (
+            all.clone().map(|i| segment.descriptor(i)).collect(),
+            all.map(|i| segment.point(i)).collect(),
+        )
+    }
+
+    /// The photo of a descriptor.
+    pub(super) fn photo_of(&self, descriptor: u32) -> u32 {
+        let at =
+            self.segments.partition_point(|segment| segment.first_descriptor <= descriptor) - 1;
+        let segment = &self.segments[at];
+        segment.first_photo + segment.photo_of(descriptor - segment.first_descriptor) as u32
+    }
+
+    pub(super) fn commit(&self) -> Commit {
+        self.commit
+    }
+
+    pub(super) fn notes(&self) -> Result<Notes> {
+        Ok(self.notes.clone())
+    }
+
+    pub(super) fn centroids(&self) -> &[Descriptor] {
+        self.segments.first().map_or(&[], |segment| segment.centroids())
+    }
+
+    /// The `k` nearest descriptors of each of some, but for those of the photo `without`. With lists, the nearest in the
+    /// `probes` nearest lists.
+    pub(super) fn neighbors(
+        &self,
+        queries: &[Descriptor],
+        k: usize,
+        probes: usize,
+        without: Option<u32>,
+    ) -> Vec<Neighbor> {
+        let kernel = self.notes.norm.kernel(&Kernels::current());
+        let mut lists = vec![Neighbor::NONE; queries.len() * k];
+        let without = without.map_or(0..0, |number| {
+            let (segment, photo) = self.place(number);
+            let own = segment.descriptors_of(photo);
+            segment.first_descriptor + own.start..segment.first_descriptor + own.end
+        });
+        if self.lists() == 1 {
+            for segment in &self.segments {
+                let n = segment.n_descriptors as u32;
+                nearest(kernel, segment.blocks(), queries, k, u16::MAX, &mut lists, |_, slot| {
+                    let index = segment.first_descriptor + slot;
+                    (slot < n && !without.contains(&index)).then_some(index)
+                });
+            }
+            return lists;
+        }
+        let probes = probes.min(self.lists());
+        let near = self.centroids.nearest(queries, probes, u16::MAX, self.notes.norm, |_, _| true);
+        lists.par_chunks_mut(k).zip(queries.par_iter().zip(near.par_chunks(probes))).for_each(
+            |(list, (query, near))| {
+                let query = words(query);
+                for probe in near {
+                    for segment in &self.segments {
+                        let (ends, at) = (segment.list_ends(), probe.index as usize);
+                        let start = if at == 0 { 0 } else { ends[at - 1] };
+                        let blocks = &segment.blocks()[start as usize..ends[at] as usize];
+                        let slots = &segment.slots()[start as usize * HAMMING_LANES..];
+                        // One more: of those at the same distance, lower indices may come later.
+                        let bound = |list: &[Neighbor]| list[k - 1].distance.saturating_add(1);
+                        scan(kernel, &query, blocks, bound(list), &mut |found, _| {
+                            let slot = slots[found.index as usize];
+                            let index = segment.first_descriptor.wrapping_add(slot);
+                            if slot != NO_DESCRIPTOR && !without.contains(&index) {
+                                insert(list, Neighbor { index, ..found });
+                            }
+                            bound(list)
+                        });
+                    }
+                }
+            },
+        );
+        lists
+    }
+}
