@@ -90,6 +90,8 @@
 mod arch;
 mod choice;
 pub mod decode;
+#[cfg(feature = "draw")]
+pub mod draw;
 mod error;
 pub mod features;
 mod give_up;

@@ -140,7 +140,8 @@ pub(super) fn find(pairs: &[Pair], params: &RansacParams) -> Option<FoundHomogra
     let scorer = Scorer { pairs, limit: params.threshold.powi(2) };
     let mut random = ChaCha8Rng::seed_from_u64(params.seed);
     let mut best: Option<Best> = None;
-    let (mut iteration, mut due) = (0, f64::from(params.max_iterations));
+    // Few pairs have few samples: three times as many draws meet nearly all of them.
+    let (mut iteration, mut due) = (0, f64::from(params.max_iterations).min(3.0 * samples(n)));
     while f64::from(iteration) < due {
         iteration += 1;
         let Some(sample) = sample(pairs, &mut random) else { continue };
@@ -175,6 +176,11 @@ pub(super) fn find(pairs: &[Pair], params: &RansacParams) -> Option<FoundHomogra
     let sum: f64 = errors.iter().filter(|&&error| error <= scorer.limit).sum();
     let rms_error = (sum / n_inliers as f64).sqrt();
     Some(FoundHomography { homography, inliers, n_inliers, rms_error })
+}
+
+/// The number of ways to take four of some pairs.
+fn samples(n: usize) -> f64 {
+    (0..4).map(|i| (n - i) as f64 / (i + 1) as f64).product()
 }
 
 /// Draws four pairs that a camera could see: no three on a line, and turned the same way in both images.

@@ -81,8 +81,7 @@ impl Index {
         let folder =
             path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let failed = |e: io::Error| Error::write(path, e);
-        let mut out =
-            tempfile::Builder::new().prefix(".index").tempfile_in(folder).map_err(failed)?;
+        let mut out = temporary(folder).map_err(failed)?;
         out.write_all(&Commit { generation: 0, length: PAGE as u64 }.page()).map_err(failed)?;
         let mut writer = Writer {
             path,

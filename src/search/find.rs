@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use rayon::prelude::*;
 use serde::Serialize;
 
 use super::{Index, SearchParams};
@@ -111,8 +112,7 @@ impl Index {
         let mut best: Vec<(u32, u32)> = votes.into_iter().collect();
         best.sort_by_key(|&(photo, votes)| (std::cmp::Reverse(votes), photo));
         best.truncate(params.photos.max(params.verify));
-        let mut photos = Vec::new();
-        for (rank, (number, votes)) in best.into_iter().enumerate() {
+        let found = |(rank, (number, votes)): (usize, (u32, u32))| {
             let verified = if rank < params.verify {
                 self.verify(descriptors, points, number, params)?
             } else {
@@ -122,8 +122,10 @@ impl Index {
                 verified.map_or((0, None), |(inliers, map)| (inliers, Some(map)));
             let photo = self.photo(number);
             let (path, label) = (photo.path.to_owned(), photo.label.map(str::to_owned));
-            photos.push(FoundPhoto { number, path, label, votes, inliers, homography });
-        }
+            Ok(FoundPhoto { number, path, label, votes, inliers, homography })
+        };
+        let photos: Result<Vec<FoundPhoto>> = best.into_par_iter().enumerate().map(found).collect();
+        let mut photos = photos?;
         photos.sort_by_key(|found| (std::cmp::Reverse((found.inliers, found.votes)), found.number));
         photos.truncate(params.photos);
         let total: u64 = weights.values().sum();
@@ -170,6 +172,9 @@ impl Index {
             .with_max_iterations(ITERATIONS)
             .with_min_inliers(MIN_INLIERS)
             .with_seed(params.seed);
+        if pairs.len() < MIN_INLIERS as usize {
+            return Ok(None);
+        }
         let found = Homography::find(&pairs, &ransac)?;
         Ok(found.map(|found| (found.n_inliers as u32, found.homography)))
     }

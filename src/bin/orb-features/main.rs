@@ -1,16 +1,22 @@
 //! The command line: a thin shell over the library.
 
 mod choices;
+mod draw;
+mod duplicates;
 mod embed;
 mod exit;
 mod extract;
+mod index;
 mod job;
+mod matching;
 mod orb;
 mod output;
 mod pca;
+mod photo;
 mod pixels;
 mod place;
 mod s3;
+mod search;
 mod stop;
 mod vectors;
 
@@ -18,9 +24,14 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::draw::Draw;
+use crate::duplicates::Duplicates;
 use crate::embed::Embed;
 use crate::extract::Extract;
+use crate::index::IndexOf;
+use crate::matching::Match;
 use crate::pixels::PixelsOf;
+use crate::search::Search;
 use crate::vectors::PcaOf;
 
 /// Photos in folders or S3 to features, PCA and Parquet.
@@ -43,6 +54,16 @@ enum Command {
     Pixels(Box<PixelsOf>),
     /// Fit a PCA to a column of vectors of a table, Parquet or CSV, and write the table with the scores as one more column.
     Pca(Box<PcaOf>),
+    /// Draw keypoints on photos, as cv2.drawKeypoints does with DRAW_RICH_KEYPOINTS, to PNG or SVG.
+    Draw(Box<Draw>),
+    /// Match the descriptors of two photos, find the homography between them, and draw both.
+    Match(Box<Match>),
+    /// Make an index of the photos of a result, or add them to one.
+    Index(Box<IndexOf>),
+    /// Search an index for the photos most like others, and name their labels.
+    Search(Box<Search>),
+    /// List the photos of a result that are the same, or nearly.
+    Duplicates(Box<Duplicates>),
 }
 
 /// Sets from which size on glibc's malloc maps a buffer, which goes back to the system when it is freed.
@@ -54,8 +75,8 @@ enum Command {
 #[expect(unsafe_code, reason = "the only way to set it from inside")]
 fn set_up_malloc(command: &Command) {
     let (map, trim) = match command {
-        Command::Extract(_) | Command::Pixels(_) => (256 << 10, None),
         Command::Embed(_) | Command::Pca(_) => (32 << 20, Some(256 << 20)),
+        _ => (256 << 10, None),
     };
     // SAFETY: these set numbers, before any other thread exists.
     unsafe {
@@ -75,6 +96,11 @@ fn main() -> ExitCode {
         Command::Embed(embed) => embed.run(),
         Command::Pixels(pixels) => pixels.run(),
         Command::Pca(pca) => pca.run(),
+        Command::Draw(draw) => draw.run(),
+        Command::Match(matching) => matching.run(),
+        Command::Index(index) => index.run(),
+        Command::Search(search) => search.run(),
+        Command::Duplicates(duplicates) => duplicates.run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -13,10 +13,10 @@ use crate::choices::names;
 #[derive(Args)]
 #[command(next_help_heading = "ORB")]
 pub struct OrbArgs {
-    /// Quota of keypoints per image.
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_N_FEATURES,
+    /// Quota of keypoints per image [default: 30; match: 500].
+    #[arg(long, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_N_FEATURES)))]
-    pub n_features: u32,
+    pub n_features: Option<u32>,
     /// Size ratio of neighbouring pyramid levels, above 1.
     #[arg(long, value_name = "F", default_value_t = DEFAULT_SCALE_FACTOR, allow_negative_numbers = true)]
     pub scale_factor: f32,
@@ -46,7 +46,7 @@ pub struct OrbArgs {
 impl OrbArgs {
     pub fn params(&self, compat: OpenCvBuild) -> OrbParams {
         OrbParams::default()
-            .with_n_features(self.n_features)
+            .with_n_features(self.n_features.unwrap_or(DEFAULT_N_FEATURES))
             .with_scale_factor(self.scale_factor)
             .with_n_levels(self.n_levels)
             .with_edge_threshold(self.edge_threshold)

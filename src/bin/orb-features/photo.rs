@@ -1,0 +1,83 @@
+//! Photos that are named one by one, and results to read.
+
+use std::path::Path;
+
+use orb_features::prelude::*;
+use orb_features::results::ResultReader;
+
+use crate::exit::Exit;
+use crate::place::Place;
+use crate::s3::S3Args;
+
+/// A connection to S3, if one of the places is there.
+pub fn connect<'a>(
+    args: &S3Args,
+    places: impl IntoIterator<Item = &'a Place>,
+) -> Result<Option<S3>, Exit> {
+    let places: Vec<&Place> = places.into_iter().collect();
+    let nowhere = Place::Folder("".into());
+    let in_s3 = places.iter().copied().find(|place| place.is_s3());
+    args.check(in_s3.unwrap_or(&nowhere), &nowhere, None)?;
+    if args.listing.is_some() {
+        return Err(Exit::usage("--listing has no part in this command"));
+    }
+    Ok(in_s3.map(|_| args.connect()).transpose()?)
+}
+
+/// Opens the result at a place.
+pub fn result_at(place: &Place, s3: Option<&S3>) -> Result<ResultReader> {
+    match (place, s3) {
+        (Place::Folder(path), _) => ResultReader::open(path),
+        (Place::S3(location), Some(s3)) => ResultReader::open_in_s3(s3, location.clone()),
+        (Place::S3(_), None) => unreachable!("a place in S3 has a connection"),
+    }
+}
+
+/// The images at a place: one, or all of a folder or prefix.
+pub fn images_at(
+    place: &Place,
+    s3: Option<&S3>,
+) -> Result<Box<dyn Iterator<Item = Result<ListedImage>> + Send>> {
+    match (place, s3) {
+        (Place::Folder(path), _) => Ok(Box::new(FsSource::new(path).open()?)),
+        (Place::S3(location), Some(s3)) => {
+            let images = S3Source::new(s3, location.clone())?.open()?;
+            Ok(Box::new(images.map(|image| image.map(Into::into))))
+        }
+        (Place::S3(_), None) => unreachable!("a place in S3 has a connection"),
+    }
+}
+
+/// Reads the one image at a place.
+pub fn read(place: &Place, s3: Option<&S3>) -> Result<ImageObject> {
+    let name = place.to_string();
+    let no_photo =
+        |reason: &str| Error::NoInput { uri: name.as_str().into(), reason: reason.into() };
+    if matches!(place, Place::Folder(path) if path.is_dir()) {
+        return Err(no_photo("it is a folder: one photo is due"));
+    }
+    let image =
+        images_at(place, s3)?.next().ok_or_else(|| no_photo("there is no such object"))??;
+    if image.uri != name {
+        return Err(no_photo("it is a prefix: one photo is due"));
+    }
+    image.read()
+}
+
+/// Decodes a photo in colour, upright.
+pub fn pixels(object: &ImageObject, decode: &DecodeParams) -> Result<Pixels> {
+    let mut decoder = orb_features::decode::Decoder::new(decode.clone());
+    Ok(decoder.decode_object(object, PixelSpec::new(PixelFormat::Rgb))?.pixels)
+}
+
+/// The features of a photo.
+pub fn features(object: &ImageObject, decode: &DecodeParams, orb: &Orb) -> Result<Features> {
+    let gray = orb_features::decode::Decoder::new(decode.clone()).decode(object)?;
+    let found = orb.detect_and_compute(gray.view(), None);
+    found.map_err(|e| Error::Extract { uri: object.uri.as_str().into(), source: Box::new(e) })
+}
+
+/// Writes a file that this command makes.
+pub fn write(path: &Path, content: &[u8]) -> Result<(), Exit> {
+    std::fs::write(path, content).map_err(|e| Error::write_to(path.display().to_string(), e).into())
+}
