@@ -80,9 +80,10 @@ pub(super) fn avx512() -> Kernels {
     if !is_x86_feature_detected!("avx512vpopcntdq") {
         return kernels;
     }
-    // SAFETY: the features are there.
     Kernels {
+        // SAFETY: the features are there.
         hamming: |query, blocks, out| unsafe { by_words::<false>(query, blocks, out) },
+        // SAFETY: as above.
         hamming2: |query, blocks, out| unsafe { by_words::<true>(query, blocks, out) },
         ..kernels
     }

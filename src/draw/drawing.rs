@@ -215,10 +215,10 @@ impl Drawing {
                 let mut paint = Paint { anti_alias: true, ..Paint::default() };
                 let width = if halo { width + 1.0 } else { *width };
                 if halo {
-                    paint.set_color_rgba8(0, 0, 0, 128)
+                    paint.set_color_rgba8(0, 0, 0, 128);
                 } else {
-                    paint.set_color_rgba8(*r, *g, *b, 255)
-                };
+                    paint.set_color_rgba8(*r, *g, *b, 255);
+                }
                 let stroke = Stroke { width, line_cap: LineCap::Round, ..Stroke::default() };
                 if let Some(path) = path_of(*shape) {
                     canvas.stroke_path(&path, &paint, &stroke, Transform::identity(), None);

@@ -236,10 +236,7 @@ impl Matcher {
             return vec![Vec::new(); query.len()];
         }
         let found = Codes::new(train).nearest(query, k, self.bound(), self.params.norm, allowed);
-        let lists = found.chunks(k).enumerate();
-        lists
-            .map(|(i, list)| some(list).map(|neighbor| DMatch::new(i, neighbor)).collect())
-            .collect()
+        lists_of(&found, k)
     }
 
     fn matches_where(
@@ -292,6 +289,12 @@ impl Matcher {
         let best = best.into_iter().enumerate().filter(|(_, neighbor)| near(neighbor));
         best.map(|(i, neighbor)| DMatch::new(i, neighbor)).collect()
     }
+}
+
+/// Lists of `k` neighbours as matches.
+pub(crate) fn lists_of(found: &[Neighbor], k: usize) -> Vec<Vec<DMatch>> {
+    let list = |(i, list)| some(list).map(|neighbor| DMatch::new(i, neighbor)).collect();
+    found.chunks(k).enumerate().map(list).collect()
 }
 
 /// The neighbours that are not missing.

@@ -32,5 +32,7 @@ pub(crate) use codes::{Codes, Neighbor};
 #[cfg(feature = "search")]
 pub(crate) use codes::{insert, nearest, scan, words};
 pub use homography::{Homography, Point};
+#[cfg(feature = "search")]
+pub(crate) use matcher::lists_of;
 pub use matcher::{DMatch, HammingNorm, MatchParams, Matcher};
 pub use ransac::{FoundHomography, RansacParams};

@@ -36,8 +36,8 @@ pub struct ImageRecords {
 }
 
 impl ImageRecords {
-    pub(super) fn new(batches: Option<ResultBatches>, uri: &str) -> Result<Self> {
-        Ok(Self { batches, uri: uri.to_owned(), ready: VecDeque::new() })
+    pub(super) fn new(batches: Option<ResultBatches>, uri: &str) -> Self {
+        Self { batches, uri: uri.to_owned(), ready: VecDeque::new() }
     }
 }
 

@@ -101,7 +101,7 @@ impl Photos {
                     }
                     match &mut self.photo {
                         Some(photo) if !is_first && photo.path == found.path => {
-                            photo.append(&found)
+                            photo.append(&found);
                         }
                         slot => {
                             if let Some(photo) = slot.replace(found) {
@@ -337,12 +337,11 @@ fn of_lists(
             fields.push((field, list(column)?));
         }
     }
-    let keypoints = match fields.first() {
-        None => Vec::new(),
-        Some(_) => {
-            let all = RecordBatch::try_from_iter(fields).map_err(|e| e.to_string())?;
-            keypoints(&all)?.unwrap_or_default()
-        }
+    let keypoints = if fields.is_empty() {
+        Vec::new()
+    } else {
+        let all = RecordBatch::try_from_iter(fields).map_err(|e| e.to_string())?;
+        keypoints(&all)?.unwrap_or_default()
     };
     let vectors = |name: &str| -> Result<Option<Vectors>, String> {
         let Some(column) = batch.column_by_name(name) else { return Ok(None) };

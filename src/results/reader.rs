@@ -236,7 +236,7 @@ impl ResultReader {
     /// # Errors
     /// [`Error::List`]; as an item, [`Error::Table`] for a file that cannot be read.
     pub fn images(&self) -> Result<ImageRecords> {
-        ImageRecords::new(self.images.as_ref().map(batches).transpose()?, &self.uri)
+        Ok(ImageRecords::new(self.images.as_ref().map(batches).transpose()?, &self.uri))
     }
 
     /// The images that failed, if the run has recorded them.

@@ -127,7 +127,7 @@ impl Index {
             return Err(wrong("another process adds to it".to_owned()));
         }
         let index = Self::open(path)?;
-        let (notes, there) = (notes_of(result)?, index.notes()?);
+        let (notes, there) = (notes_of(result)?, index.notes());
         if let Some(why) = difference(&there, &notes) {
             return Err(wrong(format!(
                 "its descriptors were made otherwise than those of {}: {why}",

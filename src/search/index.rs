@@ -9,7 +9,9 @@ use crate::arch::{HAMMING_LANES, Kernels};
 use crate::decode::DecodeParams;
 use crate::error::{Error, Result};
 use crate::features::Descriptor;
-use crate::matching::{Codes, HammingNorm, Neighbor, insert, nearest, scan, words};
+use crate::matching::{
+    Codes, DMatch, HammingNorm, Neighbor, insert, lists_of, nearest, scan, words,
+};
 use crate::orb::OrbParams;
 
 use rayon::prelude::*;
@@ -170,12 +172,23 @@ impl Index {
         self.commit
     }
 
-    pub(super) fn notes(&self) -> Result<Notes> {
-        Ok(self.notes.clone())
+    pub(super) fn notes(&self) -> Notes {
+        self.notes.clone()
     }
 
     pub(super) fn centroids(&self) -> &[Descriptor] {
         self.segments.first().map_or(&[], |segment| segment.centroids())
+    }
+
+    /// The `k` nearest descriptors of each query descriptor, nearest first; `train_idx` is the descriptor's number in the
+    /// index. With lists, the nearest of those in the `probes` nearest lists.
+    #[must_use]
+    pub fn knn(&self, query: &[Descriptor], k: usize, probes: usize) -> Vec<Vec<DMatch>> {
+        if k == 0 {
+            return vec![Vec::new(); query.len()];
+        }
+        let found = self.neighbors(query, k, probes.max(1), None);
+        lists_of(&found, k)
     }
 
     /// The `k` nearest descriptors of each of some, but for those of the photo `without`. With lists, the nearest in the

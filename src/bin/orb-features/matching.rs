@@ -140,7 +140,7 @@ impl Match {
             .with_max_distance(self.max_distance)
             .build()?;
         let ransac = RansacParams::default().with_threshold(self.threshold).with_seed(self.seed);
-        let truth = self.truth.as_ref().map(|path| read_homography(path)).transpose()?;
+        let truth = self.truth.as_ref().map(read_homography).transpose()?;
         let decode = DecodeParams::default().with_gray_mode(self.gray);
         let s3 = photo::connect(&self.s3, [&self.first, &self.second])?;
 
