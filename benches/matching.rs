@@ -39,7 +39,7 @@ fn homography(c: &mut Criterion) {
         let from = (640.0 * random(i, 0), 480.0 * random(i, 1));
         let (x, y) = truth.apply(from).expect("in front of the camera");
         let outlier = (640.0 * random(i, 2), 480.0 * random(i, 3));
-        (from, if i % 2 == 0 { outlier } else { (x + random(i, 4), y + random(i, 5)) })
+        (from, if i.is_multiple_of(2) { outlier } else { (x + random(i, 4), y + random(i, 5)) })
     };
     let pairs: Vec<_> = (0..500).map(pair).collect();
     c.bench_function("homography/500, half outliers", |b| {

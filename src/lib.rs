@@ -104,6 +104,8 @@ pub mod pca;
 pub mod pipeline;
 pub mod pixels;
 pub mod prelude;
+#[cfg(feature = "report")]
+pub mod report;
 #[cfg(feature = "parquet")]
 pub mod results;
 pub mod rows;

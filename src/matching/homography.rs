@@ -303,7 +303,7 @@ mod tests {
     fn a_map_that_does_not_exist_is_none() {
         let params = RansacParams::default();
         let find = |pairs: &[_], params: &RansacParams| Homography::find(pairs, params).unwrap();
-        let line: Vec<_> = (0..50).map(|i| f64::from(i)).map(|i| ((i, i), (2.0 * i, i))).collect();
+        let line: Vec<_> = (0..50).map(f64::from).map(|i| ((i, i), (2.0 * i, i))).collect();
         let same = vec![((5.0, 5.0), (6.0, 6.0)); 50];
         let nan = vec![((f64::NAN, 1.0), (2.0, 3.0)); 50];
         for pairs in [&line[..], &same, &nan, &line[..3], &[]] {

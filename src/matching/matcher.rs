@@ -379,7 +379,9 @@ mod tests {
                 assert_eq!(matcher.matches_masked(&query, &train, mask.view()).unwrap(), best);
                 let near = matcher.params().with_max_distance(9).build().unwrap();
                 let mut lists = naive(&query, &train, norm, &all);
-                lists.iter_mut().for_each(|list| list.retain(|m| m.distance <= 9));
+                for list in &mut lists {
+                    list.retain(|m| m.distance <= 9);
+                }
                 assert_eq!(near.within(&query, &train), lists);
                 assert_eq!(near.knn(&query, &train, 3), cut(lists, 3));
                 if n > 0 {

@@ -90,7 +90,7 @@ impl Index {
             is_first: true,
             known: HashSet::new(),
         };
-        let mut report = writer.write(result, out.as_file_mut())?;
+        let mut report = writer.write(result.photos()?, result.uri(), out.as_file_mut())?;
         if report.photos == 0 {
             let reason = "no photo with features".into();
             return Err(Error::NoInput { uri: result.uri().into(), reason });
@@ -141,21 +141,48 @@ impl Index {
         file.seek(SeekFrom::Start(before.length)).map_err(failed)?;
         let mut writer =
             Writer { path, centroids: &centroids, notes: &there, is_first: false, known };
-        let written = writer.write(result, &mut file).and_then(|report| {
-            let length = before.length + report.bytes;
-            let (at, commit) = Commit { generation: before.generation + 1, length }.encoded();
-            let done = file.sync_all().and_then(|()| file.seek(SeekFrom::Start(at)));
-            done.and_then(|_| file.write_all(&commit))
-                .and_then(|()| file.sync_all())
-                .map_err(failed)?;
-            Ok(IndexReport { bytes: length, ..report })
-        });
+        let written = result
+            .photos()
+            .and_then(|photos| writer.write(photos, result.uri(), &mut file))
+            .and_then(|report| {
+                let length = before.length + report.bytes;
+                let (at, commit) = Commit { generation: before.generation + 1, length }.encoded();
+                let done = file.sync_all().and_then(|()| file.seek(SeekFrom::Start(at)));
+                done.and_then(|_| file.write_all(&commit))
+                    .and_then(|()| file.sync_all())
+                    .map_err(failed)?;
+                Ok(IndexReport { bytes: length, ..report })
+            });
         if written.is_err() {
             // What is behind the committed length is overwritten by the next addition anyway.
             let _ = file.set_len(before.length);
         }
         written
     }
+}
+
+/// An index for exact search in some photos of a result, in a temporary file.
+#[cfg(feature = "report")]
+pub(crate) fn index_of(photos: &[Photo], result: &ResultReader) -> Result<Index> {
+    let folder = std::env::temp_dir();
+    let failed = |e: io::Error| Error::write(&folder, e);
+    let mut out = temporary(&folder).map_err(failed)?;
+    let path = out.path().to_owned();
+    out.write_all(&Commit { generation: 0, length: PAGE as u64 }.page()).map_err(failed)?;
+    let notes = notes_of(result)?;
+    let mut writer = Writer {
+        path: &path,
+        centroids: &[],
+        notes: &notes,
+        is_first: true,
+        known: HashSet::new(),
+    };
+    let photos = photos.iter().cloned().map(Ok);
+    let report = writer.write(photos, result.uri(), out.as_file_mut())?;
+    let (at, commit) = Commit { generation: 1, length: PAGE as u64 + report.bytes }.encoded();
+    out.seek(SeekFrom::Start(at)).and_then(|_| out.write_all(&commit)).map_err(failed)?;
+    // It stays open, and mapped, after its name is gone.
+    Index::open(&path)
 }
 
 /// A temporary file with the rights of any new file.
@@ -180,14 +207,19 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// Writes the photos of a result; `bytes` of the report are those that were written.
-    fn write(&mut self, result: &ResultReader, out: &mut File) -> Result<IndexReport> {
+    /// Writes photos of the result at `uri`; `bytes` of the report are those that were written.
+    fn write(
+        &mut self,
+        photos: impl Iterator<Item = Result<Photo>>,
+        uri: &str,
+        out: &mut File,
+    ) -> Result<IndexReport> {
         let lists = self.centroids.len().max(1);
         let mut report = IndexReport { photos: 0, descriptors: 0, known: 0, lists, bytes: 0 };
         let mut draft = Draft::default();
-        for photo in result.photos()? {
+        for photo in photos {
             let photo = photo?;
-            let descriptors = descriptors_of(&photo, result)?;
+            let descriptors = descriptors_of(&photo, uri)?;
             if descriptors.is_empty() {
                 continue;
             }
@@ -253,18 +285,20 @@ fn centroids_of(
     }
     let mut reservoir = Reservoir::new(lists * SAMPLE, params.seed());
     for photo in result.photos()? {
-        descriptors_of(&photo?, result)?.iter().for_each(|descriptor| reservoir.push(descriptor));
+        descriptors_of(&photo?, result.uri())?
+            .iter()
+            .for_each(|descriptor| reservoir.push(descriptor));
     }
     let centroids = centroids::fit(&reservoir.sample, lists, norm, params.seed());
     // One list is no list.
     Ok(if centroids.len() > 1 { centroids } else { Vec::new() })
 }
 
-fn descriptors_of<'a>(photo: &'a Photo, result: &ResultReader) -> Result<&'a [Descriptor]> {
+fn descriptors_of<'a>(photo: &'a Photo, uri: &str) -> Result<&'a [Descriptor]> {
     if photo.vectors.rows() == 0 {
         return Ok(&[]);
     }
-    photo.descriptors().map_err(|e| Error::table(result.uri(), format!("{}: {e}", photo.path)))
+    photo.descriptors().map_err(|e| Error::table(uri, format!("{}: {e}", photo.path)))
 }
 
 fn notes_of(result: &ResultReader) -> Result<Notes> {

@@ -29,6 +29,8 @@ mod index;
 mod params;
 
 pub use build::IndexReport;
+#[cfg(feature = "report")]
+pub(crate) use build::index_of;
 pub use duplicates::{Duplicate, DuplicateKind, DuplicateParams, duplicates};
 pub use find::{Found, FoundPhoto, LabelShare};
 pub use index::{Index, IndexedPhoto};

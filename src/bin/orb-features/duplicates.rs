@@ -38,14 +38,9 @@ impl Duplicates {
         let params = DuplicateParams::default().with_share(self.share).with_near(!self.exact);
         let mut unread = 0_u64;
         let mut read = |path: &str| {
-            let place = Place::parse(path.into()).ok()?;
-            let object = if place.is_s3() && s3.is_none() {
-                None
-            } else {
-                photo::read(&place, s3.as_ref()).ok()
-            };
-            unread += u64::from(object.is_none());
-            object.map(|object| object.bytes.to_vec())
+            let bytes = photo::read_again(path, s3.as_ref());
+            unread += u64::from(bytes.is_none());
+            bytes
         };
         let found = duplicates(&result, &params, &mut read)?;
         if unread > 0 {

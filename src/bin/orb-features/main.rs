@@ -15,6 +15,7 @@ mod pca;
 mod photo;
 mod pixels;
 mod place;
+mod report;
 mod s3;
 mod search;
 mod stop;
@@ -31,6 +32,7 @@ use crate::extract::Extract;
 use crate::index::IndexOf;
 use crate::matching::Match;
 use crate::pixels::PixelsOf;
+use crate::report::ReportOf;
 use crate::search::Search;
 use crate::vectors::PcaOf;
 
@@ -64,6 +66,8 @@ enum Command {
     Search(Box<Search>),
     /// List the photos of a result that are the same, or nearly.
     Duplicates(Box<Duplicates>),
+    /// Make a page on a result: one HTML file with its counts, failures, plots, photos and mix-ups.
+    Report(Box<ReportOf>),
 }
 
 /// Sets from which size on glibc's malloc maps a buffer, which goes back to the system when it is freed.
@@ -101,6 +105,7 @@ fn main() -> ExitCode {
         Command::Index(index) => index.run(),
         Command::Search(search) => search.run(),
         Command::Duplicates(duplicates) => duplicates.run(),
+        Command::Report(report) => report.run(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

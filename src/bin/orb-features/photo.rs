@@ -64,6 +64,15 @@ pub fn read(place: &Place, s3: Option<&S3>) -> Result<ImageObject> {
     image.read()
 }
 
+/// Reads a photo that a result names; `None` if that is no longer possible.
+pub fn read_again(path: &str, s3: Option<&S3>) -> Option<Vec<u8>> {
+    let place = Place::parse(path.into()).ok()?;
+    if place.is_s3() && s3.is_none() {
+        return None;
+    }
+    read(&place, s3).ok().map(|object| object.bytes.to_vec())
+}
+
 /// Decodes a photo in colour, upright.
 pub fn pixels(object: &ImageObject, decode: &DecodeParams) -> Result<Pixels> {
     let mut decoder = orb_features::decode::Decoder::new(decode.clone());
