@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs the commands of docs/recipes.md, as they stand there, on a folder of photos.
+# Runs the commands of docs/recipes.md and docs/looking.md, as they stand there, on a folder of photos.
 #
 # usage: recipes.sh PROGRAM PHOTOS NETWORK
 set -euo pipefail
 program=$(realpath "$1") photos=$(realpath "$2") network=$(realpath "$3")
-recipes=$(realpath "$(dirname "$0")/../docs/recipes.md")
+docs=$(realpath "$(dirname "$0")/../docs")
 folder=$(mktemp -d)
 trap 'rm -r "$folder"' EXIT
 cd "$folder"
@@ -17,7 +17,7 @@ first=$(find photos -name '*.jpg' -print -quit)
 for i in 1 2 3 4 5 6; do cp "$first" "photos/kind 0/a $i.jpg"; done
 
 # The text between the fences of ```sh.
-commands=$(awk '/^```/ { inside = ($0 == "```sh"); next } inside' "$recipes")
+commands=$(awk '/^```/ { inside = ($0 == "```sh"); next } inside' "$docs/recipes.md" "$docs/looking.md")
 # Only the commands that say what becomes of unreadable files find one.
 PATH=$folder/bin:$PATH
 run() { echo "$1"; bash -euo pipefail -c "$1"; }
@@ -31,7 +31,10 @@ while IFS= read -r line; do
     esac
     run "$command"
 done <<<"$commands"
-for out in features embedded vectors reduced table/* matrix pixels "one kind" images again; do
+for file in report.html report.json keypoints.png match.svg photos.index duplicates.jsonl; do
+    [ -s $file ] || { echo "no $file" && exit 1; }
+done
+for out in features embedded vectors reduced table/* matrix pixels "one kind" images again known; do
     [ -e "$out/_SUCCESS" ] || { echo "no result in $out" && exit 1; }
 done
 [ -d features/_errors ] && [ "$(ls table/*/part-*.csv | wc -l)" = 5 ]

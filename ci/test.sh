@@ -15,7 +15,7 @@ left_out=()
 
 say "system packages"
 packages=(build-essential pkg-config nasm clang libclang-dev libopencv-dev python3-venv procps
-    gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user)
+    gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user chromium)
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     missing=()
     for package in "${packages[@]}"; do
@@ -46,7 +46,7 @@ for set in "--no-default-features" "" "--features s3" "--features $features --wo
 done
 
 # Combinations that no test is built with.
-for set in "arrow" "parquet" "jpeg,arrow"; do
+for set in "arrow" "parquet" "jpeg,arrow" "draw" "search"; do
     cargo check --quiet --lib --no-default-features --features "$set"
 done
 
@@ -91,7 +91,7 @@ fi
 
 say "features keep to themselves"
 tree=$(cargo tree --no-default-features --edges normal --prefix none)
-for crate in opencv mozjpeg-sys clap parquet arrow-array aws-sdk-s3 tokio tract-onnx ort; do
+for crate in opencv mozjpeg-sys clap parquet arrow-array aws-sdk-s3 tokio tract-onnx ort askama memmap2 tiny-skia; do
     if grep -q "^$crate v" <<<"$tree"; then
         echo "$crate is built without its feature" && exit 1
     fi
@@ -108,6 +108,13 @@ cargo run --quiet --features "$features" --example quickstart target/quickstart-
 cargo run --quiet --features "$features" --example own_stage
 cargo run --quiet --features "$features" --example own_extractor
 cargo run --quiet --features "$features" --example s3
+
+say "the report in a browser"
+if command -v chromium >/dev/null; then
+    tests --features "$features" --test report -- --ignored
+else
+    left_out+=("the report in a browser (needs chromium)")
+fi
 
 say "the recipes, as they stand in the docs"
 ci/recipes.sh target/debug/orb-features target/quickstart-test/photos tests/fixtures/onnx/nhwc.onnx

@@ -25,6 +25,7 @@
 //! - **Rows as Arrow**: `RowBatch::to_record_batch`; **as Parquet or CSV**, for each descriptor or image, in Arrow's types or
 //!   Spark's: `sink::FileSink`; or a [`RowSink`](sink::RowSink) of your own.
 //! - **Tables of others**: images, or vectors for a PCA, of a column: `table`.
+//! - **Results, read back**: `results`; to look at: `draw`, `report`; to find with: [`matching`], `search`.
 //! - **Speed**: [`Parallelism`](stage::Parallelism) and [`Simd`]; neither changes a bit of the results.
 //!
 //! # Example
@@ -79,6 +80,9 @@
 //! | `onnx` | no | [`OnnxExtractor`](onnx::OnnxExtractor): embeddings of photos by a network in an ONNX file, run by tract |
 //! | `onnxruntime` | no | the same, run by Microsoft's ONNX Runtime, whose library is loaded at run time |
 //! | `wide` | by `onnx` | a fast PCA of vectors of more than 256 elements: the eigen-decomposition of faer |
+//! | `draw` | no | keypoints and matches on photos, as SVG and PNG |
+//! | `search` | no | an index of a result's photos, search in it, duplicates |
+//! | `report` | no | a page on a result: one file of HTML, or JSON |
 //! | `arrow` | by `parquet` | batches as Arrow's `RecordBatch`, without a sink |
 //!
 //! Without default features there are ORB, rows and PCA, in pure Rust, and every image format but JPEG. Rust 1.94.1 or
@@ -130,6 +134,7 @@ pub use {image, ndarray};
 #[cfg(all(doctest, feature = "s3"))]
 #[doc = include_str!("../README.md")]
 #[doc = include_str!("../docs/recipes.md")]
+#[doc = include_str!("../docs/looking.md")]
 #[doc = include_str!("../docs/s3.md")]
 #[doc = include_str!("../docs/tables.md")]
 struct Pages;

@@ -198,6 +198,52 @@ fn objects_that_may_be_listed_but_not_read_are_no_empty_result() {
     assert_eq!(bench.report(&empty).failed["denied"], 200);
 }
 
+/// Reports, indexes and drawings of a result in S3 are those of one in a folder; what its manifest does not name is no
+/// part of it.
+#[test]
+fn a_result_in_s3_is_read_back_as_one_in_a_folder() {
+    let bench = Bench::new(30);
+    bench.put("kiwi+50%/torn.jpg", &[0xff, 0xd8, 0, 0]);
+    for out in ["out", "s3://lab/out"] {
+        bench.report(&["s3://lab/in", out, "--on-error", "record", "--pca", "4"]);
+    }
+    // A file that a manifest does not name, as a run leaves that is not committed.
+    bench.memory.seed(
+        "lab",
+        "out/part-00007-00000000000000000000000000000000.parquet",
+        b"x".to_vec(),
+    );
+    let run = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_orb-features"));
+        command.current_dir(bench.root.path()).args(args).envs(bench.server.environment());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let read = |name: &str| fs::read(bench.root.path().join(name)).unwrap();
+    for (out, name) in [("out", "1"), ("s3://lab/out", "2")] {
+        run(&["index", out, "-o", &format!("{name}.index")]);
+        // The photos are in S3 for both.
+        let (html, json) = (format!("{name}.html"), format!("{name}.json"));
+        run(&["report", out, "-o", &html, "--json", &json]);
+    }
+    assert_eq!(read("1.index"), read("2.index"));
+    let [one, two] = ["1.json", "2.json"]
+        .map(|name| -> serde_json::Value { serde_json::from_slice(&read(name)).unwrap() });
+    assert_eq!(one["failures"], two["failures"]);
+    assert_eq!(one["failures"]["causes"], serde_json::json!([["corrupt", 1]]));
+    assert_eq!((&one["labels"], &one["mixups"]), (&two["labels"], &two["mixups"]));
+    assert_eq!(one["extremes"], two["extremes"]);
+    assert_eq!((&two["extremes"]["read"], &two["extremes"]["unread"]), (&30.into(), &0.into()));
+    let photo = "s3://lab/in/mangue été/0002.jpg";
+    let said = run(&["search", "1.index", photo, "-k", "1"]);
+    assert!(said.ends_with(&format!("mangue été  {photo}\n")), "{said}");
+    run(&["draw", photo, "-o", "k.svg", "--result", "s3://lab/out"]);
+    run(&["match", photo, "in/mangue été/0002.jpg"]);
+    let listed = run(&["duplicates", "s3://lab/out", "--exact"]);
+    assert!(listed.contains("0 exact, 0 same-features"), "{listed}");
+}
+
 #[test]
 fn files_of_other_features_are_not_added_to_a_result_in_s3() {
     let bench = Bench::new(24);

@@ -409,7 +409,12 @@ pub(super) fn open(path: &Path) -> Result<(Vec<Segment>, Commit)> {
         return Err(Error::index(path, "it is no file"));
     }
     if file.metadata().map_err(failed)?.len() < PAGE as u64 {
-        return Err(Error::index(path, "it is too short for an index"));
+        let why = if is_index(path).map_err(failed)? {
+            "it ends too early"
+        } else {
+            "it is no index of photos"
+        };
+        return Err(Error::index(path, why));
     }
     // SAFETY: what is mapped and read, up to the commit's length, is never written again: a new index takes the place of
     // the file, and additions come behind. Another program that truncates the file ends this one, as with any mapped file.

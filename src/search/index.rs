@@ -219,18 +219,26 @@ impl Index {
         }
         let probes = probes.min(self.lists());
         let near = self.centroids.nearest(queries, probes, u16::MAX, self.notes.norm, |_, _| true);
-        lists.par_chunks_mut(k).zip(queries.par_iter().zip(near.par_chunks(probes))).for_each(
-            |(list, (query, near))| {
-                let query = words(query);
-                for probe in near {
-                    for segment in &self.segments {
-                        let (ends, at) = (segment.list_ends(), probe.index as usize);
-                        let start = if at == 0 { 0 } else { ends[at - 1] };
-                        let blocks = &segment.blocks()[start as usize..ends[at] as usize];
-                        let slots = &segment.slots()[start as usize * HAMMING_LANES..];
+        // As many queries together as threads allow: a list is read once for all that look into it.
+        let some = queries.len().div_ceil(rayon::current_num_threads()).max(32);
+        let chunks = queries.par_chunks(some).zip(near.par_chunks(some * probes));
+        lists.par_chunks_mut(some * k).zip(chunks).for_each(|(lists, (queries, near))| {
+            let queries: Vec<_> = queries.iter().map(words).collect();
+            let visits = near.iter().enumerate().map(|(i, list)| (list.index as usize, i / probes));
+            let mut visits: Vec<(usize, usize)> = visits.collect();
+            visits.sort_unstable();
+            for of_list in visits.chunk_by(|(one, _), (other, _)| one == other) {
+                let at = of_list[0].0;
+                for segment in &self.segments {
+                    let ends = segment.list_ends();
+                    let start = if at == 0 { 0 } else { ends[at - 1] };
+                    let blocks = &segment.blocks()[start as usize..ends[at] as usize];
+                    let slots = &segment.slots()[start as usize * HAMMING_LANES..];
+                    for &(_, query) in of_list {
+                        let list = &mut lists[query * k..(query + 1) * k];
                         // One more: of those at the same distance, lower indices may come later.
                         let bound = |list: &[Neighbor]| list[k - 1].distance.saturating_add(1);
-                        scan(kernel, &query, blocks, bound(list), &mut |found, _| {
+                        scan(kernel, &queries[query], blocks, bound(list), &mut |found, _| {
                             let slot = slots[found.index as usize];
                             let index = segment.first_descriptor.wrapping_add(slot);
                             if slot != NO_DESCRIPTOR && !without.contains(&index) {
@@ -240,8 +248,8 @@ impl Index {
                         });
                     }
                 }
-            },
-        );
+            }
+        });
         lists
     }
 }

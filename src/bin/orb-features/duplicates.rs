@@ -32,8 +32,7 @@ pub struct Duplicates {
 
 impl Duplicates {
     pub fn run(&self) -> Result<(), Exit> {
-        let s3 = photo::connect(&self.s3, [&self.result])?;
-        let result = photo::result_at(&self.result, s3.as_ref())?;
+        let (result, s3) = photo::result_and_photos(&self.s3, &self.result)?;
         warn_if_incomplete(&result);
         let params = DuplicateParams::default().with_share(self.share).with_near(!self.exact);
         let mut unread = 0_u64;

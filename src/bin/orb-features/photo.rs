@@ -24,6 +24,24 @@ pub fn connect<'a>(
     Ok(in_s3.map(|_| args.connect()).transpose()?)
 }
 
+/// A result to read, and a connection to S3 if it or its photos are there.
+pub fn result_and_photos(args: &S3Args, place: &Place) -> Result<(ResultReader, Option<S3>), Exit> {
+    if place.is_s3() {
+        let s3 = connect(args, [place])?;
+        return Ok((result_at(place, s3.as_ref())?, s3));
+    }
+    let result = result_at(place, None)?;
+    // All photos of a result are of one place, or nearly.
+    let listed = result.images()?.next().transpose()?.and_then(|image| image.path);
+    let first = match listed {
+        Some(path) => Some(path),
+        None => result.photos()?.next().transpose()?.map(|photo| photo.path),
+    };
+    let photos = first.and_then(|path| Place::parse(path.into()).ok());
+    let s3 = connect(args, photos.as_ref())?;
+    Ok((result, s3))
+}
+
 /// Opens the result at a place.
 pub fn result_at(place: &Place, s3: Option<&S3>) -> Result<ResultReader> {
     match (place, s3) {

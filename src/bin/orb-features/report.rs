@@ -45,8 +45,7 @@ impl ReportOf {
                 .map_err(|e| Exit::usage(&format!("--run {name}: no report of a run: {e}")))?;
             params = params.with_run(run);
         }
-        let s3 = photo::connect(&self.s3, [&self.result])?;
-        let result = photo::result_at(&self.result, s3.as_ref())?;
+        let (result, s3) = photo::result_and_photos(&self.s3, &self.result)?;
         warn_if_incomplete(&result);
         let report =
             Report::new(&result, &params, &mut |path| photo::read_again(path, s3.as_ref()))?;
