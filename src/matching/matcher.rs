@@ -114,9 +114,8 @@ impl MatchParams {
         self
     }
 
-    /// Keeps only matches that are found from the other side, too, as `cv2.BFMatcher(crossCheck=True)` defines it (default:
-    /// no): each train descriptor goes to its nearest query descriptor, and of those that it gets a query descriptor
-    /// keeps the nearest.
+    /// Keeps only matches whose train descriptor has the query descriptor as its nearest, too, as
+    /// `cv2.BFMatcher(crossCheck=True)` (default: no).
     pub fn with_cross_check(mut self, cross_check: bool) -> Self {
         self.cross_check = cross_check;
         self
@@ -247,43 +246,29 @@ impl Matcher {
     ) -> Vec<DMatch> {
         let MatchParams { norm, ratio, cross_check, .. } = self.params;
         let unbounded = BITS as u16 + 1;
-        let mut best = Vec::new();
-        if !cross_check || ratio.is_some() {
-            // The second neighbour may be farther than a match.
-            let k = 1 + usize::from(ratio.is_some());
-            let found = Codes::new(train).nearest(query, k, unbounded, norm, &allowed);
-            best = found
-                .chunks(k)
-                .map(|list| match (ratio, list) {
-                    (Some(ratio), [first, second]) => {
-                        let passes = *second != Neighbor::NONE
-                            && f64::from(first.distance) < ratio * f64::from(second.distance);
-                        if passes { *first } else { Neighbor::NONE }
-                    }
-                    _ => list[0],
-                })
-                .collect();
-        }
+        // The second neighbour may be farther than a match.
+        let k = 1 + usize::from(ratio.is_some());
+        let found = Codes::new(train).nearest(query, k, unbounded, norm, &allowed);
+        let mut best: Vec<Neighbor> = found
+            .chunks(k)
+            .map(|list| match (ratio, list) {
+                (Some(ratio), [first, second]) => {
+                    let passes = *second != Neighbor::NONE
+                        && f64::from(first.distance) < ratio * f64::from(second.distance);
+                    if passes { *first } else { Neighbor::NONE }
+                }
+                _ => list[0],
+            })
+            .collect();
         if cross_check {
             let codes = Codes::new(query);
             let back =
                 codes.nearest(train, 1, unbounded, norm, |t, q| allowed(q as usize, t as u32));
-            let mut crossed = vec![Neighbor::NONE; query.len()];
-            for (index, found) in back.iter().enumerate() {
-                if let Some(kept) = crossed.get_mut(found.index as usize)
-                    && found.distance < kept.distance
-                {
-                    *kept = Neighbor { distance: found.distance, index: index as u32 };
+            for (i, neighbor) in best.iter_mut().enumerate() {
+                if back.get(neighbor.index as usize).is_some_and(|back| back.index as usize != i) {
+                    *neighbor = Neighbor::NONE;
                 }
             }
-            if ratio.is_some() {
-                for (crossed, best) in crossed.iter_mut().zip(best) {
-                    if *crossed != best {
-                        *crossed = Neighbor::NONE;
-                    }
-                }
-            }
-            best = crossed;
         }
         let near = |neighbor: &Neighbor| neighbor.distance < self.bound();
         let best = best.into_iter().enumerate().filter(|(_, neighbor)| near(neighbor));
@@ -416,23 +401,16 @@ mod tests {
     }
 
     #[test]
-    fn cross_checked_matches_are_those_that_trains_choose() {
+    fn cross_checked_matches_are_nearest_from_both_sides() {
         let (query, train) = (descriptors(3, 90), descriptors(4, 120));
         let matcher = MatchParams::default().with_cross_check(true).build().unwrap();
-        let chosen = naive(&train, &query, HammingNorm::Hamming, &Array2::ones((120, 90)));
-        let mut want: Vec<DMatch> = Vec::new();
-        for q in 0..90 {
-            let of_q = chosen.iter().filter(|list| list[0].train_idx == q);
-            want.extend(of_q.min_by_key(|list| (list[0].distance, list[0].query_idx)).map(
-                |list| DMatch {
-                    query_idx: q,
-                    train_idx: list[0].query_idx,
-                    distance: list[0].distance,
-                },
-            ));
-        }
+        let all = Array2::ones((90, 120));
+        let from_query = naive(&query, &train, HammingNorm::Hamming, &all);
+        let from_train = naive(&train, &query, HammingNorm::Hamming, &all.reversed_axes());
+        let both = from_query.iter().map(|list| list[0]);
+        let both = both.filter(|m| from_train[m.train_index()][0].train_idx == m.query_idx);
         let found = matcher.matches(&query, &train);
-        assert_eq!(found, want);
+        assert_eq!(found, both.collect::<Vec<_>>());
         assert!(found.len() > 20 && found.len() < 90);
         let near = matcher.params().with_max_distance(3).build().unwrap().matches(&query, &train);
         assert_eq!(near, found.iter().copied().filter(|m| m.distance <= 3).collect::<Vec<_>>());

@@ -32,6 +32,12 @@ struct Page<'a> {
     pictures: usize,
 }
 
+#[expect(
+    clippy::unused_self,
+    clippy::trivially_copy_pass_by_ref,
+    clippy::ref_option,
+    reason = "what a template calls: methods, with references"
+)]
 impl Page<'_> {
     fn share(&self, part: &u64, of: &u64) -> String {
         format!("{:.1} %", 100.0 * *part as f64 / (*of).max(1) as f64)

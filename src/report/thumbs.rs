@@ -72,13 +72,12 @@ impl<'a> Reader<'a> {
 
     /// A picture of a photo with its keypoints.
     pub fn thumb(&mut self, path: &str, label: Option<&str>, keypoints: &[KeyPoint]) -> Thumb {
-        let made = match self.made.get(path) {
-            Some(made) => made.clone(),
-            None => {
-                let made = self.picture(path);
-                self.made.insert(path.to_owned(), made.clone());
-                made
-            }
+        let made = if let Some(made) = self.made.get(path) {
+            made.clone()
+        } else {
+            let made = self.picture(path);
+            self.made.insert(path.to_owned(), made.clone());
+            made
         };
         let svg = made.map(|(data, width, height, scale)| {
             let mut svg = format!(
