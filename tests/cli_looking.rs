@@ -79,11 +79,21 @@ fn keypoints_are_drawn_from_photos_and_from_results() {
     bench.fails(&["draw", "in/apple/000.jpg", "-o", "a.gif"], 2, &["a.gif", ".png or .svg"]);
     bench.fails(&["draw", "in/apple", "-o", "a.png"], 1, &["in/apple", "one photo"]);
     bench.fails(&["draw", "gone.jpg", "-o", "a.png"], 1, &["gone.jpg"]);
+    let result = ["-o", "a.png", "--result", "out"];
     bench.fails(
-        &["draw", "torn.jpg", "-o", "a.png", "--result", "out"],
+        &[&["draw", "torn.jpg"], &result[..]].concat(),
         1,
-        &["torn.jpg", "no row"],
+        &["torn.jpg", "out", "no features"],
     );
+    // However its path is written.
+    bench.ok(&["draw", "./in/../in/apple/000.jpg", "-o", "c.svg", "--result", "out"]);
+    assert_eq!(fs::read_to_string(bench.path("c.svg")).unwrap(), svg);
+    fs::copy(bench.path("a.PNG"), bench.path("own.png")).unwrap();
+    bench.fails(&["draw", "own.png", "-o", "own.png"], 2, &["own.png", "not written over"]);
+    bench.fails(&["draw", "own.png", "a.PNG", "-o", "new.png"], 2, &["new.png", "folder"]);
+    bench.ok(&["pixels", "in", "pixels", "--size", "4"]);
+    let of_pixels = ["draw", "in/apple/000.jpg", "-o", "a.png", "--result", "pixels"];
+    bench.fails(&of_pixels, 1, &["pixels", "no keypoints"]);
     bench.fails(&["draw", "in/apple/000.jpg", "-o", "no/where.png"], 1, &["no/where.png"]);
     bench.fails(&["draw", "in/apple/000.jpg", "-o", "a.png", "--result", "in"], 1, &["in"]);
     bench.fails(
@@ -149,7 +159,7 @@ fn photos_are_found_by_an_index() {
         .unwrap();
     let output = bench.run(&["search", "x", "odd", "--json"]);
     let lines = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success() && lines.lines().count() == 2);
+    assert!(output.status.code() == Some(1) && lines.lines().count() == 2);
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(errors.contains("odd/2.jpg") && errors.contains("1 of 3"), "{errors}");
     let nothing: serde_json::Value = serde_json::from_str(lines.lines().nth(1).unwrap()).unwrap();
@@ -211,6 +221,17 @@ fn a_report_is_written_with_its_json() {
     let json: serde_json::Value =
         serde_json::from_slice(&fs::read(bench.path("r.json")).unwrap()).unwrap();
     assert_eq!(json["run"]["threads"], serde_json::json!(num_threads()));
+    bench.fails(
+        &["report", "out", "-o", "run.json", "--run", "run.json"],
+        2,
+        &["run.json", "not written over"],
+    );
+    bench.fails(&["report", "out", "-o", "r.html", "--json", "r.html"], 2, &["same file"]);
+    let other = fs::read_to_string(bench.path("run.json"))
+        .unwrap()
+        .replace("\"images\":36", "\"images\":37");
+    fs::write(bench.path("other.json"), other).unwrap();
+    bench.fails(&["report", "out", "--run", "other.json"], 2, &["run", "37", "36"]);
     bench.fails(&["report", "out", "--run", "r.html"], 2, &["r.html", "no report of a run"]);
     bench.fails(&["report", "in", "-o", "x.html"], 1, &["in"]);
     bench.fails(&["report", "out", "-o", "no/where.html"], 1, &["no/where.html"]);

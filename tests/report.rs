@@ -173,6 +173,7 @@ fn what_is_missing_is_said() {
     let html = pixels.to_html().unwrap();
     check(&html);
     assert!(pixels.mixups.is_none() && html.contains("Nothing to search for"));
+    assert!(!pixels.has_keypoints && html.contains("belong to no keypoints"));
     assert!(pixels.similar.left_out.is_some());
 
     // No list of all images, as older results and those of others.

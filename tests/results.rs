@@ -5,7 +5,10 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow_array::{Int32Array, RecordBatch, StringArray};
+use arrow_array::{
+    ArrayRef, FixedSizeBinaryArray, FixedSizeListArray, Float32Array, Int32Array, ListArray,
+    RecordBatch, StringArray,
+};
 use orb_features::prelude::*;
 use orb_features::results::{Photo, ResultReader};
 use parquet::arrow::ArrowWriter;
@@ -114,7 +117,8 @@ fn what_is_no_result_is_named() {
     let why = ResultReader::open(&folder).unwrap_err().to_string();
     assert!(why.contains("out"), "{why}");
     fs::create_dir(&folder).unwrap();
-    assert!(matches!(ResultReader::open(&folder).unwrap_err(), Error::NoInput { .. }));
+    let why = ResultReader::open(&folder).unwrap_err().to_string();
+    assert!(why.contains("it is no result of a job"), "{why}");
 
     write(&root.path().join("good"), FileParams::default().with_rows_per_file(40));
     let good = ResultReader::open(root.path().join("good")).unwrap();
@@ -166,4 +170,97 @@ fn what_is_no_result_is_named() {
     let result = ResultReader::open(root.path().join("padded")).unwrap();
     let why = result.photos().unwrap().next().unwrap().unwrap_err().to_string();
     assert!(why.contains("--rows padded"), "{why}");
+}
+
+/// A table of two descriptors of a photo, with some columns in place of others.
+fn of_descriptors(other: &[(&'static str, ArrayRef)]) -> RecordBatch {
+    let one = |value: f32| -> ArrayRef { Arc::new(Float32Array::from(vec![value; 2])) };
+    let bytes = FixedSizeBinaryArray::try_from_iter([[1_u8; 32], [2; 32]].into_iter()).unwrap();
+    let mut columns: Vec<(&str, ArrayRef)> = vec![
+        ("path", Arc::new(StringArray::from(vec!["a.jpg", "a.jpg"]))),
+        ("keypoint_index", Arc::new(Int32Array::from(vec![0, 1]))),
+        ("x", one(3.0)),
+        ("y", one(4.0)),
+        ("size", one(31.0)),
+        ("angle", one(0.0)),
+        ("response", one(1.0)),
+        ("octave", Arc::new(Int32Array::from(vec![0, 0]))),
+        ("descriptor", Arc::new(bytes)),
+    ];
+    for (name, column) in other {
+        match columns.iter_mut().find(|(known, _)| known == name) {
+            Some((_, place)) => *place = Arc::clone(column),
+            None => columns.push((name, Arc::clone(column))),
+        }
+    }
+    RecordBatch::try_from_iter(columns).unwrap()
+}
+
+#[test]
+fn rows_that_no_job_writes_are_errors_and_never_zeros() {
+    let root = tempfile::tempdir().unwrap();
+    let read = |parts: &[RecordBatch]| -> Result<Vec<Photo>, String> {
+        for (i, batch) in parts.iter().enumerate() {
+            let path = root.path().join(format!("part-{i}.parquet"));
+            let file = File::create(&path).unwrap();
+            let mut writer = ArrowWriter::try_new(file, batch.schema(), None).unwrap();
+            writer.write(batch).unwrap();
+            writer.close().unwrap();
+        }
+        let result = ResultReader::open(root.path()).unwrap();
+        let photos: Result<Vec<_>> = result.photos().unwrap().collect();
+        photos.map_err(|e| e.to_string())
+    };
+    let photos = read(&[of_descriptors(&[])]).unwrap();
+    assert_eq!((photos.len(), photos[0].keypoints.len(), photos[0].keypoints[1].x), (1, 2, 3.0));
+    let texts: ArrayRef = Arc::new(StringArray::from(vec!["1.5", "abc"]));
+    let nulls: ArrayRef = Arc::new(Float32Array::from(vec![Some(1.0), None]));
+    let nans: ArrayRef = Arc::new(Float32Array::from(vec![f32::NAN, 1.0]));
+    for bad in [texts, nulls, nans] {
+        let why = read(&[of_descriptors(&[("x", bad)])]).unwrap_err();
+        assert!(why.contains("part-0.parquet") && why.contains("\"x\""), "{why}");
+    }
+    // Scores of one kind in one file, of another, or none, in the next.
+    let scores = |len: i32| -> ArrayRef {
+        let item = Arc::new(orb_features::arrow_schema::Field::new(
+            "item",
+            orb_features::arrow_schema::DataType::Float32,
+            false,
+        ));
+        let values = Arc::new(Float32Array::from(vec![0.5; 2 * len as usize]));
+        Arc::new(FixedSizeListArray::try_new(item, len, values, None).unwrap())
+    };
+    let with = |len| of_descriptors(&[("pca", scores(len))]);
+    assert!(read(&[with(3), with(3)]).is_ok());
+    for second in [with(4), of_descriptors(&[])] {
+        let why = read(&[with(3), second]).unwrap_err();
+        assert!(why.contains("part-1.parquet") && why.contains("scores of 3"), "{why}");
+    }
+    fs::remove_file(root.path().join("part-1.parquet")).unwrap();
+    // Lists of other lengths than their neighbours.
+    let lists = |lengths: [usize; 2]| -> ArrayRef {
+        let items = lengths.map(|n| Some(vec![Some(7.0_f32); n]));
+        Arc::new(ListArray::from_iter_primitive::<
+            orb_features::arrow_array::types::Float32Type,
+            _,
+            _,
+        >(items))
+    };
+    let names = ["x", "y", "size", "angle", "response", "octave"];
+    let of_images = |keypoints: [usize; 2]| {
+        let paths: ArrayRef = Arc::new(StringArray::from(vec!["a.jpg", "b.jpg"]));
+        let inner = orb_features::arrow_array::builder::FixedSizeBinaryBuilder::new(32);
+        let mut builder = orb_features::arrow_array::builder::ListBuilder::new(inner);
+        for n in [2, 3] {
+            (0..n).for_each(|i| builder.values().append_value([i; 32]).unwrap());
+            builder.append(true);
+        }
+        let mut columns = vec![("path", paths)];
+        columns.extend(names.map(|name| (name, lists(keypoints))));
+        columns.push(("descriptor", Arc::new(builder.finish())));
+        RecordBatch::try_from_iter(columns).unwrap()
+    };
+    assert_eq!(read(&[of_images([2, 3])]).unwrap()[1].keypoints.len(), 3);
+    let why = read(&[of_images([2, 1])]).unwrap_err();
+    assert!(why.contains("b.jpg") && why.contains("different lengths"), "{why}");
 }

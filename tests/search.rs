@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use orb_features::prelude::*;
 use orb_features::results::ResultReader;
@@ -98,6 +99,13 @@ fn a_photo_finds_itself_and_its_kind_whatever_the_lists() {
         let few = index.search(&itself, &SearchParams::default().with_probes(1)).unwrap();
         assert_eq!(few.photos[0].path, "kind 2/05.jpg");
     }
+    // A photo that is listed twice is taken once.
+    let twice = bench.result("twice", images(0..2).into_iter().chain(images(0..1)).collect());
+    let report = Index::create(bench.at("twice.index"), &twice, &IndexParams::default()).unwrap();
+    assert_eq!((report.photos, report.known), (12, 6));
+    let none =
+        duplicates(&twice, &DuplicateParams::default().with_near(false), &mut |_| None).unwrap();
+    assert!(none.is_empty(), "{none:?}");
     let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     let again = bench.at("again.index");
     one.install(|| Index::create(&again, &result, &IndexParams::default().with_lists(8)).unwrap());
@@ -113,7 +121,7 @@ fn adding_leaves_what_is_there_and_open_searches_alone() {
         Index::create(&path, &first, &IndexParams::default().with_lists(lists)).unwrap();
         let before = fs::read(&path).unwrap();
         let open = Index::open(&path).unwrap();
-        let report = Index::add(&path, &second).unwrap();
+        let report = Index::add(&path, &second, &AtomicBool::new(false)).unwrap();
         assert_eq!((report.photos, report.known), (12, 6));
         assert_eq!(open.len(), 18);
         assert_eq!(content(&path).len(), 30);
@@ -141,8 +149,14 @@ fn adding_leaves_what_is_there_and_open_searches_alone() {
             found.labels
         };
         assert_eq!(search(&path), search(&all));
+        // A photo whose features are others now is told of, and stays as it was.
+        let mut changed = images(2..3);
+        changed[0].1 = changed[1].1.clone();
+        let changed = bench.result(&format!("changed {lists}"), changed);
+        let report = Index::add(&path, &changed, &AtomicBool::new(false)).unwrap();
+        assert_eq!((report.photos, report.known, report.changed), (0, 6, 1));
         // Nothing new.
-        assert_eq!(Index::add(&path, &second).unwrap().photos, 0);
+        assert_eq!(Index::add(&path, &second, &AtomicBool::new(false)).unwrap().photos, 0);
         assert_eq!(content(&path).len(), 30);
         // Cut off in the middle of an addition: the commit is the old one.
         let whole = fs::read(&path).unwrap();
@@ -150,8 +164,11 @@ fn adding_leaves_what_is_there_and_open_searches_alone() {
         torn.extend_from_slice(&whole[before.len()..before.len() + 1000]);
         fs::write(&path, &torn).unwrap();
         assert_eq!(content(&path).len(), 18);
-        assert_eq!(Index::add(&path, &second).unwrap().photos, 12);
+        assert_eq!(Index::add(&path, &second, &AtomicBool::new(false)).unwrap().photos, 12);
         assert_eq!(content(&path).len(), 30);
+        // A commit of which the file has not all: the one before it counts.
+        fs::write(&path, &whole[..whole.len() - 100]).unwrap();
+        assert_eq!(content(&path).len(), 18);
         // A torn commit: the one before it counts.
         let mut torn = whole.clone();
         torn[16] ^= 1;
@@ -209,12 +226,31 @@ fn what_is_no_whole_index_is_refused() {
     for bad in [IndexParams::default().with_lists(0), IndexParams::default().with_lists(1 << 21)] {
         create(&bad).unwrap_err();
     }
+    // While another adds to it, nobody else does, nor replaces it; an interrupt leaves nothing.
+    let held = fs::File::options().write(true).open(&path).unwrap();
+    held.lock().unwrap();
+    for why in [
+        create(&IndexParams::default().with_overwrite(true)).unwrap_err(),
+        Index::add(&path, &result, &AtomicBool::new(false)).unwrap_err(),
+    ] {
+        assert!(why.to_string().contains("another process"), "{why}");
+    }
+    drop(held);
+    let before = fs::read(&path).unwrap();
+    let stop = std::sync::Arc::new(AtomicBool::new(true));
+    let more = bench.result("more", images(2..3));
+    assert!(matches!(Index::add(&path, &more, &stop).unwrap_err(), Error::Interrupted));
+    let params = IndexParams::default().with_overwrite(true).with_stop(stop);
+    assert!(matches!(create(&params).unwrap_err(), Error::Interrupted));
+    assert_eq!(fs::read(&path).unwrap(), before);
     // Descriptors of other parameters.
     let sink = FileSink::create(bench.at("other"), FileParams::default()).unwrap();
     let other = orb().params().clone().with_fast_threshold(5).build().unwrap();
     Pipeline::new(MemorySource::new(images(0..1)), other, sink).without_pca().run().unwrap();
     let why =
-        Index::add(&path, &ResultReader::open(bench.at("other")).unwrap()).unwrap_err().to_string();
+        Index::add(&path, &ResultReader::open(bench.at("other")).unwrap(), &AtomicBool::new(false))
+            .unwrap_err()
+            .to_string();
     assert!(why.contains("fast_threshold"), "{why}");
     // No descriptors at all.
     let flat = [b"P5 100 100 255\n".to_vec(), vec![9; 10_000]].concat();

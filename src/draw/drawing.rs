@@ -61,6 +61,7 @@ impl DrawParams {
         let pixels = (scale * width).checked_mul(scale * height);
         match pixels {
             Some(pixels) if scale > 0 && pixels <= MAX_PIXELS => Ok(scale),
+            _ if self.scale.is_none() => Err(too_large(width, height)),
             _ => Err(Error::param(
                 "scale",
                 scale,
@@ -68,6 +69,10 @@ impl DrawParams {
             )),
         }
     }
+}
+
+fn too_large(width: usize, height: usize) -> Error {
+    Error::shape(format!("a drawing of {width} x {height} pixels, where 1 to {MAX_PIXELS} are due"))
 }
 
 #[derive(Clone, Debug)]
@@ -108,9 +113,7 @@ impl Drawing {
             Some(1..=MAX_PIXELS) => {
                 Ok(Self { width, height, pictures: Vec::new(), shapes: Vec::new() })
             }
-            _ => Err(Error::shape(format!(
-                "a drawing of {width} x {height} pixels: 1 to {MAX_PIXELS} are due"
-            ))),
+            _ => Err(too_large(width, height)),
         }
     }
 

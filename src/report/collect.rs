@@ -12,8 +12,7 @@ use super::content::{
     Thumb,
 };
 use super::thumbs::Reader;
-use crate::decode::DecodeParams;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pipeline::RunReport;
 use crate::results::{ImageRecord, Photo, ResultReader};
 use crate::rows::FailedImage;
@@ -170,9 +169,9 @@ impl Census {
     fn keypoints(&self) -> Keypoints {
         let photos: u64 = self.counts.values().sum();
         let most = self.counts.keys().last().copied().unwrap_or(0);
-        let width = (most + 1).div_ceil(BINS).max(1);
-        let mut bins: Vec<Bin> = (0..(most + 1).div_ceil(width))
-            .map(|i| Bin { from: i * width, to: (i + 1) * width - 1, photos: 0 })
+        let width = (most / BINS + 1).max(1);
+        let mut bins: Vec<Bin> = (0..=most / width)
+            .map(|i| Bin { from: i * width, to: (i * width).saturating_add(width - 1), photos: 0 })
             .collect();
         let (mut before, mut median) = (0, 0);
         for (&n, &photos_of_n) in &self.counts {
@@ -217,8 +216,16 @@ impl Report {
             }
         }
         let n_photos = sample.seen;
+        if let Some(run) = params.run.as_ref().filter(|run| run.images > census.images) {
+            let allowed = format!(
+                "the report of the run that wrote the result, of at most {} images",
+                census.images
+            );
+            return Err(Error::param("run", format!("of {} images", run.images), allowed));
+        }
         let sample = sample.into_items();
-        let decode = decode_params(result);
+        let has_keypoints = sample.iter().all(|photo| !photo.keypoints.is_empty());
+        let decode = result.decode()?.unwrap_or_default();
         let mut reader = Reader::new(read, decode);
 
         let mut recorded = Vec::new();
@@ -234,7 +241,7 @@ impl Report {
         let n_labels = labels.len() as u64;
         labels.truncate(LABELS);
 
-        let photos = pictures(&sample, &labels, &mut reader);
+        let photos = pictures(&sample, &labels, seed, &mut reader);
         let extremes = extremes(census.readable.into_items(), &sample, &mut reader);
         let searched = Searched::of(&sample, result)?;
         let mixups = searched.as_ref().and_then(|searched| searched.mixups(&sample, &mut reader));
@@ -265,7 +272,9 @@ impl Report {
             is_complete: result.is_complete(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             seed,
+            has_keypoints,
             run: RunPart {
+                run_images: run.map(|run| run.images),
                 images: census.images,
                 failed: census.failed,
                 without_features: census.counts.get(&0).copied().unwrap_or(0),
@@ -306,14 +315,6 @@ fn record_of(photo: &Photo) -> ImageRecord {
         n_vectors: Some(photo.vectors.rows() as u32),
         cause: None,
     }
-}
-
-/// The parameters of the decoder, or the defaults.
-fn decode_params(result: &ResultReader) -> DecodeParams {
-    let note = result.notes().get("decode");
-    let note = note.and_then(|note| serde_json::from_str::<serde_json::Value>(note).ok());
-    let params = note.and_then(|note| serde_json::from_value(note.get("params")?.clone()).ok());
-    params.unwrap_or_default()
 }
 
 /// The parameters in the notes, one by one.
@@ -371,11 +372,25 @@ fn scatter(sample: &[Photo], of: u64) -> Option<Scatter> {
 }
 
 /// Photos of each of the first labels.
-fn pictures(sample: &[Photo], labels: &[LabelRow], reader: &mut Reader<'_>) -> Vec<LabelPhotos> {
+fn pictures(
+    sample: &[Photo],
+    labels: &[LabelRow],
+    seed: u64,
+    reader: &mut Reader<'_>,
+) -> Vec<LabelPhotos> {
     let (most, each) = PICTURED;
+    let mut random = ChaCha8Rng::seed_from_u64(seed ^ 2);
     let of_label = |row: &LabelRow| {
-        let photos = sample.iter().filter(|photo| photo.label == row.label).take(each);
+        let mut photos: Vec<&Photo> =
+            sample.iter().filter(|photo| photo.label == row.label).collect();
+        // Neighbours in the list are often much alike.
+        for i in 0..each.min(photos.len()) {
+            let other = i + (random.next_u64() % (photos.len() - i) as u64) as usize;
+            photos.swap(i, other);
+        }
+        photos.truncate(each);
         let photos: Vec<Thumb> = photos
+            .into_iter()
             .map(|photo| reader.thumb(&photo.path, photo.label.as_deref(), &photo.keypoints))
             .collect();
         LabelPhotos { label: row.label.clone(), photos }
@@ -427,7 +442,8 @@ impl Searched {
         if sample.len() < 2 || !is_orb {
             return Ok(None);
         }
-        let index = index_of(sample, result)?;
+        let photos = sample.iter().cloned().map(Ok);
+        let Some(index) = index_of(photos, result)? else { return Ok(None) };
         let all = index.n_descriptors() as u64;
         let of_a_search = (all / sample.len() as u64).max(1) * all;
         let searches = (DISTANCES / of_a_search.max(1)).clamp(1, sample.len() as u64) as usize;

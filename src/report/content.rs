@@ -17,6 +17,8 @@ pub struct Report {
     pub version: String,
     /// The seed by which photos were drawn.
     pub seed: u64,
+    /// Whether the vectors belong to keypoints.
+    pub has_keypoints: bool,
     /// The run.
     pub run: RunPart,
     /// Images that failed.
@@ -47,6 +49,8 @@ pub struct Report {
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct RunPart {
+    /// Images of the run whose report was given; fewer than all if the result was added to.
+    pub run_images: Option<u64>,
     /// All images.
     pub images: u64,
     /// Images that failed.

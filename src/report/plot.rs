@@ -144,10 +144,10 @@ fn ticks(from: f64, to: f64) -> Vec<f64> {
 
 pub(super) fn histogram(bins: &[Bin]) -> String {
     let most = bins.iter().map(|bin| bin.photos).max().unwrap_or(0);
-    let end = bins.last().map_or(1, |bin| bin.to + 1);
+    let end = bins.last().map_or(1.0, |bin| f64::from(bin.to) + 1.0);
     let mut axes = Axes::new(
         "Histogram: photos by number of keypoints",
-        (0.0, f64::from(end)),
+        (0.0, end),
         (0.0, most.max(1) as f64),
     );
     axes.ticks("keypoints of a photo", "photos", false);
@@ -158,7 +158,7 @@ pub(super) fn histogram(bins: &[Bin]) -> String {
             format!("{} to {}", bin.from, bin.to)
         };
         let title = format!("{range} keypoints: {} photos", thousands(bin.photos));
-        axes.bar(f64::from(bin.from), f64::from(bin.to + 1), bin.photos as f64, &title);
+        axes.bar(f64::from(bin.from), f64::from(bin.to) + 1.0, bin.photos as f64, &title);
     }
     axes.finish()
 }

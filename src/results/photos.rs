@@ -66,9 +66,33 @@ pub struct Photos {
     batch: Option<(Columns, usize)>,
     /// The photo whose rows may go on.
     photo: Option<Photo>,
-    /// The format of the vectors, once it is known.
-    format: Option<VectorFormat>,
+    /// The formats of the vectors and scores, once they are known.
+    formats: Option<Formats>,
     ended: bool,
+}
+
+/// The formats of a photo's vectors and scores.
+#[derive(Clone, PartialEq)]
+struct Formats {
+    vectors: VectorFormat,
+    scores: Option<VectorFormat>,
+}
+
+impl Formats {
+    fn of(photo: &Photo) -> Self {
+        let scores = photo.scores.as_ref().map(Vectors::format);
+        Self { vectors: photo.vectors.format(), scores }
+    }
+}
+
+impl std::fmt::Display for Formats {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "vectors of {}", self.vectors)?;
+        match self.scores {
+            Some(scores) => write!(f, " with scores of {scores}"),
+            None => f.write_str(" without scores"),
+        }
+    }
 }
 
 impl std::fmt::Debug for Photos {
@@ -79,7 +103,7 @@ impl std::fmt::Debug for Photos {
 
 impl Photos {
     pub(super) fn new(files: Files) -> Self {
-        Self { files, open: None, batch: None, photo: None, format: None, ended: false }
+        Self { files, open: None, batch: None, photo: None, formats: None, ended: false }
     }
 
     fn step(&mut self) -> Result<Option<Photo>> {
@@ -90,14 +114,18 @@ impl Photos {
                     let (mut found, is_first) =
                         columns.photo(rows.clone()).map_err(|why| Error::table(&**uri, why))?;
                     *row = rows.end;
-                    let format = found.vectors.format();
+                    let formats = Formats::of(&found);
                     if found.vectors.rows() == 0 {
                         // A list without an element does not tell its format.
-                        found.vectors = Vectors::empty(self.format.unwrap_or(format));
-                    } else if *self.format.get_or_insert(format) != format {
-                        let before = self.format.unwrap_or(format);
-                        let why = format!("vectors of {format} after some of {before}");
-                        return Err(Error::table(&**uri, why));
+                        let known = self.formats.as_ref().unwrap_or(&formats);
+                        found.vectors = Vectors::empty(known.vectors);
+                        found.scores = known.scores.map(Vectors::empty);
+                    } else {
+                        let before = self.formats.get_or_insert_with(|| formats.clone());
+                        if *before != formats {
+                            let why = format!("{}: {formats} after some of {before}", found.path);
+                            return Err(Error::table(&**uri, why));
+                        }
                     }
                     match &mut self.photo {
                         Some(photo) if !is_first && photo.path == found.path => {
@@ -257,7 +285,16 @@ impl Columns {
                 (keypoints.unwrap_or_default(), some(vectors), scores.as_ref().map(some), is_first)
             }
             Values::Images(batch, name) => {
-                let (keypoints, vectors, scores) = of_lists(batch, name, row)?;
+                let path = self.path.value(row);
+                let of_photo = |why: String| format!("{path}: {why}");
+                let (keypoints, vectors, scores) = of_lists(batch, name, row).map_err(of_photo)?;
+                let n = vectors.rows();
+                let is_one = |len: usize| len == n;
+                if !scores.as_ref().is_none_or(|scores| is_one(scores.rows()))
+                    || (batch.column_by_name("x").is_some() && !is_one(keypoints.len()))
+                {
+                    return Err(of_photo("its lists have different lengths".to_owned()));
+                }
                 (keypoints, vectors, scores, true)
             }
         };
@@ -304,11 +341,19 @@ fn of_bytes(vectors: Vectors, name: &str) -> Vectors {
 
 /// The keypoints of a batch, if it has them.
 fn keypoints(batch: &RecordBatch) -> Result<Option<Vec<KeyPoint>>, String> {
-    let Some(x) = floats(batch, "x")? else { return Ok(None) };
-    let column = |name| floats(batch, name)?.ok_or_else(|| missing(name, &batch.schema()));
-    let (y, size, angle, response) =
-        (column("y")?, column("size")?, column("angle")?, column("response")?);
-    let octave = column("octave")?;
+    if batch.column_by_name("x").is_none() {
+        return Ok(None);
+    }
+    let column = |name| {
+        let column = floats(batch, name)?.ok_or_else(|| missing(name, &batch.schema()))?;
+        let is_number = |row: &usize| column.is_valid(*row) && column.value(*row).is_finite();
+        match (0..column.len()).find(|row| !is_number(row)) {
+            Some(row) => Err(format!("column {name:?}: row {row} of a batch is no number")),
+            None => Ok(column),
+        }
+    };
+    let (x, y, size) = (column("x")?, column("y")?, column("size")?);
+    let (angle, response, octave) = (column("angle")?, column("response")?, column("octave")?);
     let keypoint = |row: usize| KeyPoint {
         x: x.value(row),
         y: y.value(row),

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::{ImageRecords, Photos};
+use crate::decode::DecodeParams;
 use crate::error::{Error, Result};
 use crate::orb::OrbParams;
 use crate::pca::PcaModel;
@@ -41,6 +42,12 @@ struct OrbNote {
     params: OrbParams,
 }
 
+/// The note on the decoder.
+#[derive(Deserialize)]
+struct DecodeNote {
+    params: DecodeParams,
+}
+
 /// The rows of a result, as they are in its files.
 pub struct ResultBatches(Box<dyn Iterator<Item = Result<RecordBatch>> + Send>);
 
@@ -62,8 +69,7 @@ impl ResultReader {
     /// Opens the result in a folder, or one file of it.
     ///
     /// # Errors
-    /// [`Error::List`] if there is no such folder, [`Error::NoInput`] if it has no file of rows, [`Error::Table`] for one
-    /// that cannot be read.
+    /// [`Error::List`] if there is no such folder, [`Error::Table`] if it has no file of rows, or one that cannot be read.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let side = |name: &str| {
@@ -153,11 +159,18 @@ impl ResultReader {
 
     /// Reads the notes in the footer of the first file; those of CSV are with the lists beside it.
     fn noted(mut self) -> Result<Self> {
+        let uri = self.uri.clone();
+        let no_result = |error| match error {
+            Error::NoInput { reason, .. } => {
+                Error::table(&*uri, format!("it is no result of a job: {reason}"))
+            }
+            error => error,
+        };
         for table in
             [Some(&self.rows), self.images.as_ref(), self.errors.as_ref()].into_iter().flatten()
         {
-            let Some(file) = table.files()?.next() else { continue };
-            let _ = file?.rows(|schema| {
+            let Some(file) = table.files().map_err(no_result)?.next() else { continue };
+            let _ = file.map_err(no_result)?.rows(|schema| {
                 let notes = schema.metadata().iter();
                 let ours =
                     notes.filter_map(|(key, value)| Some((key.strip_prefix(NOTE_PREFIX)?, value)));
@@ -196,6 +209,15 @@ impl ResultReader {
     /// [`Error::Table`] for a note that cannot be read.
     pub fn orb(&self) -> Result<Option<OrbParams>> {
         let note: Option<OrbNote> = self.note("orb")?;
+        Ok(note.map(|note| note.params))
+    }
+
+    /// The parameters of the decoder, if the result notes them.
+    ///
+    /// # Errors
+    /// [`Error::Table`] for a note that cannot be read.
+    pub fn decode(&self) -> Result<Option<DecodeParams>> {
+        let note: Option<DecodeNote> = self.note("decode")?;
         Ok(note.map(|note| note.params))
     }
 

@@ -3,6 +3,7 @@
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::{Float32Type, Int64Type};
 use arrow_array::{Array, ArrayRef, Float32Array, Int64Array, RecordBatch, StringArray};
+use arrow_cast::CastOptions;
 use arrow_schema::DataType;
 
 fn cast(batch: &RecordBatch, name: &str, to: &DataType) -> Result<Option<ArrayRef>, String> {
@@ -11,7 +12,9 @@ fn cast(batch: &RecordBatch, name: &str, to: &DataType) -> Result<Option<ArrayRe
 }
 
 fn cast_array(column: &ArrayRef, to: &DataType) -> Result<ArrayRef, String> {
-    arrow_cast::cast(column, to).map_err(|e| e.to_string())
+    // A text that is no number is an error, and no null.
+    let options = CastOptions { safe: false, ..CastOptions::default() };
+    arrow_cast::cast_with_options(column, to, &options).map_err(|e| e.to_string())
 }
 
 /// A column of texts, if there is one.

@@ -1,15 +1,16 @@
 //! Making an index, and adding to it.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Seek as _, SeekFrom, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
 use super::centroids::{self, Reservoir};
-use super::file::{self, Commit, Draft, Notes, PAGE};
+use super::file::{self, Commit, Draft, MOST, Notes, PAGE};
 use super::params::LISTS_FROM;
 use super::{Index, IndexParams};
 use crate::error::{Error, Result};
@@ -20,6 +21,9 @@ use crate::results::{Photo, ResultReader};
 
 /// Descriptors of a segment, which is in memory while it is made: some 250 MB.
 const SEGMENT: usize = 4 << 20;
+
+/// Bytes of paths and labels of a segment.
+const SEGMENT_TEXT: usize = 64 << 20;
 
 /// Descriptors, for each list, of which the centres are made.
 const SAMPLE: usize = 64;
@@ -32,8 +36,10 @@ pub struct IndexReport {
     pub photos: u64,
     /// Their descriptors.
     pub descriptors: u64,
-    /// Photos that were in the index already.
+    /// Photos that were in the index already, by their paths.
     pub known: u64,
+    /// Those of them that have other features now, and keep the old ones.
+    pub changed: u64,
     /// Lists of the index; 1 is exact search.
     pub lists: usize,
     /// Length of the file in bytes.
@@ -42,7 +48,11 @@ pub struct IndexReport {
 
 impl fmt::Display for IndexReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "photos       {} added, {} known", self.photos, self.known)?;
+        write!(f, "photos       {} added, {} known", self.photos, self.known)?;
+        if self.changed > 0 {
+            write!(f, ", of which {} have other features now: make the index anew", self.changed)?;
+        }
+        writeln!(f)?;
         writeln!(f, "descriptors  {} added", self.descriptors)?;
         let exact = if self.lists == 1 { ": exact search" } else { "" };
         writeln!(f, "lists        {}{exact}", self.lists)?;
@@ -51,12 +61,14 @@ impl fmt::Display for IndexReport {
 }
 
 impl Index {
-    /// Makes an index of a result's photos, which appears when it is complete.
+    /// Makes an index of a result's photos, which appears when it is complete. A path that is listed twice is taken once.
     ///
-    /// Memory: some 250 MB at most, and 64 descriptors for each list.
+    /// Memory: some 250 MB at most, 64 descriptors for each list, and the photos' paths.
     ///
     /// # Errors
-    /// [`Error::Index`] if there is a file of this name that is not to be replaced, or is no index; [`Error::Table`] for a result without ORB's descriptors; [`Error::NoInput`] for one without a photo; [`Error::Write`].
+    /// [`Error::Index`] if there is a file of this name that is not to be replaced, or is no index; [`Error::Table`] for a
+    /// result without ORB's descriptors; [`Error::NoInput`] for one without a photo; [`Error::Write`];
+    /// [`Error::Interrupted`].
     pub fn create(
         path: impl AsRef<Path>,
         result: &ResultReader,
@@ -64,125 +76,141 @@ impl Index {
     ) -> Result<IndexReport> {
         let path = path.as_ref();
         params.check()?;
+        // Held to the end, so that nobody adds to what goes.
+        let mut old = None;
         if path.exists() {
             if !params.overwrite() {
-                return Err(Error::index(
-                    path,
-                    "it exists: choose another name, overwrite, or add",
-                ));
+                let why = "it exists: choose another name, overwrite, or add";
+                return Err(Error::index(path, why));
             }
             // A damaged index, and one of another version, may go.
             if !file::is_index(path).map_err(|e| Error::index(path, e))? {
                 return Err(Error::index(path, "it is no index of photos, and stays"));
             }
+            old = Some(locked(path)?);
         }
         let notes = notes_of(result)?;
         let centroids = centroids_of(result, params, notes.norm)?;
         let folder =
             path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let failed = |e: io::Error| Error::write(path, e);
+        if !folder.is_dir() {
+            return Err(failed(io::ErrorKind::NotFound.into()));
+        }
         let mut out = temporary(folder).map_err(failed)?;
-        out.write_all(&Commit { generation: 0, length: PAGE as u64 }.page()).map_err(failed)?;
-        let mut writer = Writer {
-            path,
-            centroids: &centroids,
-            notes: &notes,
-            is_first: true,
-            known: HashSet::new(),
-        };
-        let mut report = writer.write(result.photos()?, result.uri(), out.as_file_mut())?;
+        let report = Writer::new(path, &centroids, &notes, &params.stop).whole(
+            result.photos()?,
+            result.uri(),
+            out.as_file_mut(),
+        )?;
         if report.photos == 0 {
-            let reason = "no photo with features".into();
+            let reason = "none of its photos has features".into();
             return Err(Error::NoInput { uri: result.uri().into(), reason });
         }
-        report.bytes += PAGE as u64;
-        let (at, commit) = Commit { generation: 1, length: report.bytes }.encoded();
-        let file = out.as_file_mut();
-        let done = file
-            .seek(SeekFrom::Start(at))
-            .and_then(|_| file.write_all(&commit))
-            .and_then(|()| file.sync_all());
-        done.map_err(failed)?;
+        out.as_file().sync_all().map_err(failed)?;
         if params.overwrite() {
             out.persist(path).map_err(|e| failed(e.error))?;
         } else {
             // Another may have come meanwhile.
             out.persist_noclobber(path).map_err(|e| failed(e.error))?;
         }
+        drop(old);
         Ok(report)
     }
 
-    /// Adds the photos of a result that are not in the index yet. Searches see all of them or none; nothing that is there is
-    /// written anew. If it fails, the index stays as it was.
+    /// Adds the photos of a result whose paths are not in the index yet. Searches see all of them or none; nothing that is
+    /// there is written anew. If it fails, the index stays as it was.
     ///
     /// # Errors
-    /// [`Error::Index`] for a file that is no index, that another process adds to, or whose descriptors were made with
-    /// other parameters; [`Error::Table`] for a result without ORB's descriptors; [`Error::Write`].
-    pub fn add(path: impl AsRef<Path>, result: &ResultReader) -> Result<IndexReport> {
+    /// [`Error::Index`] for a file that is no index, that another process adds to or replaces, or whose descriptors were
+    /// made with other parameters; [`Error::Table`] for a result without ORB's descriptors; [`Error::Write`];
+    /// [`Error::Interrupted`] after `stop` is set.
+    pub fn add(
+        path: impl AsRef<Path>,
+        result: &ResultReader,
+        stop: &AtomicBool,
+    ) -> Result<IndexReport> {
         let path = path.as_ref();
         let wrong = |why: String| Error::index(path, why);
-        let file = OpenOptions::new().read(true).write(true).open(path);
-        let mut file = file.map_err(|e| Error::index(path, e))?;
-        if file.try_lock().is_err() {
-            return Err(wrong("another process adds to it".to_owned()));
-        }
-        let index = Self::open(path)?;
+        let mut file = locked(path)?;
+        let index = Self::of_file(&file, path)?;
         let (notes, there) = (notes_of(result)?, index.notes());
         if let Some(why) = difference(&there, &notes) {
+            let uri = result.uri();
             return Err(wrong(format!(
-                "its descriptors were made otherwise than those of {}: {why}",
-                result.uri()
+                "its descriptors were made otherwise than those of {uri}: {why}"
             )));
         }
-        let known = index.photos().map(|photo| photo.path.to_owned()).collect();
         let before = index.commit();
         let centroids = index.centroids().to_vec();
         let failed = |e: io::Error| Error::write(path, e);
-        file.seek(SeekFrom::Start(before.length)).map_err(failed)?;
-        let mut writer =
-            Writer { path, centroids: &centroids, notes: &there, is_first: false, known };
-        let written = result
-            .photos()
-            .and_then(|photos| writer.write(photos, result.uri(), &mut file))
-            .and_then(|report| {
-                let length = before.length + report.bytes;
-                let (at, commit) = Commit { generation: before.generation + 1, length }.encoded();
-                let done = file.sync_all().and_then(|()| file.seek(SeekFrom::Start(at)));
-                done.and_then(|_| file.write_all(&commit))
-                    .and_then(|()| file.sync_all())
-                    .map_err(failed)?;
-                Ok(IndexReport { bytes: length, ..report })
-            });
-        if written.is_err() {
+        let mut writer = Writer::new(path, &centroids, &there, stop).behind(&index);
+        let written = file.seek(SeekFrom::Start(before.length)).map_err(failed).and_then(|_| {
+            let report = writer.write(result.photos()?, result.uri(), &mut file)?;
+            file.sync_all().map_err(failed)?;
+            if is_file_at(&file, path) {
+                Ok(report)
+            } else {
+                Err(wrong("another process has replaced it meanwhile".to_owned()))
+            }
+        });
+        let report = written.inspect_err(|_| {
             // What is behind the committed length is overwritten by the next addition anyway.
             let _ = file.set_len(before.length);
+        })?;
+        if report.photos == 0 {
+            return Ok(IndexReport { bytes: before.length, ..report });
         }
-        written
+        // From here on the addition may be seen.
+        let length = before.length + report.bytes;
+        let (at, commit) = Commit { generation: before.generation + 1, length }.encoded();
+        file.seek(SeekFrom::Start(at))
+            .and_then(|_| file.write_all(&commit))
+            .and_then(|()| file.sync_all())
+            .map_err(failed)?;
+        Ok(IndexReport { bytes: length, ..report })
     }
 }
 
-/// An index for exact search in some photos of a result, in a temporary file.
-#[cfg(feature = "report")]
-pub(crate) fn index_of(photos: &[Photo], result: &ResultReader) -> Result<Index> {
+/// Opens an index to change it; nobody else does at the same time.
+fn locked(path: &Path) -> Result<File> {
+    let wrong = |e: io::Error| Error::index(path, e);
+    let file = OpenOptions::new().read(true).write(true).open(path).map_err(wrong)?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            Err(Error::index(path, "another process adds to it, or replaces it"))
+        }
+        // Not every file system has locks.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+    }
+}
+
+/// Whether a path still leads to an open file.
+fn is_file_at(file: &File, path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt as _;
+        let id =
+            |metadata: io::Result<std::fs::Metadata>| metadata.ok().map(|m| (m.dev(), m.ino()));
+        id(file.metadata()) == id(std::fs::metadata(path))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = file;
+        path.exists()
+    }
+}
+
+/// An index for exact search in some photos of a result, in a file without a name; `None` if none has features.
+pub(crate) fn index_of(
+    photos: impl Iterator<Item = Result<Photo>>,
+    result: &ResultReader,
+) -> Result<Option<Index>> {
     let folder = std::env::temp_dir();
-    let failed = |e: io::Error| Error::write(&folder, e);
-    let mut out = temporary(&folder).map_err(failed)?;
-    let path = out.path().to_owned();
-    out.write_all(&Commit { generation: 0, length: PAGE as u64 }.page()).map_err(failed)?;
-    let notes = notes_of(result)?;
-    let mut writer = Writer {
-        path: &path,
-        centroids: &[],
-        notes: &notes,
-        is_first: true,
-        known: HashSet::new(),
-    };
-    let photos = photos.iter().cloned().map(Ok);
-    let report = writer.write(photos, result.uri(), out.as_file_mut())?;
-    let (at, commit) = Commit { generation: 1, length: PAGE as u64 + report.bytes }.encoded();
-    out.seek(SeekFrom::Start(at)).and_then(|_| out.write_all(&commit)).map_err(failed)?;
-    // It stays open, and mapped, after its name is gone.
-    Index::open(&path)
+    let mut out = tempfile::tempfile_in(&folder).map_err(|e| Error::write(&folder, e))?;
+    let (notes, stop) = (notes_of(result)?, AtomicBool::new(false));
+    let report = Writer::new(&folder, &[], &notes, &stop).whole(photos, result.uri(), &mut out)?;
+    (report.photos > 0).then(|| Index::of_file(&out, &folder)).transpose()
 }
 
 /// A temporary file with the rights of any new file.
@@ -201,12 +229,54 @@ struct Writer<'a> {
     path: &'a Path,
     centroids: &'a [Descriptor],
     notes: &'a Notes,
+    stop: &'a AtomicBool,
     /// Whether the next segment is the first, which has the centres.
     is_first: bool,
-    known: HashSet<String>,
+    /// The index that is added to.
+    index: Option<&'a Index>,
+    /// The paths of its photos, and of those that were written, by their numbers.
+    known: HashMap<String, u32>,
+    /// The number of descriptors, of both.
+    descriptors: u64,
 }
 
-impl Writer<'_> {
+impl<'a> Writer<'a> {
+    fn new(
+        path: &'a Path,
+        centroids: &'a [Descriptor],
+        notes: &'a Notes,
+        stop: &'a AtomicBool,
+    ) -> Self {
+        let (index, known) = (None, HashMap::new());
+        Self { path, centroids, notes, stop, is_first: true, index, known, descriptors: 0 }
+    }
+
+    /// To write behind what is in an index.
+    fn behind(mut self, index: &'a Index) -> Self {
+        self.known = index.photos().map(|photo| (photo.path.to_owned(), photo.number)).collect();
+        self.descriptors = index.n_descriptors() as u64;
+        self.is_first = false;
+        self.index = Some(index);
+        self
+    }
+
+    /// Writes a whole index.
+    fn whole(
+        &mut self,
+        photos: impl Iterator<Item = Result<Photo>>,
+        uri: &str,
+        out: &mut File,
+    ) -> Result<IndexReport> {
+        let failed = |e: io::Error| Error::write(self.path, e);
+        out.write_all(&Commit { generation: 0, length: PAGE as u64 }.page()).map_err(failed)?;
+        let mut report = self.write(photos, uri, out)?;
+        report.bytes += PAGE as u64;
+        let failed = |e: io::Error| Error::write(self.path, e);
+        let (at, commit) = Commit { generation: 1, length: report.bytes }.encoded();
+        out.seek(SeekFrom::Start(at)).and_then(|_| out.write_all(&commit)).map_err(failed)?;
+        Ok(report)
+    }
+
     /// Writes photos of the result at `uri`; `bytes` of the report are those that were written.
     fn write(
         &mut self,
@@ -215,29 +285,38 @@ impl Writer<'_> {
         out: &mut File,
     ) -> Result<IndexReport> {
         let lists = self.centroids.len().max(1);
-        let mut report = IndexReport { photos: 0, descriptors: 0, known: 0, lists, bytes: 0 };
+        let mut report =
+            IndexReport { photos: 0, descriptors: 0, known: 0, changed: 0, lists, bytes: 0 };
         let mut draft = Draft::default();
         for photo in photos {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
             let photo = photo?;
             let descriptors = descriptors_of(&photo, uri)?;
             if descriptors.is_empty() {
                 continue;
             }
-            if self.known.contains(&photo.path) {
+            if let Some(&number) = self.known.get(&photo.path) {
                 report.known += 1;
+                let there = self.index.filter(|index| (number as usize) < index.len());
+                let there = there.map(|index| index.content(number).0);
+                report.changed += u64::from(there.is_some_and(|there| there != descriptors));
                 continue;
             }
+            self.descriptors += descriptors.len() as u64;
+            if self.descriptors >= MOST.into() {
+                let why = format!("more than {MOST} descriptors: make several indexes");
+                return Err(Error::write(self.path, why));
+            }
+            let number = self.known.len() as u32;
+            self.known.insert(photo.path.clone(), number);
             let points = photo.keypoints.iter().map(|k| [k.x, k.y]);
-            draft.push(
-                &photo.path,
-                photo.label.as_deref(),
-                [photo.width, photo.height],
-                points,
-                descriptors,
-            );
+            let (label, size) = (photo.label.as_deref(), [photo.width, photo.height]);
+            draft.push(&photo.path, label, size, points, descriptors);
             report.photos += 1;
             report.descriptors += descriptors.len() as u64;
-            if draft.descriptors.len() >= SEGMENT {
+            if draft.descriptors.len() >= SEGMENT || draft.text_len() >= SEGMENT_TEXT {
                 report.bytes += self.segment(&std::mem::take(&mut draft), out)?;
             }
         }
@@ -285,10 +364,15 @@ fn centroids_of(
     }
     let mut reservoir = Reservoir::new(lists * SAMPLE, params.seed());
     for photo in result.photos()? {
-        descriptors_of(&photo?, result.uri())?
-            .iter()
-            .for_each(|descriptor| reservoir.push(descriptor));
+        if params.stop.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        let photo = photo?;
+        let all = descriptors_of(&photo, result.uri())?;
+        all.iter().for_each(|descriptor| reservoir.push(descriptor));
     }
+    // The list of images may be wrong.
+    let lists = params.lists_for(reservoir.seen);
     let centroids = centroids::fit(&reservoir.sample, lists, norm, params.seed());
     // One list is no list.
     Ok(if centroids.len() > 1 { centroids } else { Vec::new() })

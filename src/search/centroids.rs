@@ -71,7 +71,7 @@ pub(super) fn assign(
 pub(super) struct Reservoir {
     random: ChaCha8Rng,
     size: usize,
-    seen: u64,
+    pub seen: u64,
     pub sample: Vec<Descriptor>,
 }
 

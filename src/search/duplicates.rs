@@ -5,7 +5,10 @@ use std::hash::{DefaultHasher, Hash, Hasher as _};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Index, IndexParams, SearchParams};
+use sha2::{Digest as _, Sha256};
+
+use super::SearchParams;
+use super::build::index_of;
 use crate::choice::choice;
 use crate::error::{Error, Result};
 use crate::results::ResultReader;
@@ -73,7 +76,7 @@ impl DuplicateParams {
 }
 
 /// Finds photos of a result that are like one before them. `read` gives the bytes of photos, by their paths, or `None` for one
-/// that cannot be read; only those that may be equal are read, a few at a time.
+/// that cannot be read; only those that may be equal are read, one at a time.
 ///
 /// Near duplicates are looked for with an index in a temporary file.
 ///
@@ -128,27 +131,32 @@ fn equal(
     }
     let mut found = Vec::new();
     for ((has_features, _), group) in groups.into_iter().filter(|(_, group)| group.len() > 1) {
-        // The first photo of each content.
-        let mut contents: Vec<(Name, Option<Vec<u8>>)> = Vec::new();
+        // The first photo of each content, by its hash.
+        let mut contents: BTreeMap<[u8; 32], Name> = BTreeMap::new();
+        let mut first: Option<Name> = None;
         for name in group {
-            let bytes = read(&name.0);
-            let same = contents.iter().find(|(_, other)| bytes.is_some() && *other == bytes);
-            let duplicate = |kind, of: &Name| Duplicate {
-                kind,
-                path: name.0.clone(),
-                label: name.1.clone(),
-                of: of.0.clone(),
-                of_label: of.1.clone(),
-                share: 1.0,
+            let hash: Option<[u8; 32]> = read(&name.0).map(|bytes| Sha256::digest(bytes).into());
+            let same = hash.and_then(|hash| contents.get(&hash));
+            let alike = match (same, &first) {
+                (Some(of), _) => Some((DuplicateKind::Exact, of.clone())),
+                (None, Some(of)) if has_features => Some((DuplicateKind::SameFeatures, of.clone())),
+                _ => None,
             };
-            match (same, contents.first()) {
-                (Some((of, _)), _) => found.push(duplicate(DuplicateKind::Exact, of)),
-                (None, Some((of, _))) if has_features => {
-                    found.push(duplicate(DuplicateKind::SameFeatures, of));
-                    contents.push((name, bytes));
-                }
-                _ => contents.push((name, bytes)),
+            // A photo may be listed twice.
+            if let Some((kind, of)) = alike.filter(|(_, of)| of.0 != name.0) {
+                found.push(Duplicate {
+                    kind,
+                    path: name.0.clone(),
+                    label: name.1.clone(),
+                    of: of.0,
+                    of_label: of.1,
+                    share: 1.0,
+                });
             }
+            if let (Some(hash), None) = (hash, same) {
+                contents.insert(hash, name.clone());
+            }
+            first.get_or_insert(name);
         }
     }
     Ok(found)
@@ -156,20 +164,11 @@ fn equal(
 
 /// Photos that share a homography with one before them.
 fn near(result: &ResultReader, params: &DuplicateParams, found: &mut Vec<Duplicate>) -> Result<()> {
-    let folder = tempfile::tempdir().map_err(|e| Error::write(&std::env::temp_dir(), e))?;
-    let path = folder.path().join("index");
-    match Index::create(&path, result, &IndexParams::default()) {
-        Err(Error::NoInput { .. }) => return Ok(()),
-        created => created?,
-    };
-    let index = Index::open(&path)?;
+    let Some(index) = index_of(result.photos()?, result)? else { return Ok(()) };
     let known: std::collections::HashSet<String> = found.iter().map(|d| d.path.clone()).collect();
     for photo in index.photos().filter(|photo| !known.contains(photo.path)) {
-        let alike = index.search_photo(photo.number, &params.search)?;
-        let before = alike
-            .photos
-            .into_iter()
-            .filter(|other| other.number < photo.number && !known.contains(&other.path));
+        let alike = index.search_before(photo.number, &params.search)?;
+        let before = alike.photos.into_iter().filter(|other| !known.contains(&other.path));
         let share = |other: &super::FoundPhoto| {
             let fewer = index.photo(other.number).n_descriptors.min(photo.n_descriptors);
             f64::from(other.inliers) / fewer as f64

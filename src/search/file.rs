@@ -10,7 +10,8 @@
 //! So a reader sees either all of an addition or nothing, and what it has mapped never changes. Numbers have the byte order
 //! of the machine, which the magic tells.
 
-use std::io::Read as _;
+use std::fs::File;
+use std::io::{Read as _, Seek as _};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -34,6 +35,8 @@ pub(super) const PAGE: usize = 4096;
 const ALIGN: usize = 64;
 /// Numbers of a segment's head.
 const HEAD: usize = 16;
+/// Most descriptors of an index: their numbers have 32 bits.
+pub(super) const MOST: u32 = u32::MAX;
 /// Marks a slot without a descriptor.
 pub(super) const NO_DESCRIPTOR: u32 = u32::MAX;
 /// The label of a photo without one: no label or path can hold it.
@@ -67,8 +70,8 @@ impl Commit {
         page
     }
 
-    /// The newest valid commit of a page.
-    pub fn of_page(page: &[u8]) -> Result<Self, String> {
+    /// The newest commit of a page that a file of this length has all of.
+    fn of_page(page: &[u8], len: u64) -> Result<Self, String> {
         let numbers: Vec<u64> =
             page.as_chunks::<8>().0.iter().take(8).map(|b| u64::from_ne_bytes(*b)).collect();
         let [magic, version, commits @ ..] = &numbers[..] else {
@@ -85,14 +88,18 @@ impl Commit {
                 "it is of version {version}, and this program reads version {VERSION}: make it anew"
             ));
         }
-        let commits =
-            commits.as_chunks::<3>().0.iter().filter_map(|&[generation, length, checksum]| {
-                let commit = Self { generation, length };
-                (commit.checksum() == checksum && length >= PAGE as u64).then_some(commit)
-            });
-        commits
-            .max_by_key(|commit| commit.generation)
-            .ok_or_else(|| "its first page is damaged".to_owned())
+        let commits = commits.as_chunks::<3>().0.iter().map(|&[generation, length, checksum]| {
+            let commit = Self { generation, length };
+            (commit.checksum() == checksum && length >= PAGE as u64).then_some(commit)
+        });
+        let valid = commits.flatten();
+        let least = valid.clone().map(|commit| commit.length).min();
+        let newest =
+            valid.filter(|commit| commit.length <= len).max_by_key(|commit| commit.generation);
+        newest.ok_or_else(|| match least {
+            Some(due) => format!("it ends too early: {len} bytes of {due}"),
+            None => "its first page is damaged".to_owned(),
+        })
     }
 }
 
@@ -138,6 +145,11 @@ impl Draft {
 
     pub fn n_photos(&self) -> usize {
         self.sizes.len()
+    }
+
+    /// Bytes of the photos' paths and labels.
+    pub fn text_len(&self) -> usize {
+        self.texts.len()
     }
 
     /// The segment's bytes. `lists` tells the list of each descriptor, if there are lists.
@@ -393,43 +405,46 @@ impl Segment {
 /// Whether a file begins as an index of any version.
 pub(super) fn is_index(path: &Path) -> std::io::Result<bool> {
     let mut first = [0; 8];
-    match std::fs::File::open(path)?.read_exact(&mut first) {
+    match read_start(&File::open(path)?, &mut first) {
         Ok(()) => Ok(u64::from_ne_bytes(first) == MAGIC),
         Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
         Err(e) => Err(e),
     }
 }
 
-/// Maps an index, and checks all of it.
+/// Reads the first bytes of a file.
+fn read_start(mut file: &File, bytes: &mut [u8]) -> std::io::Result<()> {
+    file.rewind()?;
+    file.read_exact(bytes)
+}
+
+/// Maps an index, and checks all of it. `path` names it.
 #[expect(unsafe_code, reason = "mapping a file is not safe")]
-pub(super) fn open(path: &Path) -> Result<(Vec<Segment>, Commit)> {
+pub(super) fn open(file: &File, path: &Path) -> Result<(Vec<Segment>, Commit)> {
     let failed = |e: std::io::Error| Error::index(path, e);
-    let file = std::fs::File::open(path).map_err(failed)?;
-    if !file.metadata().map_err(failed)?.is_file() {
+    let wrong = |why: String| Error::index(path, why);
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
         return Err(Error::index(path, "it is no file"));
     }
-    if file.metadata().map_err(failed)?.len() < PAGE as u64 {
-        let why = if is_index(path).map_err(failed)? {
-            "it ends too early"
-        } else {
-            "it is no index of photos"
-        };
-        return Err(Error::index(path, why));
+    let mut first = [0; 8];
+    let is_index = read_start(file, &mut first).is_ok() && u64::from_ne_bytes(first) == MAGIC;
+    if !is_index && metadata.len() < PAGE as u64 {
+        return Err(Error::index(path, "it is no index of photos"));
     }
     // SAFETY: what is mapped and read, up to the commit's length, is never written again: a new index takes the place of
     // the file, and additions come behind. Another program that truncates the file ends this one, as with any mapped file.
-    let map = Arc::new(unsafe { Mmap::map(&file) }.map_err(failed)?);
-    let wrong = |why: String| Error::index(path, why);
-    let commit = Commit::of_page(&map[..PAGE]).map_err(wrong)?;
-    let end = usize::try_from(commit.length).ok().filter(|end| *end <= map.len());
-    let end =
-        end.ok_or_else(|| wrong(format!("it has {} bytes of {}", map.len(), commit.length)))?;
+    let map = Arc::new(unsafe { Mmap::map(file) }.map_err(failed)?);
+    let page = map.get(..PAGE).ok_or_else(|| wrong("it ends too early".to_owned()))?;
+    let commit = Commit::of_page(page, map.len() as u64).map_err(wrong)?;
+    let end = commit.length as usize;
     let mut segments: Vec<Segment> = Vec::new();
     let (mut at, mut photos, mut descriptors) = (PAGE, 0_u32, 0_u32);
     while at < end {
         let segment = Segment::read(&map, at, end, photos, descriptors).map_err(wrong)?;
-        let more =
-            |n: u32, more: usize| u32::try_from(more).ok().and_then(|more| n.checked_add(more));
+        let more = |n: u32, more: usize| {
+            u32::try_from(more).ok().and_then(|more| n.checked_add(more)).filter(|n| *n < MOST)
+        };
         let too_many = || wrong("it has too many photos".to_owned());
         photos = more(photos, segment.n_photos).ok_or_else(too_many)?;
         descriptors = more(descriptors, segment.n_descriptors).ok_or_else(too_many)?;

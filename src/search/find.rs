@@ -1,6 +1,7 @@
 //! A search: votes of descriptors, then homographies.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use rayon::prelude::*;
 use serde::Serialize;
@@ -66,13 +67,20 @@ impl Index {
     /// [`Error::InvalidParam`](crate::Error::InvalidParam).
     pub fn search(&self, query: &Features, params: &SearchParams) -> Result<Found> {
         let points: Vec<_> = query.keypoints.iter().map(|k| [k.x, k.y]).collect();
-        self.find(&query.descriptors, &points, params, None)
+        self.find(&query.descriptors, &points, params, 0..0)
     }
 
-    /// Searches with a photo of the index for others.
+    /// Searches with a photo of the index for all others.
+    #[cfg(feature = "report")]
     pub(crate) fn search_photo(&self, number: u32, params: &SearchParams) -> Result<Found> {
         let (descriptors, points) = self.content(number);
-        self.find(&descriptors, &points, params, Some(number))
+        self.find(&descriptors, &points, params, number..number + 1)
+    }
+
+    /// Searches with a photo of the index for those before it.
+    pub(super) fn search_before(&self, number: u32, params: &SearchParams) -> Result<Found> {
+        let (descriptors, points) = self.content(number);
+        self.find(&descriptors, &points, params, number..self.len() as u32)
     }
 
     fn find(
@@ -80,7 +88,7 @@ impl Index {
         descriptors: &[Descriptor],
         points: &[[f32; 2]],
         params: &SearchParams,
-        without: Option<u32>,
+        without: Range<u32>,
     ) -> Result<Found> {
         params.check()?;
         let k = params.neighbors;
@@ -155,8 +163,11 @@ impl Index {
         if descriptors.len().min(theirs.len()) < MIN_INLIERS as usize {
             return Ok(None);
         }
-        let matcher =
-            MatchParams::default().with_norm(self.norm()).with_ratio(params.ratio).build()?;
+        let matcher = MatchParams::default()
+            .with_norm(self.norm())
+            .with_ratio(params.ratio)
+            .with_cross_check(true)
+            .build()?;
         let place = |[x, y]: [f32; 2]| -> Point { (x.into(), y.into()) };
         let pairs: Vec<_> = matcher
             .matches(descriptors, &theirs)

@@ -1,5 +1,7 @@
 //! An open index.
 
+use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -51,7 +53,13 @@ impl Index {
     /// [`Error::Index`] for a file that is no index, of another version, or damaged.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let (segments, commit) = file::open(path)?;
+        let file = File::open(path).map_err(|e| Error::index(path, e))?;
+        Self::of_file(&file, path)
+    }
+
+    /// Opens an index in an open file. `path` names it.
+    pub(super) fn of_file(file: &File, path: &Path) -> Result<Self> {
+        let (segments, commit) = file::open(file, path)?;
         let wrong = |why: String| Error::index(path, why);
         let first = segments.first().ok_or_else(|| wrong("it holds no photo".to_owned()))?;
         let notes = first.notes().map_err(|e| wrong(format!("its notes: {e}")))?;
@@ -187,26 +195,32 @@ impl Index {
         if k == 0 {
             return vec![Vec::new(); query.len()];
         }
-        let found = self.neighbors(query, k, probes.max(1), None);
+        let found = self.neighbors(query, k, probes.max(1), 0..0);
         lists_of(&found, k)
     }
 
-    /// The `k` nearest descriptors of each of some, but for those of the photo `without`. With lists, the nearest in the
+    /// The `k` nearest descriptors of each of some, but for those of the photos `without`. With lists, the nearest in the
     /// `probes` nearest lists.
     pub(super) fn neighbors(
         &self,
         queries: &[Descriptor],
         k: usize,
         probes: usize,
-        without: Option<u32>,
+        without: Range<u32>,
     ) -> Vec<Neighbor> {
         let kernel = self.notes.norm.kernel(&Kernels::current());
         let mut lists = vec![Neighbor::NONE; queries.len() * k];
-        let without = without.map_or(0..0, |number| {
-            let (segment, photo) = self.place(number);
-            let own = segment.descriptors_of(photo);
-            segment.first_descriptor + own.start..segment.first_descriptor + own.end
-        });
+        // Of photos, their descriptors.
+        let first = |number: u32| {
+            if (number as usize) < self.len() {
+                let (segment, photo) = self.place(number);
+                segment.first_descriptor + segment.descriptors_of(photo).start
+            } else {
+                self.n_descriptors() as u32
+            }
+        };
+        let without =
+            if without.is_empty() { 0..0 } else { first(without.start)..first(without.end) };
         if self.lists() == 1 {
             for segment in &self.segments {
                 let n = segment.n_descriptors as u32;

@@ -1,5 +1,8 @@
 //! Parameters of an index and of a search.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -8,13 +11,13 @@ use crate::error::{Error, Result};
 pub(super) const LISTS_FROM: u64 = 10_000_000;
 
 /// Parameters of a new index.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct IndexParams {
     lists: Option<u32>,
     seed: u64,
     overwrite: bool,
+    pub(super) stop: Arc<AtomicBool>,
 }
 
 impl IndexParams {
@@ -37,10 +40,16 @@ impl IndexParams {
         self
     }
 
+    /// Ends with [`Error::Interrupted`] after the flag is set; nothing is written.
+    pub fn with_stop(mut self, stop: Arc<AtomicBool>) -> Self {
+        self.stop = stop;
+        self
+    }
+
     /// The number of lists for some descriptors.
     pub(super) fn lists_for(&self, descriptors: u64) -> usize {
         match self.lists {
-            Some(lists) => lists as usize,
+            Some(lists) => (lists as usize).min(descriptors.max(1) as usize),
             None if descriptors < LISTS_FROM => 1,
             // Between one and two times the root.
             None => (descriptors.isqrt() as usize).next_power_of_two(),

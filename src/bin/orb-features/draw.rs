@@ -6,6 +6,7 @@ use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use orb_features::draw::{DrawParams, Drawing, draw_keypoints};
 use orb_features::prelude::*;
+use orb_features::results::ResultReader;
 
 use crate::choices::names;
 use crate::exit::{Exit, show};
@@ -22,7 +23,8 @@ pub struct Draw {
     /// File to write, .png or .svg; of several photos the folder for files.
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
-    /// Draw the keypoints of this result, by the photos' paths in it, instead of extracting them.
+    /// Draw the keypoints of this result, by the photos' paths in it, instead of extracting them; options of the extractor
+    /// have no part then.
     #[arg(long, value_name = "RESULT", value_parser = OsStringValueParser::new().try_map(Place::parse))]
     result: Option<Place>,
     /// Pixels for each pixel of the photo [default: as many as make a small photo some 800 wide].
@@ -41,15 +43,28 @@ pub struct Draw {
 impl Draw {
     pub fn run(&self) -> Result<(), Exit> {
         let s3 = photo::connect(&self.s3, self.photos.iter().chain(&self.result))?;
+        let inputs: Vec<&Path> = self.photos.iter().map(photo::path_of).collect();
+        photo::check_output(&self.output, &inputs)?;
         let orb = self.orb.params(OpenCvBuild::default()).build()?;
-        let decode = DecodeParams::default().with_gray_mode(self.gray);
+        let mut decode = DecodeParams::default().with_gray_mode(self.gray);
         let several = self.photos.len() > 1 || self.output.is_dir();
+        if several && ["png", "svg"].contains(&&*ending_of(&self.output)) && !self.output.is_dir() {
+            let name = self.output.display();
+            return Err(Exit::usage(&format!(
+                "-o {name}: of several photos, the name of a folder is due"
+            )));
+        }
         if several {
             std::fs::create_dir_all(&self.output)
                 .map_err(|e| Error::write_to(self.output.display().to_string(), e))?;
         }
         let mut known = match &self.result {
-            Some(result) => Some(self.known(result, s3.as_ref())?),
+            Some(place) => {
+                let result = photo::result_at(place, s3.as_ref())?;
+                // Turned as for the result.
+                decode = result.decode()?.unwrap_or_default();
+                Some(self.known(&result)?)
+            }
             None => None,
         };
         let params =
@@ -60,19 +75,27 @@ impl Draw {
                 if several { self.output.join(name_of(place, i)) } else { self.output.clone() };
             let drawn = photo::read(place, s3.as_ref()).and_then(|object| {
                 let keypoints = match &mut known {
-                    Some(known) => known[i].take().ok_or_else(|| Error::NoInput {
-                        uri: place.to_string().into(),
-                        reason: "the result has no row of this photo".into(),
-                    })?,
+                    Some(known) => {
+                        known[i].take().ok_or_else(|| no_row(self.result.as_ref(), place))?
+                    }
                     None => photo::features(&object, &decode, &orb)?.keypoints,
                 };
                 let pixels = photo::pixels(&object, &decode)?;
-                Ok((draw_keypoints(pixels.view(), &keypoints, &params)?, keypoints.len()))
+                let drawing = draw_keypoints(pixels.view(), &keypoints, &params);
+                let drawing = drawing.map_err(|e| match e {
+                    Error::Shape(why) => {
+                        Error::write_to(path.display().to_string(), format!("{place}: {why}"))
+                    }
+                    e => e,
+                })?;
+                Ok((drawing, keypoints.len()))
             });
             match drawn {
                 Ok((drawing, n)) => {
                     write(&path, &drawing)?;
-                    show(&format!("{}: {n} keypoints of {place}", path.display()))?;
+                    let (path, place) = (path.display().to_string(), place.to_string());
+                    let (path, place) = (photo::shown(&path), photo::shown(&place));
+                    show(&format!("{path}: {n} keypoints of {place}"))?;
                 }
                 Err(error) if several => {
                     // The others are drawn all the same.
@@ -90,30 +113,51 @@ impl Draw {
     }
 
     /// The keypoints of the photos in a result, of those that are there.
-    fn known(&self, result: &Place, s3: Option<&S3>) -> Result<Vec<Option<Vec<KeyPoint>>>> {
-        let names: Vec<String> = self.photos.iter().map(Place::to_string).collect();
-        let mut known = vec![None; names.len()];
-        let result = photo::result_at(result, s3)?;
-        let mut keep = |path: &str, keypoints: Vec<KeyPoint>| {
-            for (name, known) in names.iter().zip(&mut known) {
-                if name == path {
-                    *known = Some(keypoints.clone());
+    fn known(&self, result: &ResultReader) -> Result<Vec<Option<Vec<KeyPoint>>>> {
+        let mut known = vec![None; self.photos.len()];
+        let mut keep = |path: &str, keypoints: &[KeyPoint]| {
+            for (place, known) in self.photos.iter().zip(&mut known) {
+                if is_named(place, path) {
+                    *known = Some(keypoints.to_vec());
                 }
             }
         };
         for photo in result.photos()? {
             let photo = photo?;
-            keep(&photo.path, photo.keypoints);
+            if photo.vectors.rows() > 0 && photo.keypoints.is_empty() {
+                return Err(Error::Table {
+                    uri: result.uri().into(),
+                    source: "its vectors belong to no keypoints".into(),
+                });
+            }
+            keep(&photo.path, &photo.keypoints);
         }
         // Photos without features have no row, and no keypoints.
         for image in result.images()? {
             let image = image?;
             if let (Some(path), Some(0)) = (&image.path, image.n_vectors) {
-                keep(path, Vec::new());
+                keep(path, &[]);
             }
         }
         Ok(known)
     }
+}
+
+/// Whether a result's path is that of a photo, however it is written.
+fn is_named(place: &Place, path: &str) -> bool {
+    let Place::Folder(photo) = place else { return place.to_string() == path };
+    let path = Path::new(path);
+    let real = |path: &Path| std::fs::canonicalize(path).ok();
+    photo == path
+        || (photo.file_name() == path.file_name()
+            && real(photo).is_some_and(|photo| real(path) == Some(photo)))
+}
+
+/// The error for a photo that a result does not have.
+fn no_row(result: Option<&Place>, photo: &Place) -> Error {
+    let uri = result.map(Place::to_string).unwrap_or_default();
+    let why = format!("it has no features of {photo}: the photo is not in it, or has failed");
+    Error::Table { uri: uri.into(), source: why.into() }
 }
 
 /// A name for the drawing of the photo with this number.
@@ -123,10 +167,14 @@ fn name_of(place: &Place, number: usize) -> String {
     format!("{number:03}-{}.png", stem.unwrap_or_default())
 }
 
+/// The ending of a file's name, in lower case.
+fn ending_of(path: &Path) -> String {
+    path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_lowercase()
+}
+
 /// Writes a drawing in the format that the file's name asks for.
 pub fn write(path: &Path, drawing: &Drawing) -> Result<(), Exit> {
-    let ending = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-    match &*ending.to_lowercase() {
+    match &*ending_of(path) {
         "svg" => photo::write(path, drawing.to_svg().as_bytes()),
         "png" => photo::write(path, &drawing.to_png()?),
         _ => Err(Exit::usage(&format!(

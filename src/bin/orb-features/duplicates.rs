@@ -60,6 +60,7 @@ impl Duplicates {
             show(&format!("{:<kinds$}  share  {:<paths$}  of", "kind", "photo"))?;
         }
         for Duplicate { kind, path, of, share, .. } in &found {
+            let (path, of) = (photo::shown(path), photo::shown(of));
             show(&format!("{kind:<kinds$}  {share:>5.2}  {path:<paths$}  {of}"))?;
         }
         let count = |kind| found.iter().filter(|d| d.kind == kind).count();

@@ -11,6 +11,7 @@ use crate::exit::{Exit, show, text_of};
 use crate::photo;
 use crate::place::Place;
 use crate::s3::S3Args;
+use crate::stop::Stop;
 
 #[derive(Args)]
 pub struct IndexOf {
@@ -43,14 +44,21 @@ pub struct IndexOf {
 
 impl IndexOf {
     pub fn run(&self) -> Result<(), Exit> {
+        // Set before there is anything to clean up.
+        let stop = Stop::on_interrupt();
         let s3 = photo::connect(&self.s3, [&self.result])?;
+        stop.also(s3.as_ref());
         let result = photo::result_at(&self.result, s3.as_ref())?;
+        warn_if_incomplete(&result);
         let report = if self.add {
-            Index::add(&self.output, &result)?
+            Index::add(&self.output, &result, &stop.flag)?
         } else {
-            let params = IndexParams::default().with_overwrite(self.overwrite);
+            let params = IndexParams::default().with_overwrite(self.overwrite).with_stop(stop.flag);
             let params = params.with_seed(self.seed.unwrap_or_default());
-            let params = self.lists.map_or(params, |lists| params.with_lists(lists));
+            let params = match self.lists {
+                Some(lists) => params.with_lists(lists),
+                None => params,
+            };
             Index::create(&self.output, &result, &params)?
         };
         show(&text_of(&report, self.json))

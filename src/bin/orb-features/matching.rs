@@ -38,7 +38,7 @@ pub struct Match {
     #[arg(long)]
     cross_check: bool,
     /// Largest distance of a match.
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(long, value_name = "N", default_value_t = 256, allow_negative_numbers = true)]
     max_distance: u32,
     /// Largest error of an inlier of the homography, in pixels of B.
     #[arg(long, value_name = "F", default_value_t = 3.0)]
@@ -99,6 +99,7 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (name, photo) in [("A", &self.a), ("B", &self.b)] {
             let Photo { path, width, height, keypoints } = photo;
+            let path = photo::shown(path);
             writeln!(
                 f,
                 "{name}            {keypoints} keypoints in {width} x {height} pixels of {path}"
@@ -106,7 +107,13 @@ impl fmt::Display for Outcome {
         }
         write!(f, "matches      {}", self.matches.len())?;
         let Some(homography) = self.homography else {
-            return write!(f, "\nhomography   none: too few matches agree on one");
+            let few = [&self.a, &self.b].iter().any(|photo| photo.keypoints < 8);
+            let hint = if few {
+                " (a small --edge-threshold finds keypoints in small photos)"
+            } else {
+                ""
+            };
+            return write!(f, "\nhomography   none: too few matches agree on one{hint}");
         };
         let rms = self.rms_error.unwrap_or_default();
         write!(
@@ -141,6 +148,10 @@ impl Match {
             .build()?;
         let ransac = RansacParams::default().with_threshold(self.threshold).with_seed(self.seed);
         let truth = self.truth.as_ref().map(read_homography).transpose()?;
+        if let Some(path) = &self.output {
+            let inputs = [&self.first, &self.second].map(photo::path_of);
+            photo::check_output(path, &inputs)?;
+        }
         let decode = DecodeParams::default().with_gray_mode(self.gray);
         let s3 = photo::connect(&self.s3, [&self.first, &self.second])?;
 
@@ -158,15 +169,6 @@ impl Match {
             found.as_ref().map_or_else(|| vec![false; matches.len()], |f| f.inliers.clone());
         let homography = found.as_ref().map(|found| found.homography);
 
-        if let Some(path) = &self.output {
-            let one = Side { photo: first.0.view(), keypoints: &first.1.keypoints };
-            let other = Side { photo: second.0.view(), keypoints: &second.1.keypoints };
-            let params =
-                self.scale.map_or(DrawParams::default(), |n| DrawParams::default().with_scale(n));
-            let drawing =
-                draw_matches(one, other, &matches, &inliers, homography.as_ref(), &params)?;
-            crate::draw::write(path, &drawing)?;
-        }
         let photo = |place: &Place, (pixels, features): &(Pixels, Features)| Photo {
             path: place.to_string(),
             width: pixels.width(),
@@ -197,7 +199,18 @@ impl Match {
             rms_error: found.as_ref().map(|found| found.rms_error),
             corner_error,
         };
-        show(&text_of(&outcome, self.json))
+        show(&text_of(&outcome, self.json))?;
+        if let Some(path) = &self.output {
+            let one = Side { photo: first.0.view(), keypoints: &first.1.keypoints };
+            let other = Side { photo: second.0.view(), keypoints: &second.1.keypoints };
+            let params =
+                self.scale.map_or(DrawParams::default(), |n| DrawParams::default().with_scale(n));
+            let drawing =
+                draw_matches(one, other, &matches, &inliers, homography.as_ref(), &params);
+            let drawing = drawing.map_err(|e| Error::write_to(path.display().to_string(), e))?;
+            crate::draw::write(path, &drawing)?;
+        }
+        Ok(())
     }
 }
 
@@ -205,8 +218,10 @@ impl Match {
 fn read_homography(path: &PathBuf) -> Result<Homography, Exit> {
     let text = std::fs::read_to_string(path);
     let text = text.map_err(|e| Exit::from(Error::read(path.display().to_string(), e)))?;
-    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || "+-.".contains(c)));
-    let numbers: Vec<f64> = words.filter_map(|word| word.parse().ok()).collect();
+    let words = text.split(|c: char| c.is_whitespace() || ",;[]()".contains(c));
+    let numbers: Result<Vec<f64>, _> =
+        words.filter(|word| !word.is_empty()).map(str::parse).collect();
+    let numbers = numbers.unwrap_or_default();
     let rows = numbers.as_chunks::<3>().0;
     let matrix: Option<[[f64; 3]; 3]> =
         (numbers.len() == 9).then(|| rows.try_into().ok()).flatten();

@@ -104,6 +104,31 @@ pub fn features(object: &ImageObject, decode: &DecodeParams, orb: &Orb) -> Resul
     found.map_err(|e| Error::Extract { uri: object.uri.as_str().into(), source: Box::new(e) })
 }
 
+/// A text for a terminal: names may hold anything.
+pub fn shown(text: &str) -> String {
+    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
+    text.chars().map(shown).collect()
+}
+
+/// Refuses a file to write that is one of those that are read.
+pub fn check_output(output: &Path, inputs: &[&Path]) -> Result<(), Exit> {
+    let real = |path: &Path| std::fs::canonicalize(path).ok();
+    let Some(at) = real(output) else { return Ok(()) };
+    if inputs.iter().any(|input| real(input).as_ref() == Some(&at)) {
+        let why = "is read by this command, and not written over";
+        return Err(Exit::usage(&format!("{} {why}", output.display())));
+    }
+    Ok(())
+}
+
+/// The folder of a place, unless it is in S3.
+pub fn path_of(place: &Place) -> &Path {
+    match place {
+        Place::Folder(path) => path,
+        Place::S3(_) => Path::new(""),
+    }
+}
+
 /// Writes a file that this command makes.
 pub fn write(path: &Path, content: &[u8]) -> Result<(), Exit> {
     std::fs::write(path, content).map_err(|e| Error::write_to(path.display().to_string(), e).into())

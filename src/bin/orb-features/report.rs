@@ -1,6 +1,6 @@
 //! The command `report`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
@@ -45,10 +45,23 @@ impl ReportOf {
                 .map_err(|e| Exit::usage(&format!("--run {name}: no report of a run: {e}")))?;
             params = params.with_run(run);
         }
+        let inputs: Vec<&Path> = self.run.iter().map(PathBuf::as_path).collect();
+        for output in std::iter::once(&self.output).chain(&self.json) {
+            photo::check_output(output, &inputs)?;
+        }
+        if self.json.as_ref() == Some(&self.output) {
+            return Err(Exit::usage("-o and --json are the same file"));
+        }
         let (result, s3) = photo::result_and_photos(&self.s3, &self.result)?;
         warn_if_incomplete(&result);
         let report =
             Report::new(&result, &params, &mut |path| photo::read_again(path, s3.as_ref()))?;
+        if report.extremes.read == 0 && report.extremes.unread > 0 {
+            eprintln!(
+                "warning: no photo of {} can be read again from here: the page has no pictures",
+                self.result
+            );
+        }
         let html = report.to_html()?;
         photo::write(&self.output, html.as_bytes())?;
         if let Some(path) = &self.json {

@@ -76,7 +76,15 @@ impl Search {
         let mut confusion = Confusion::default();
         let (mut searched, mut failed) = (0, 0);
         for place in &self.photos {
-            let images = photo::images_at(place, s3.as_ref())?;
+            let images = match photo::images_at(place, s3.as_ref()) {
+                Ok(images) => images,
+                Err(error) => {
+                    // The others are searched for all the same.
+                    eprintln!("error: {}", error.to_line());
+                    failed += 1;
+                    continue;
+                }
+            };
             for image in images.features(&orb).with_decode(decode.clone()) {
                 let image = match image {
                     Ok(image) => image,
@@ -107,27 +115,26 @@ impl Search {
             show(&confusion.text())?;
         }
         if failed > 0 {
-            let message = format!("{failed} of {} photos could not be read", searched + failed);
-            if searched == 0 {
-                return Err(Exit { message, status: 1 });
-            }
-            eprintln!("warning: {message}");
+            let message =
+                format!("{failed} of {} photos could not be searched for", searched + failed);
+            return Err(Exit { message, status: 1 });
         }
         Ok(())
     }
 }
 
 fn text(path: &str, query: &Features, found: &Found) -> String {
-    let mut text = format!("{path}: {} keypoints", query.len());
+    let mut text = format!("{}: {} keypoints", photo::shown(path), query.len());
     let shares = found.labels.iter().take(3);
-    let shares: Vec<_> = shares.map(|l| format!("{} {:.0} %", l.label, 100.0 * l.share)).collect();
+    let shares: Vec<_> =
+        shares.map(|l| format!("{} {:.0} %", photo::shown(&l.label), 100.0 * l.share)).collect();
     let none = if found.photos.is_empty() { "nothing found" } else { "no label" };
     let _ =
         write!(text, "\n  {}", if shares.is_empty() { none.to_owned() } else { shares.join(", ") });
-    for photo in &found.photos {
-        let label = photo.label.as_deref().unwrap_or("-");
-        let (inliers, votes) = (photo.inliers, photo.votes);
-        let _ = write!(text, "\n  {inliers:>4} inliers {votes:>4} votes  {label}  {}", photo.path);
+    for near in &found.photos {
+        let label = photo::shown(near.label.as_deref().unwrap_or("-"));
+        let (inliers, votes, path) = (near.inliers, near.votes, photo::shown(&near.path));
+        let _ = write!(text, "\n  {inliers:>4} inliers {votes:>4} votes  {label}  {path}");
     }
     text
 }
@@ -144,7 +151,7 @@ impl Confusion {
     }
 
     fn text(&self) -> String {
-        let name = |label: &Option<String>| label.clone().unwrap_or_else(|| "(none)".to_owned());
+        let name = |label: &Option<String>| photo::shown(label.as_deref().unwrap_or("(none)"));
         let mut names: Vec<Option<String>> = Vec::new();
         for label in self.counts.keys().flat_map(|(truth, found)| [truth, found]) {
             if !names.contains(label) {
