@@ -369,7 +369,9 @@ fn centroids_of(
         }
         let photo = photo?;
         let all = descriptors_of(&photo, result.uri())?;
-        all.iter().for_each(|descriptor| reservoir.push(descriptor));
+        for descriptor in all {
+            reservoir.push(descriptor);
+        }
     }
     // The list of images may be wrong.
     let lists = params.lists_for(reservoir.seen);
