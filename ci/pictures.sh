@@ -23,4 +23,4 @@ part() {
         --blink-settings=preferredColorScheme=1 --window-size="960,$height" --screenshot="$pictures/$name.png" \
         "file://$folder/part.html" 2>/dev/null
 }
-part report 560 '#mixups { display: block } .pairs div:nth-child(n+4) { display: none }'
+part report 730 '#keypoints, #photos { display: block } .plot { max-width: 560px } #photos h3:nth-of-type(n+2), #photos .thumbs:nth-of-type(n+2) { display: none }'
