@@ -81,7 +81,7 @@ impl DuplicateParams {
 /// Near duplicates are looked for with an index in a temporary file.
 ///
 /// # Errors
-/// Those of [`ResultReader::photos`] and of [`Index::create`]; [`Error::InvalidParam`].
+/// Those of [`ResultReader::photos`] and of [`Index::create`](super::Index::create); [`Error::InvalidParam`].
 pub fn duplicates(
     result: &ResultReader,
     params: &DuplicateParams,
