@@ -8,7 +8,7 @@ use super::content::{Bin, PcaPart, Scatter};
 /// Width and height of a plot.
 const SIZE: (f64, f64) = (720.0, 300.0);
 /// Space left of, above, right of and below the plot.
-const MARGIN: [f64; 4] = [56.0, 12.0, 12.0, 40.0];
+const MARGIN: [f64; 4] = [66.0, 12.0, 12.0, 48.0];
 /// Labels with a colour of their own.
 const COLORS: usize = 7;
 
@@ -93,7 +93,7 @@ impl Axes {
                 self.svg,
                 "<text class=\"mid\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
                 self.x(v),
-                SIZE.1 - MARGIN[3] + 16.0,
+                SIZE.1 - MARGIN[3] + 18.0,
                 short(v)
             );
         }
