@@ -15,7 +15,7 @@ left_out=()
 
 say "system packages"
 packages=(build-essential pkg-config nasm clang libclang-dev libopencv-dev python3-venv procps
-    gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user chromium)
+    gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user)
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     missing=()
     for package in "${packages[@]}"; do
@@ -25,6 +25,9 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         apt-get update -qq
         DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
     fi
+    # On Ubuntu it is no package of apt's own.
+    command -v chromium >/dev/null ||
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null 2>&1 || true
     echo "installed: ${packages[*]}"
 else
     echo "not root, or no apt-get: taking what is installed"
