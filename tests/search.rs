@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use orb_features::prelude::*;
 use orb_features::results::ResultReader;
@@ -177,6 +177,37 @@ fn adding_leaves_what_is_there_and_open_searches_alone() {
             assert_eq!(content(&path).len(), n);
         }
     }
+}
+
+/// Indexes that are replaced and added to while others search: each sees one that is whole.
+#[test]
+fn a_search_meanwhile_sees_one_whole_index() {
+    let bench = Bench::new();
+    let (first, second) = (bench.result("1", images(0..2)), bench.result("2", images(2..5)));
+    let path = bench.at("x.index");
+    let params = IndexParams::default().with_overwrite(true);
+    Index::create(&path, &first, &params).unwrap();
+    let wanted = query(&photos::photo(0, 0).unwrap());
+    let done = AtomicBool::new(false);
+    let seen = std::thread::scope(|scope| {
+        let searches = scope.spawn(|| {
+            let mut seen = std::collections::BTreeSet::new();
+            while !done.load(Ordering::Relaxed) {
+                let index = Index::open(&path).unwrap();
+                seen.insert(index.len());
+                let found = index.search(&wanted, &SearchParams::default()).unwrap();
+                assert_eq!(found.photos[0].path, "kind 0/00.jpg");
+            }
+            seen
+        });
+        for _ in 0..20 {
+            Index::add(&path, &second, &AtomicBool::new(false)).unwrap();
+            Index::create(&path, &first, &params).unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+        searches.join().unwrap()
+    });
+    assert!(!seen.is_empty() && seen.iter().all(|n| [12, 30].contains(n)), "{seen:?}");
 }
 
 #[test]
