@@ -17,6 +17,8 @@ use crate::stage::{
     ErrorPolicy, MaxFailures, OnError, Parallelism, Progress, StageExt as _, Tally,
 };
 
+#[cfg(feature = "report")]
+pub(crate) use report::Bytes;
 pub use report::{ModelSummary, RunReport};
 
 /// How a job gets the scores of the vectors.

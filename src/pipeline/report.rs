@@ -183,7 +183,7 @@ impl fmt::Display for RunReport {
 }
 
 /// A number of bytes, for people.
-struct Bytes(u64);
+pub(crate) struct Bytes(pub u64);
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 use super::content::{Extreme, Report, Thumb};
 use super::plot::{self, thousands};
 use crate::error::{Error, Result};
+use crate::pipeline::Bytes;
 
 /// Most bytes of a page.
 pub const MAX_BYTES: usize = 5_000_000;
@@ -52,13 +53,7 @@ impl Page<'_> {
     }
 
     fn bytes(&self, n: &u64) -> String {
-        let v = *n as f64;
-        match *n {
-            0..1_000 => format!("{n} B"),
-            1_000..1_000_000 => format!("{:.1} kB", v / 1e3),
-            1_000_000..1_000_000_000 => format!("{:.1} MB", v / 1e6),
-            _ => format!("{:.2} GB", v / 1e9),
-        }
+        Bytes(*n).to_string()
     }
 
     /// A bar's width, of 100, for a stage.
