@@ -1,5 +1,4 @@
-//! What lists cost and find: recall against exact search, and times, on descriptors of warped and noisy views of drawn
-//! scenes. `cargo bench --features search --bench recall -- 10000000`; without a number, 100,000 descriptors.
+//! Recall and time of a search by lists, against exact search, on descriptors of warped and noisy views of drawn scenes. `cargo bench --features search --bench recall -- 10000000`; without a number, 100,000 descriptors.
 
 use std::time::Instant;
 

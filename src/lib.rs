@@ -116,6 +116,8 @@ pub mod rows;
 #[cfg(feature = "s3")]
 pub mod s3;
 #[cfg(feature = "search")]
+mod sample;
+#[cfg(feature = "search")]
 pub mod search;
 pub mod sink;
 pub mod source;

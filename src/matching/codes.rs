@@ -13,7 +13,7 @@ const TILE: usize = 16;
 const QUERIES: usize = 32;
 
 /// Descriptors in the order in which the kernels read them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Codes {
     blocks: Vec<HammingBlock>,
     len: usize,
@@ -33,28 +33,9 @@ impl Neighbor {
 
 impl Codes {
     /// Takes descriptors; at most 2^32 - 1.
-    pub fn new<'a>(descriptors: impl IntoIterator<Item = &'a Descriptor>) -> Self {
-        let mut codes = Self::default();
-        codes.fill(descriptors);
-        codes
-    }
-
-    /// Replaces the descriptors.
-    pub fn fill<'a>(&mut self, descriptors: impl IntoIterator<Item = &'a Descriptor>) {
-        self.blocks.clear();
-        self.len = 0;
-        for descriptor in descriptors {
-            let lane = self.len % HAMMING_LANES;
-            if lane == 0 {
-                self.blocks.push([[0; HAMMING_LANES]; HAMMING_WORDS]);
-            }
-            if let Some(block) = self.blocks.last_mut() {
-                for (words, word) in block.iter_mut().zip(words(descriptor)) {
-                    words[lane] = word;
-                }
-            }
-            self.len += 1;
-        }
+    pub fn new(descriptors: &[Descriptor]) -> Self {
+        let blocks = descriptors.chunks(HAMMING_LANES).map(block_of).collect();
+        Self { blocks, len: descriptors.len() }
     }
 
     /// Calls `hit` with each descriptor nearer than `bound`, which it returns anew, in the order of the indices.
@@ -154,6 +135,17 @@ pub(crate) fn scan(
             }
         }
     }
+}
+
+/// At most [`HAMMING_LANES`] descriptors as a block; lanes without one are zeros.
+pub(crate) fn block_of<'a>(descriptors: impl IntoIterator<Item = &'a Descriptor>) -> HammingBlock {
+    let mut block = [[0; HAMMING_LANES]; HAMMING_WORDS];
+    for (lane, descriptor) in descriptors.into_iter().enumerate() {
+        for (of_word, word) in block.iter_mut().zip(words(descriptor)) {
+            of_word[lane] = word;
+        }
+    }
+    block
 }
 
 /// A descriptor as words.

@@ -30,7 +30,7 @@ mod ransac;
 
 pub(crate) use codes::{Codes, Neighbor};
 #[cfg(feature = "search")]
-pub(crate) use codes::{insert, nearest, scan, words};
+pub(crate) use codes::{block_of, insert, nearest, scan, words};
 pub use homography::{Homography, Point};
 #[cfg(feature = "search")]
 pub(crate) use matcher::lists_of;

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
+use rand_chacha::rand_core::SeedableRng as _;
 
 use super::content::{
     Bin, Extreme, Extremes, Failures, FewFeatures, Keypoints, LabelPhotos, LabelRow, MixedUp,
@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::pipeline::RunReport;
 use crate::results::{ImageRecord, Photo, ResultReader};
 use crate::rows::FailedImage;
+use crate::sample::{Sample, draw};
 use crate::search::{
     Duplicate, DuplicateKind, DuplicateParams, Index, SearchParams, duplicates, index_of,
 };
@@ -65,36 +66,7 @@ impl ReportParams {
     }
 }
 
-/// A sample of items of unknown number, each as likely as any other, in their order.
-struct Sample<T> {
-    random: ChaCha8Rng,
-    size: usize,
-    seen: u64,
-    items: Vec<(u64, T)>,
-}
-
-impl<T> Sample<T> {
-    fn new(size: usize, seed: u64) -> Self {
-        Self { random: ChaCha8Rng::seed_from_u64(seed), size, seen: 0, items: Vec::new() }
-    }
-
-    fn push(&mut self, item: impl FnOnce() -> T) {
-        self.seen += 1;
-        if self.items.len() < self.size {
-            self.items.push((self.seen, item()));
-        } else if let Some(kept) = self.items.get_mut((self.random.next_u64() % self.seen) as usize)
-        {
-            *kept = (self.seen, item());
-        }
-    }
-
-    fn into_items(mut self) -> Vec<T> {
-        self.items.sort_by_key(|(number, _)| *number);
-        self.items.into_iter().map(|(_, item)| item).collect()
-    }
-}
-
-/// What the lists of images tell.
+/// Counts over all images of the result.
 struct Census {
     images: u64,
     failed: u64,
@@ -215,7 +187,7 @@ impl Report {
                 sample.push(|| photo);
             }
         }
-        let n_photos = sample.seen;
+        let n_photos = sample.seen();
         if let Some(run) = params.run.as_ref().filter(|run| run.images > census.images) {
             let allowed = format!(
                 "the report of the run that wrote the result, of at most {} images",
@@ -223,7 +195,7 @@ impl Report {
             );
             return Err(Error::param("run", format!("of {} images", run.images), allowed));
         }
-        let sample = sample.into_items();
+        let sample = sample.into_ordered();
         let has_keypoints = sample.iter().all(|photo| !photo.keypoints.is_empty());
         let decode = result.decode()?.unwrap_or_default();
         let mut reader = Reader::new(read, decode);
@@ -242,7 +214,7 @@ impl Report {
         labels.truncate(LABELS);
 
         let photos = pictures(&sample, &labels, seed, &mut reader);
-        let extremes = extremes(census.readable.into_items(), &sample, &mut reader);
+        let extremes = extremes(census.readable.into_ordered(), &sample, &mut reader);
         let searched = Searched::of(&sample, result)?;
         let mixups = searched.as_ref().and_then(|searched| searched.mixups(&sample, &mut reader));
         let similar = similar(result, searched.as_ref(), census.images, &mut reader)?;
@@ -384,11 +356,7 @@ fn pictures(
         let mut photos: Vec<&Photo> =
             sample.iter().filter(|photo| photo.label == row.label).collect();
         // Neighbours in the list are often much alike.
-        for i in 0..each.min(photos.len()) {
-            let other = i + (random.next_u64() % (photos.len() - i) as u64) as usize;
-            photos.swap(i, other);
-        }
-        photos.truncate(each);
+        draw(&mut photos, each, &mut random);
         let photos: Vec<Thumb> = photos
             .into_iter()
             .map(|photo| reader.thumb(&photo.path, photo.label.as_deref(), &photo.keypoints))
@@ -506,11 +474,7 @@ impl Searched {
         let mut near = Vec::new();
         for (number, found) in &self.found {
             let photo = self.index.photo(*number);
-            let share = |other: u32, inliers: u32| {
-                let fewer = self.index.photo(other).n_descriptors.min(photo.n_descriptors);
-                f64::from(inliers) / fewer as f64
-            };
-            let alike = found.photos.first().map(|of| (of, share(of.number, of.inliers)));
+            let alike = found.photos.first().map(|of| (of, self.index.agreeing(*number, of)));
             if let Some((of, share)) = alike.filter(|(_, share)| *share >= NEAR) {
                 near.push(Duplicate {
                     kind: DuplicateKind::Near,
@@ -518,7 +482,7 @@ impl Searched {
                     label: photo.label.map(str::to_owned),
                     of: of.path.clone(),
                     of_label: of.label.clone(),
-                    share: share.min(1.0),
+                    share,
                 });
             }
         }

@@ -1,4 +1,4 @@
-//! What a report holds: the same for the page and for JSON.
+//! The content of a report, for the page and for JSON.
 
 use serde::Serialize;
 

@@ -41,7 +41,7 @@ struct Page<'a> {
 )]
 impl Page<'_> {
     fn share(&self, part: &u64, of: &u64) -> String {
-        format!("{:.1} %", 100.0 * *part as f64 / (*of).max(1) as f64)
+        self.percent(&(*part as f64 / (*of).max(1) as f64))
     }
 
     fn label<'a>(&self, label: &'a Option<String>) -> &'a str {

@@ -19,4 +19,6 @@ mod value;
 
 pub use images::{ImageRecord, ImageRecords};
 pub use photos::{Photo, Photos};
+#[cfg(feature = "search")]
+pub(crate) use reader::params_of_note;
 pub use reader::{ResultBatches, ResultReader};

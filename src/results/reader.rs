@@ -36,16 +36,13 @@ pub struct ResultReader {
     notes: BTreeMap<String, String>,
 }
 
-/// The note on the extractor.
-#[derive(Deserialize)]
-struct OrbNote {
-    params: OrbParams,
-}
-
-/// The note on the decoder.
-#[derive(Deserialize)]
-struct DecodeNote {
-    params: DecodeParams,
+/// The parameters that a note on an extractor or a decoder holds.
+pub(crate) fn params_of_note<T: DeserializeOwned>(note: &str) -> serde_json::Result<T> {
+    #[derive(Deserialize)]
+    struct Note<T> {
+        params: T,
+    }
+    serde_json::from_str(note).map(|note: Note<T>| note.params)
 }
 
 /// The rows of a result, as they are in its files.
@@ -208,8 +205,7 @@ impl ResultReader {
     /// # Errors
     /// [`Error::Table`] for a note that cannot be read.
     pub fn orb(&self) -> Result<Option<OrbParams>> {
-        let note: Option<OrbNote> = self.note("orb")?;
-        Ok(note.map(|note| note.params))
+        self.note("orb", params_of_note)
     }
 
     /// The parameters of the decoder, if the result notes them.
@@ -217,8 +213,7 @@ impl ResultReader {
     /// # Errors
     /// [`Error::Table`] for a note that cannot be read.
     pub fn decode(&self) -> Result<Option<DecodeParams>> {
-        let note: Option<DecodeNote> = self.note("decode")?;
-        Ok(note.map(|note| note.params))
+        self.note("decode", params_of_note)
     }
 
     /// The PCA, if the result has one.
@@ -226,14 +221,17 @@ impl ResultReader {
     /// # Errors
     /// [`Error::Table`] for a note that cannot be read.
     pub fn model(&self) -> Result<Option<PcaModel>> {
-        self.note("pca")
+        self.note("pca", |note| serde_json::from_str(note))
     }
 
-    fn note<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+    fn note<T>(
+        &self,
+        name: &str,
+        read: impl FnOnce(&str) -> serde_json::Result<T>,
+    ) -> Result<Option<T>> {
         let Some(note) = self.notes.get(name) else { return Ok(None) };
-        let read = serde_json::from_str(note);
-        read.map(Some)
-            .map_err(|e| Error::table(&*self.uri, format!("its note {NOTE_PREFIX}{name}: {e}")))
+        let failed = |e| Error::table(&*self.uri, format!("its note {NOTE_PREFIX}{name}: {e}"));
+        read(note).map(Some).map_err(failed)
     }
 
     /// The rows as they are in the files, all columns, a batch at a time.

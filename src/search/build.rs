@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use super::centroids::{self, Reservoir};
+use super::centroids;
 use super::file::{self, Commit, Draft, MOST, Notes, PAGE};
 use super::params::LISTS_FROM;
 use super::{Index, IndexParams};
@@ -18,6 +18,7 @@ use crate::features::Descriptor;
 use crate::matching::HammingNorm;
 use crate::pca::Origin;
 use crate::results::{Photo, ResultReader};
+use crate::sample::Sample;
 
 /// Descriptors of a segment, which is in memory while it is made: some 250 MB.
 const SEGMENT: usize = 4 << 20;
@@ -135,16 +136,15 @@ impl Index {
         let mut file = locked(path)?;
         let index = Self::of_file(&file, path)?;
         let (notes, there) = (notes_of(result)?, index.notes());
-        if let Some(why) = difference(&there, &notes) {
+        if let Some(why) = difference(there, &notes) {
             let uri = result.uri();
             return Err(wrong(format!(
                 "its descriptors were made otherwise than those of {uri}: {why}"
             )));
         }
         let before = index.commit();
-        let centroids = index.centroids().to_vec();
         let failed = |e: io::Error| Error::write(path, e);
-        let mut writer = Writer::new(path, &centroids, &there, stop).behind(&index);
+        let mut writer = Writer::new(path, index.centroids(), there, stop).behind(&index);
         let written = file.seek(SeekFrom::Start(before.length)).map_err(failed).and_then(|_| {
             let report = writer.write(result.photos()?, result.uri(), &mut file)?;
             file.sync_all().map_err(failed)?;
@@ -362,7 +362,7 @@ fn centroids_of(
     if lists == 1 {
         return Ok(Vec::new());
     }
-    let mut reservoir = Reservoir::new(lists * SAMPLE, params.seed());
+    let mut sample = Sample::new(lists * SAMPLE, params.seed());
     for photo in result.photos()? {
         if params.stop.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
@@ -370,12 +370,12 @@ fn centroids_of(
         let photo = photo?;
         let all = descriptors_of(&photo, result.uri())?;
         for descriptor in all {
-            reservoir.push(descriptor);
+            sample.push(|| *descriptor);
         }
     }
     // The list of images may be wrong.
-    let lists = params.lists_for(reservoir.seen);
-    let centroids = centroids::fit(&reservoir.sample, lists, norm, params.seed());
+    let lists = params.lists_for(sample.seen());
+    let centroids = centroids::fit(&sample.into_items(), lists, norm, params.seed());
     // One list is no list.
     Ok(if centroids.len() > 1 { centroids } else { Vec::new() })
 }

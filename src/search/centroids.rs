@@ -1,11 +1,12 @@
 //! Centres of binary descriptors, by which an index is divided into lists.
 
 use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
+use rand_chacha::rand_core::SeedableRng as _;
 use rayon::prelude::*;
 
 use crate::features::{DESCRIPTOR_LEN, Descriptor};
 use crate::matching::{Codes, HammingNorm};
+use crate::sample::draw;
 
 /// Rounds of assignment and majority.
 const ROUNDS: usize = 4;
@@ -22,12 +23,9 @@ pub(super) fn fit(
     seed: u64,
 ) -> Vec<Descriptor> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let mut shuffled: Vec<usize> = (0..sample.len()).collect();
-    for i in 0..k.min(shuffled.len()) {
-        let other = i + (random.next_u64() % (shuffled.len() - i) as u64) as usize;
-        shuffled.swap(i, other);
-    }
-    let mut centres: Vec<Descriptor> = shuffled.iter().take(k).map(|&i| sample[i]).collect();
+    let mut chosen: Vec<usize> = (0..sample.len()).collect();
+    draw(&mut chosen, k, &mut random);
+    let mut centres: Vec<Descriptor> = chosen.into_iter().map(|i| sample[i]).collect();
     for _ in 0..ROUNDS {
         let lists = assign(sample, &centres, norm);
         let mut members: Vec<Vec<u32>> = vec![Vec::new(); centres.len()];
@@ -64,30 +62,4 @@ pub(super) fn assign(
 ) -> Vec<u32> {
     let found = Codes::new(centres).nearest(descriptors, 1, UNBOUNDED, norm, |_, _| true);
     found.into_iter().map(|nearest| nearest.index).collect()
-}
-
-/// A sample of descriptors of unknown number, each as likely as any other.
-#[derive(Debug)]
-pub(super) struct Reservoir {
-    random: ChaCha8Rng,
-    size: usize,
-    pub seen: u64,
-    pub sample: Vec<Descriptor>,
-}
-
-impl Reservoir {
-    pub fn new(size: usize, seed: u64) -> Self {
-        Self { random: ChaCha8Rng::seed_from_u64(seed), size, seen: 0, sample: Vec::new() }
-    }
-
-    pub fn push(&mut self, descriptor: &Descriptor) {
-        self.seen += 1;
-        if self.sample.len() < self.size {
-            self.sample.push(*descriptor);
-        } else if let Some(kept) =
-            self.sample.get_mut((self.random.next_u64() % self.seen) as usize)
-        {
-            *kept = *descriptor;
-        }
-    }
 }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 
 use serde::{Deserialize, Serialize};
-
 use sha2::{Digest as _, Sha256};
 
 use super::SearchParams;
@@ -169,13 +168,9 @@ fn near(result: &ResultReader, params: &DuplicateParams, found: &mut Vec<Duplica
     for photo in index.photos().filter(|photo| !known.contains(photo.path)) {
         let alike = index.search_before(photo.number, &params.search)?;
         let before = alike.photos.into_iter().filter(|other| !known.contains(&other.path));
-        let share = |other: &super::FoundPhoto| {
-            let fewer = index.photo(other.number).n_descriptors.min(photo.n_descriptors);
-            f64::from(other.inliers) / fewer as f64
-        };
         // The likest, and of those the first.
-        let best =
-            before.map(|other| (share(&other), other)).filter(|(share, _)| *share >= params.share);
+        let shares = before.map(|other| (index.agreeing(photo.number, &other), other));
+        let best = shares.filter(|(share, _)| *share >= params.share);
         let best = best.max_by(|(a, one), (b, other)| {
             a.total_cmp(b).then_with(|| other.number.cmp(&one.number))
         });
@@ -186,7 +181,7 @@ fn near(result: &ResultReader, params: &DuplicateParams, found: &mut Vec<Duplica
                 label: photo.label.map(str::to_owned),
                 of: of.path,
                 of_label: of.label,
-                share: share.min(1.0),
+                share,
             });
         }
     }

@@ -20,10 +20,10 @@ use bytemuck::Pod;
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 
-use crate::arch::{HAMMING_LANES, HAMMING_WORDS, HammingBlock};
+use crate::arch::{HAMMING_LANES, HammingBlock};
 use crate::error::{Error, Result};
 use crate::features::Descriptor;
-use crate::matching::{HammingNorm, words};
+use crate::matching::{HammingNorm, block_of};
 
 /// "ORBINDEX".
 const MAGIC: u64 = u64::from_be_bytes(*b"ORBINDEX");
@@ -174,17 +174,11 @@ impl Draft {
             let (own, others) = rest.split_at(len);
             rest = others;
             for some in own.chunks(HAMMING_LANES) {
-                let mut block = [[0; HAMMING_LANES]; HAMMING_WORDS];
-                for (lane, &i) in some.iter().enumerate() {
-                    for (words, word) in block.iter_mut().zip(words(&self.descriptors[i as usize]))
-                    {
-                        words[lane] = word;
-                    }
-                    if lists.is_some() {
-                        places[i as usize] = (blocks.len() * HAMMING_LANES + lane) as u32;
-                    }
-                }
+                let block = block_of(some.iter().map(|&i| &self.descriptors[i as usize]));
                 if lists.is_some() {
+                    for (slot, &i) in (blocks.len() * HAMMING_LANES..).zip(some) {
+                        places[i as usize] = slot as u32;
+                    }
                     slots.extend_from_slice(some);
                     slots.resize((blocks.len() + 1) * HAMMING_LANES, NO_DESCRIPTOR);
                 }

@@ -176,6 +176,9 @@ impl Index {
                 Some((place(*points.get(m.query_index())?), place(places[m.train_index()])))
             })
             .collect();
+        if pairs.len() < MIN_INLIERS as usize {
+            return Ok(None);
+        }
         let photo = self.photo(number);
         let side = f64::from(photo.width.max(photo.height));
         let ransac = RansacParams::default()
@@ -183,9 +186,6 @@ impl Index {
             .with_max_iterations(ITERATIONS)
             .with_min_inliers(MIN_INLIERS)
             .with_seed(params.seed);
-        if pairs.len() < MIN_INLIERS as usize {
-            return Ok(None);
-        }
         let found = Homography::find(&pairs, &ransac)?;
         Ok(found.map(|found| (found.n_inliers as u32, found.homography)))
     }

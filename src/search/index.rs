@@ -4,8 +4,9 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
+use super::FoundPhoto;
 use super::file::{self, Commit, NO_DESCRIPTOR, Notes, Segment};
 use crate::arch::{HAMMING_LANES, Kernels};
 use crate::decode::DecodeParams;
@@ -15,6 +16,7 @@ use crate::matching::{
     Codes, DMatch, HammingNorm, Neighbor, insert, lists_of, nearest, scan, words,
 };
 use crate::orb::OrbParams;
+use crate::results::params_of_note;
 
 use rayon::prelude::*;
 
@@ -126,15 +128,9 @@ impl Index {
         self.params(self.notes.decode.as_deref())
     }
 
-    fn params<T: for<'de> Deserialize<'de>>(&self, note: Option<&str>) -> Result<Option<T>> {
-        #[derive(Deserialize)]
-        struct Note<T> {
-            params: T,
-        }
+    fn params<T: DeserializeOwned>(&self, note: Option<&str>) -> Result<Option<T>> {
         let Some(note) = note else { return Ok(None) };
-        let note = serde_json::from_str(note).map_err(|e| Error::index(&self.path, e))?;
-        let Note { params } = note;
-        Ok(Some(params))
+        params_of_note(note).map(Some).map_err(|e| Error::index(&self.path, e))
     }
 
     /// The photos, in order.
@@ -176,12 +172,18 @@ impl Index {
         segment.first_photo + segment.photo_of(descriptor - segment.first_descriptor) as u32
     }
 
+    /// The share of the descriptors, of the photo with fewer, that agree with the homography to one that was found.
+    pub(crate) fn agreeing(&self, number: u32, found: &FoundPhoto) -> f64 {
+        let n = |number| self.photo(number).n_descriptors;
+        f64::from(found.inliers) / n(number).min(n(found.number)) as f64
+    }
+
     pub(super) fn commit(&self) -> Commit {
         self.commit
     }
 
-    pub(super) fn notes(&self) -> Notes {
-        self.notes.clone()
+    pub(super) fn notes(&self) -> &Notes {
+        &self.notes
     }
 
     pub(super) fn centroids(&self) -> &[Descriptor] {

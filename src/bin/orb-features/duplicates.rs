@@ -6,7 +6,6 @@ use orb_features::prelude::*;
 use orb_features::search::{Duplicate, DuplicateParams, duplicates};
 
 use crate::exit::{Exit, show};
-use crate::index::warn_if_incomplete;
 use crate::photo;
 use crate::place::Place;
 use crate::s3::S3Args;
@@ -33,7 +32,7 @@ pub struct Duplicates {
 impl Duplicates {
     pub fn run(&self) -> Result<(), Exit> {
         let (result, s3) = photo::result_and_photos(&self.s3, &self.result)?;
-        warn_if_incomplete(&result);
+        photo::warn_if_incomplete(&result);
         let params = DuplicateParams::default().with_share(self.share).with_near(!self.exact);
         let mut unread = 0_u64;
         let mut read = |path: &str| {

@@ -49,7 +49,7 @@ impl IndexOf {
         let s3 = photo::connect(&self.s3, [&self.result])?;
         stop.also(s3.as_ref());
         let result = photo::result_at(&self.result, s3.as_ref())?;
-        warn_if_incomplete(&result);
+        photo::warn_if_incomplete(&result);
         let report = if self.add {
             Index::add(&self.output, &result, &stop.flag)?
         } else {
@@ -62,12 +62,5 @@ impl IndexOf {
             Index::create(&self.output, &result, &params)?
         };
         show(&text_of(&report, self.json))
-    }
-}
-
-/// A warning about a result that may grow or vanish.
-pub fn warn_if_incomplete(result: &orb_features::results::ResultReader) {
-    if !result.is_complete() {
-        eprintln!("warning: {} has no _SUCCESS: it may not be whole", result.uri());
     }
 }

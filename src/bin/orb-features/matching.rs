@@ -65,7 +65,7 @@ pub struct Match {
     orb: OrbArgs,
 }
 
-/// What was found.
+/// The matches of two photos, and the homography between them.
 #[derive(Serialize)]
 struct Outcome {
     a: Photo,

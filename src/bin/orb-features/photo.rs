@@ -51,6 +51,13 @@ pub fn result_at(place: &Place, s3: Option<&S3>) -> Result<ResultReader> {
     }
 }
 
+/// A warning about a result that may grow or vanish.
+pub fn warn_if_incomplete(result: &ResultReader) {
+    if !result.is_complete() {
+        eprintln!("warning: {} has no _SUCCESS: it may not be whole", result.uri());
+    }
+}
+
 /// The images at a place: one, or all of a folder or prefix.
 pub fn images_at(
     place: &Place,

@@ -8,7 +8,6 @@ use orb_features::prelude::*;
 use orb_features::report::{Report, ReportParams};
 
 use crate::exit::{Exit, show};
-use crate::index::warn_if_incomplete;
 use crate::photo;
 use crate::place::Place;
 use crate::s3::S3Args;
@@ -53,7 +52,7 @@ impl ReportOf {
             return Err(Exit::usage("-o and --json are the same file"));
         }
         let (result, s3) = photo::result_and_photos(&self.s3, &self.result)?;
-        warn_if_incomplete(&result);
+        photo::warn_if_incomplete(&result);
         let report =
             Report::new(&result, &params, &mut |path| photo::read_again(path, s3.as_ref()))?;
         if report.extremes.read == 0 && report.extremes.unread > 0 {
