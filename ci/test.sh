@@ -49,7 +49,7 @@ for set in "--no-default-features" "" "--features s3" "--features $features --wo
 done
 
 # Combinations that no test is built with.
-for set in "arrow" "parquet" "jpeg,arrow" "draw" "search"; do
+for set in "arrow" "parquet" "jpeg,arrow" "table" "draw" "search"; do
     cargo check --quiet --lib --no-default-features --features "$set"
 done
 

@@ -499,7 +499,7 @@ impl Error {
         Self::List { uri: uri.into(), source: source.into() }
     }
 
-    #[cfg(feature = "parquet")]
+    #[cfg(feature = "table")]
     #[cold]
     pub(crate) fn table(uri: impl Into<Box<str>>, source: impl Into<BoxError>) -> Self {
         Self::Table { uri: uri.into(), source: source.into() }

@@ -73,8 +73,9 @@
 //! | feature | default | brings |
 //! |---|---|---|
 //! | `jpeg` | yes | JPEGs, with the pixels of `cv::imread`: libjpeg-turbo's decoder, built with a C compiler, and with vector instructions where nasm is; needs `panic = "unwind"` |
-//! | `parquet` | yes | the sink of Parquet and CSV files, and tables as sources, through arrow and parquet |
-//! | `s3` | no | S3 as source and as sink (with `parquet`), through the AWS SDK |
+//! | `parquet` | yes | the sink of Parquet and CSV files, through arrow and parquet |
+//! | `table` | by `s3`, `search` | tables of images or vectors as sources, and results, read back |
+//! | `s3` | no | S3 as source and as sink, through the AWS SDK |
 //! | `cli` | no | the program `orb-features` |
 //! | `opencv` | no | OpenCV's own ORB behind [`Feature2D`](features::Feature2D), and the parity tests |
 //! | `onnx` | no | [`OnnxExtractor`](onnx::OnnxExtractor): embeddings of photos by a network in an ONNX file, run by tract |
@@ -110,7 +111,7 @@ pub mod pixels;
 pub mod prelude;
 #[cfg(feature = "report")]
 pub mod report;
-#[cfg(feature = "parquet")]
+#[cfg(feature = "table")]
 pub mod results;
 pub mod rows;
 #[cfg(feature = "s3")]
@@ -122,7 +123,7 @@ pub mod search;
 pub mod sink;
 pub mod source;
 pub mod stage;
-#[cfg(feature = "parquet")]
+#[cfg(feature = "table")]
 pub mod table;
 
 pub use arch::Simd;

@@ -1,5 +1,5 @@
 //! Results, read back in every shape and format, and what is no result.
-#![cfg(all(feature = "jpeg", feature = "parquet"))]
+#![cfg(all(feature = "jpeg", feature = "table"))]
 
 use std::fs::{self, File};
 use std::path::Path;

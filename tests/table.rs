@@ -1,5 +1,5 @@
 //! Tables that others have written: images of a column, and the PCA of a column of vectors.
-#![cfg(all(feature = "jpeg", feature = "parquet"))]
+#![cfg(all(feature = "jpeg", feature = "table"))]
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -240,7 +240,7 @@ impl Vectors {
     }
 
     /// The elements of a vector; none if they are bytes.
-    #[cfg(feature = "parquet")]
+    #[cfg(feature = "table")]
     pub(crate) fn row_f32(&self, row: usize) -> &[f32] {
         self.as_f32().map_or(&[], |all| &all[row * self.len..(row + 1) * self.len])
     }

@@ -225,7 +225,7 @@ fn of_images(
 }
 
 /// Scores as a column, of the type that the table's scores have.
-#[cfg(feature = "parquet")]
+#[cfg(feature = "table")]
 pub(crate) fn scores_column(
     scores: &ndarray::Array2<f64>,
     table: &TableParams,

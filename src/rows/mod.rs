@@ -12,7 +12,9 @@ mod spool;
 mod table;
 
 #[cfg(feature = "parquet")]
-pub(crate) use arrow::{column, scores_column};
+pub(crate) use arrow::column;
+#[cfg(feature = "table")]
+pub(crate) use arrow::scores_column;
 pub use batch::{ImageRows, Row, RowBatch};
 pub use explode::{DEFAULT_BATCH_ROWS, Explode, ImageOutcome};
 pub use failed::FailedImage;

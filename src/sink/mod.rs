@@ -41,11 +41,11 @@ use crate::rows::RowBatch;
 
 #[cfg(feature = "parquet")]
 pub use files::FileSink;
-#[cfg(feature = "parquet")]
+#[cfg(feature = "table")]
 pub(crate) use layout::{ERRORS, IMAGES, SUCCESS};
 #[cfg(feature = "parquet")]
 pub use layout::{FileFormat, WriteMode};
-#[cfg(feature = "parquet")]
+#[cfg(feature = "table")]
 pub(crate) use notes::PREFIX as NOTE_PREFIX;
 pub use null::NullSink;
 #[cfg(feature = "parquet")]

@@ -14,7 +14,7 @@ use super::side::{ListedRow, SideFile};
 use super::table::Table;
 use crate::error::{Error, Result};
 use crate::parallel::Parallelism;
-use crate::rows::{RowShape, TableParams};
+use crate::rows::RowShape;
 #[cfg(feature = "s3")]
 use crate::s3::{S3, S3Location};
 
@@ -76,7 +76,8 @@ impl RecordSink {
     }
 
     /// The types of columns that are added.
-    pub(crate) fn table(&self) -> TableParams {
+    #[cfg(feature = "table")]
+    pub(crate) fn table(&self) -> crate::rows::TableParams {
         self.table.params.table()
     }
 

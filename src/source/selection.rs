@@ -85,7 +85,7 @@ impl Selection {
     /// The same for the files of a table: those with these endings, unless others are set, or a single one with any. Names that begin with an
     /// underscore, and everything in such folders, are skipped too: Spark and this crate put there what is not part of a
     /// table.
-    #[cfg(feature = "parquet")]
+    #[cfg(feature = "table")]
     pub(crate) fn of_tables(self, extensions: impl IntoIterator<Item = &'static str>) -> Self {
         let selection = if self.extensions.is_none() && self.glob.is_none() {
             self.with_extensions(extensions)

@@ -223,13 +223,22 @@ fn push(text: &mut String, column: &ArrayRef, row: usize) -> Result<(), ArrowErr
         DataType::Struct(fields) if *fields == vector_fields() => {
             return push_vector(text, column.as_struct(), row);
         }
-        _ => {
-            // Only in a column of the caller's.
-            let value = arrow_cast::display::array_value_to_string(column, row)?;
-            text.write_str(&value)
-        }
+        // Only in a column of the caller's.
+        _ => text.write_str(&text_of(column, row)?),
     };
     shown.map_err(|e| ArrowError::InvalidArgumentError(e.to_string()))
+}
+
+/// A value of a type that none of our own columns has.
+#[cfg(feature = "table")]
+fn text_of(column: &ArrayRef, row: usize) -> Result<String, ArrowError> {
+    arrow_cast::display::array_value_to_string(column, row)
+}
+
+#[cfg(not(feature = "table"))]
+fn text_of(column: &ArrayRef, _row: usize) -> Result<String, ArrowError> {
+    let name = column.data_type();
+    Err(ArrowError::CastError(format!("a column of {name} as CSV needs the feature `table`")))
 }
 
 fn push_list(text: &mut String, elements: &ArrayRef) -> Result<(), ArrowError> {
