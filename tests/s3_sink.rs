@@ -458,56 +458,70 @@ fn violation(memory: &Memory, runs: &[&str]) -> Option<String> {
 
 /// A run dies at each of its requests, before or after its effect; the next run succeeds, and no
 /// reader has ever seen a part of a result.
-#[test]
-fn a_run_may_die_at_any_request() {
-    for after in [false, true] {
-        for twice in [false, true] {
-            let mut requests = 0;
-            loop {
-                let (memory, server) = serve();
-                let calm = server.connect();
-                write(&calm, WriteMode::Error, "old").unwrap();
-                let violations = Arc::new(Mutex::new(BTreeSet::new()));
-                let left = Arc::new(AtomicI64::new(requests));
-                let (store, seen, counter) =
-                    (memory.clone(), Arc::clone(&violations), Arc::clone(&left));
-                server.plan(move |_| {
-                    seen.lock().unwrap().extend(violation(&store, &["old", "new", "next"]));
-                    match counter.fetch_sub(1, Ordering::SeqCst) {
-                        1.. => None,
-                        0 if after => Some(Fault::ResetAfterEffect),
-                        // From here on the process counts as dead: all requests fail.
-                        _ => Some(Fault::Error(403, "Dead")),
-                    }
-                });
-                // No retries: a dead process does not try again.
-                let mortal = server.params().with_attempts(1).connect().unwrap();
-                let first = write(&mortal, WriteMode::Overwrite, "new");
-                let was_hit = left.load(Ordering::SeqCst) < 0;
-                if twice && was_hit {
-                    // The next run dies, too, while it clears up.
-                    memory.age("lab", "out/_work/", Duration::from_hours(1));
-                    left.store(requests / 2 + 1, Ordering::SeqCst);
-                    let _ = write(&mortal, WriteMode::Overwrite, "new");
-                }
-                left.store(i64::MAX, Ordering::SeqCst);
-                // This process lives on, so only the age of the lease tells that the run is dead.
-                memory.age("lab", "out/_work/", Duration::from_hours(1));
-                let next = write(&calm, WriteMode::Overwrite, "next");
-                let what = format!("after {requests} requests ({after} {twice}): {first:?}");
-                next.unwrap_or_else(|e| panic!("{what} {}", e.to_line()));
-                violations.lock().unwrap().extend(violation(&memory, &["next"]));
-                assert_eq!(*violations.lock().unwrap(), BTreeSet::new(), "{what}");
-                assert_eq!(others(&memory), DONE.map(str::to_owned).to_vec(), "{what}");
-                assert_eq!(memory.uploads(), Vec::<String>::new(), "{what}");
-                if !was_hit {
-                    assert!(first.is_ok() && requests > 30, "{requests} {first:?}");
-                    break;
-                }
-                requests += 1;
+fn dies_at_any_request(after: bool, twice: bool) {
+    let mut requests = 0;
+    loop {
+        let (memory, server) = serve();
+        let calm = server.connect();
+        write(&calm, WriteMode::Error, "old").unwrap();
+        let violations = Arc::new(Mutex::new(BTreeSet::new()));
+        let left = Arc::new(AtomicI64::new(requests));
+        let (store, seen, counter) = (memory.clone(), Arc::clone(&violations), Arc::clone(&left));
+        server.plan(move |_| {
+            seen.lock().unwrap().extend(violation(&store, &["old", "new", "next"]));
+            match counter.fetch_sub(1, Ordering::SeqCst) {
+                1.. => None,
+                0 if after => Some(Fault::ResetAfterEffect),
+                // From here on the process counts as dead: all requests fail.
+                _ => Some(Fault::Error(403, "Dead")),
             }
+        });
+        // No retries: a dead process does not try again.
+        let mortal = server.params().with_attempts(1).connect().unwrap();
+        let first = write(&mortal, WriteMode::Overwrite, "new");
+        let was_hit = left.load(Ordering::SeqCst) < 0;
+        if twice && was_hit {
+            // The next run dies, too, while it clears up.
+            memory.age("lab", "out/_work/", Duration::from_hours(1));
+            left.store(requests / 2 + 1, Ordering::SeqCst);
+            let _ = write(&mortal, WriteMode::Overwrite, "new");
         }
+        left.store(i64::MAX, Ordering::SeqCst);
+        // This process lives on, so only the age of the lease tells that the run is dead.
+        memory.age("lab", "out/_work/", Duration::from_hours(1));
+        let next = write(&calm, WriteMode::Overwrite, "next");
+        let what = format!("after {requests} requests ({after} {twice}): {first:?}");
+        next.unwrap_or_else(|e| panic!("{what} {}", e.to_line()));
+        violations.lock().unwrap().extend(violation(&memory, &["next"]));
+        assert_eq!(*violations.lock().unwrap(), BTreeSet::new(), "{what}");
+        assert_eq!(others(&memory), DONE.map(str::to_owned).to_vec(), "{what}");
+        assert_eq!(memory.uploads(), Vec::<String>::new(), "{what}");
+        if !was_hit {
+            assert!(first.is_ok() && requests > 30, "{requests} {first:?}");
+            break;
+        }
+        requests += 1;
     }
+}
+
+#[test]
+fn a_run_may_die_before_any_request() {
+    dies_at_any_request(false, false);
+}
+
+#[test]
+fn a_run_may_die_after_any_request() {
+    dies_at_any_request(true, false);
+}
+
+#[test]
+fn two_runs_may_die_before_any_request() {
+    dies_at_any_request(false, true);
+}
+
+#[test]
+fn two_runs_may_die_after_any_request() {
+    dies_at_any_request(true, true);
 }
 
 #[test]
