@@ -1,5 +1,7 @@
 //! OpenCV's own ORB behind our trait: an alternative backend, and the oracle of the tests.
 
+use std::sync::{Mutex, PoisonError};
+
 use opencv::core::{KeyPoint as CvKeyPoint, Mat, Ptr, Vector};
 use opencv::features2d::{ORB, ORB_ScoreType};
 use opencv::prelude::*;
@@ -80,13 +82,25 @@ impl OpenCvOrb {
         let made = match scratch.made_for.take() {
             Some(made) if made.0 == *self.params() => made,
             _ => {
-                // The caller spreads images over threads; OpenCV's own threads would only compete with these.
-                opencv::core::set_num_threads(1).map_err(failed)?;
+                keep_to_one_thread().map_err(failed)?;
                 (self.params().clone(), create(self.params()).map_err(failed)?)
             }
         };
         Ok(&mut scratch.made_for.insert(made).1)
     }
+}
+
+/// Keeps OpenCV to the calling thread: the caller spreads images over threads, and OpenCV's own would only compete.
+///
+/// Once a process: `cv::setNumThreads` called by two threads at a time may end the same arena of TBB twice, a crash.
+fn keep_to_one_thread() -> opencv::Result<()> {
+    static IS_SET: Mutex<bool> = Mutex::new(false);
+    let mut is_set = IS_SET.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*is_set {
+        opencv::core::set_num_threads(1)?;
+        *is_set = true;
+    }
+    Ok(())
 }
 
 fn create(params: &OrbParams) -> opencv::Result<Ptr<ORB>> {
@@ -251,6 +265,20 @@ impl Feature2D for OpenCvOrb {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn threads_make_objects_at_the_same_time() {
+        let orb = &OpenCvOrb::new(OrbParams::default()).unwrap();
+        std::thread::scope(|threads| {
+            for _ in 0..8 {
+                threads.spawn(|| {
+                    for _ in 0..2_000 {
+                        orb.object(&mut OpenCvScratch::default()).unwrap();
+                    }
+                });
+            }
+        });
+    }
 
     #[test]
     fn an_image_with_more_keypoints_than_the_limit_is_an_error() {
