@@ -130,6 +130,22 @@ def peak(command):
     return time.perf_counter() - begun, highest / 1024
 
 
+def wide(file, n=100_000, d=1280, k=200):
+    """Rows of few directions and noise, around means, as embeddings are."""
+    random = np.random.default_rng(2)
+    rows = random.standard_normal((n, 300), np.float32) / np.sqrt(1 + np.arange(300, dtype=np.float32))
+    rows = rows @ random.standard_normal((300, d), np.float32)
+    rows += random.random(d, np.float32) + 0.3 * random.standard_normal((n, d), np.float32)
+    rows.tofile(file)
+    for floats in (rows, rows.astype(np.float64)):
+        def theirs(floats=floats):
+            return least(lambda: PCA(k, svd_solver="covariance_eigh").fit(floats))
+
+        name = f"scikit-learn {sklearn.__version__}, covariance_eigh, {floats.dtype}"
+        compare(f"PCA fit, {n:,} x {d:,} float32 to {k}, all cores",
+                lambda: side(SIDE, "wide", file, str(d), str(k))[0], theirs, name, scale=1e3, unit="ms")
+
+
 def main():
     photos, flags = sys.argv[1], sys.argv[2:]
     paths = sorted(glob.glob(f"{photos}/**/*.jpg", recursive=True))
@@ -179,6 +195,7 @@ def main():
         compare("PCA fit and projection, 10^6 x 32, all cores", lambda: side(SIDE, "pca", f"{work}/rows")[0],
                 sk, name, scale=1e3, unit="ms")
 
+        wide(f"{work}/wide")
         target = f"{work}/out"
         for mode, ours in (("color", []), ("gray", ["--gray", "luma"])):
             def job(mode=mode):

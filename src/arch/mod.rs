@@ -15,6 +15,7 @@ mod gram;
 mod gray;
 mod hamming;
 mod patch;
+mod products;
 mod project;
 mod resize;
 mod simd;
@@ -26,6 +27,7 @@ pub(crate) use fast::{RADIUS, RingRows};
 pub(crate) use gram::{GRAM_ROWS, GRAM_SIDE, GramSums};
 pub(crate) use hamming::{HAMMING_LANES, HAMMING_WORDS, HammingBlock};
 pub(crate) use patch::{HARRIS_RUN, HARRIS_SIDE, PATCH_RUN, PatchRow};
+pub(crate) use products::{PANEL, PANEL_ROWS, Panel};
 pub(crate) use project::{Float, Loadings};
 pub(crate) use resize::Taps;
 pub use simd::Simd;
@@ -94,6 +96,10 @@ pub(crate) struct Kernels {
     pub hamming: Distances,
     /// [`hamming::by_bytes`] of pairs of bits.
     pub hamming2: Distances,
+    /// [`products::fill_panel`].
+    pub fill_panel: fn(block: &[f32], d: usize, start: usize, panel: &mut Panel),
+    /// [`products::add_products`].
+    pub add_products: fn(left: &Panel, right: &Panel, gram: &mut [f64], stride: usize),
     /// [`project::project`].
     pub project_f32: fn(rows: &[f32], loadings: &Loadings<f32>, scores: &mut [f32]),
     /// [`project::project`].
@@ -117,6 +123,8 @@ impl Kernels {
         gram: gram::gram,
         hamming: hamming::by_bytes::<false>,
         hamming2: hamming::by_bytes::<true>,
+        fill_panel: products::fill_panel,
+        add_products: products::add_products::<1, 8>,
         project_f32: project::project::<f32, 2>,
         project_f64: project::project::<f64, 1>,
     };
@@ -346,6 +354,33 @@ mod tests {
                     sums
                 });
             }
+        }
+    }
+
+    #[test]
+    fn products_of_panels_have_the_scalar_bits() {
+        for (n, d) in [(1, 1), (2, 33), (7, 64), (PANEL_ROWS, 70)] {
+            let n = if cfg!(miri) { n.min(8) } else { n };
+            let block = noise(n as u32, n * d);
+            let block: Vec<f32> = block
+                .iter()
+                .enumerate()
+                .map(|(i, &v)| f32::from(v) + (i % d * 99) as f32)
+                .collect();
+            check(&format!("{n} x {d}"), |kernels| {
+                let panels = (0..d).step_by(PANEL).map(|start| {
+                    let mut panel = Panel::default();
+                    (kernels.fill_panel)(&block, d, start, &mut panel);
+                    panel
+                });
+                let panels: Vec<Panel> = panels.collect();
+                let sums = panels.iter().map(|right| {
+                    let mut gram = vec![7.0_f64; PANEL * (PANEL + 3)];
+                    (kernels.add_products)(&panels[0], right, &mut gram, PANEL + 3);
+                    gram.into_iter().map(f64::to_bits).collect::<Vec<_>>()
+                });
+                (sums.collect::<Vec<_>>(), panels.clone())
+            });
         }
     }
 

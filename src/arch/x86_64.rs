@@ -4,7 +4,8 @@
 use super::hamming::avx512::by_words;
 use super::{
     GAUSS_LEN, GRAM_SIDE, GramSums, HAMMING_LANES, HAMMING_WORDS, HammingBlock, Kernels, Loadings,
-    PatchRow, RingRows, Simd, Taps, blur, brief, fast, gram, gray, hamming, patch, project, resize,
+    Panel, PatchRow, RingRows, Simd, Taps, blur, brief, fast, gram, gray, hamming, patch, products,
+    project, resize,
 };
 
 /// Compiles the kernels with target features enabled, and makes the table of them.
@@ -32,7 +33,7 @@ macro_rules! kernels {
             };
         }
     };
-    ($simd:ident, $module:ident, $features:literal, $wide:literal, $narrow:literal, $rows:literal, $rows64:literal) => {
+    ($simd:ident, $module:ident, $features:literal, $wide:literal, $narrow:literal, $rows:literal, $rows64:literal, $groups:literal) => {
         kernels! {
             $simd, $module, $features,
             gray = gray::gray, (colors: &[u8], channels: usize, weights: [u32; 3], out: &mut [u8]);
@@ -52,6 +53,9 @@ macro_rules! kernels {
                 (query: &[u32; HAMMING_WORDS], blocks: &[HammingBlock], out: &mut [[u16; HAMMING_LANES]]) -> u16;
             hamming2 = hamming::by_bytes::<true>,
                 (query: &[u32; HAMMING_WORDS], blocks: &[HammingBlock], out: &mut [[u16; HAMMING_LANES]]) -> u16;
+            fill_panel = products::fill_panel, (block: &[f32], d: usize, start: usize, panel: &mut Panel);
+            add_products = products::add_products::<$groups, 16>,
+                (left: &Panel, right: &Panel, gram: &mut [f64], stride: usize);
             project_f32 = project::project::<f32, $rows>,
                 (rows: &[f32], loadings: &Loadings<f32>, scores: &mut [f32]);
             project_f64 = project::project::<f64, $rows64>,
@@ -61,7 +65,7 @@ macro_rules! kernels {
 }
 
 // FMA is enabled for speed: without it, each `mul_add` is a library call.
-kernels!(Avx2, avx2, "avx2,fma,bmi1,bmi2,lzcnt,popcnt", 32, 16, 4, 2);
+kernels!(Avx2, avx2, "avx2,fma,bmi1,bmi2,lzcnt,popcnt", 32, 16, 4, 2, 1);
 kernels!(
     Avx512,
     avx512,
@@ -69,7 +73,8 @@ kernels!(
     64,
     16,
     8,
-    4
+    4,
+    2
 );
 
 /// The kernels for AVX-512. Distances have a version for the machines of it that can count bits.

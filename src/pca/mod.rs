@@ -13,6 +13,7 @@ mod moments;
 mod origin;
 mod params;
 mod passes;
+mod products;
 mod solve;
 
 use ndarray::{Array2, ArrayView2};

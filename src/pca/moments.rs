@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 
 use nalgebra::DMatrix;
-use ndarray::linalg::general_mat_mul;
-use ndarray::{Array2, ArrayView2, Axis, s};
+use ndarray::{Array2, ArrayView2, Axis};
 use rayon::prelude::*;
 
+use super::products::{BLOCK_ROWS, add_products};
 use super::{PcaInput, PcaModel, PcaParams, TASK_ROWS, bits_of, solve};
 use crate::arch::{GRAM_ROWS, GRAM_SIDE, GramSums, Kernels};
 use crate::error::{Error, Result};
@@ -16,8 +16,12 @@ use crate::features::{Element, VectorFormat, VectorsView};
 ///
 /// For bytes these are exact integers: any split of the rows, in any order, merges to the same moments. For floats
 /// these are float64 sums over blocks of 256 rows, in the order of the rows, however many rows are pushed at a time.
-/// Merging adds the sums, so the same parts merged in the same order give the same bits. A product of two float32 is
-/// exact in float64, so neither threads nor instruction sets change a bit.
+/// Merging adds the sums, so the same parts merged in the same order give the same bits. Neither threads nor instruction
+/// sets change a bit.
+///
+/// Products of floats are exact, but for long vectors of many rows, where they take the time: if a row has more than 512
+/// elements, rows after the first 2,048 are centred by their block's mean and multiplied in float32. The error of a
+/// covariance is then some 1e-8 of the product of the two standard deviations, that of float32 sums over 256 rows.
 ///
 /// # Examples
 /// ```
@@ -52,15 +56,12 @@ enum ElementSums {
     F32 { sum: Vec<f64>, gram: Array2<f64>, pending: Vec<f32> },
 }
 
-/// Rows of floats whose products are summed before they are added to those of others. Matrix products of more rows may
-/// split the sums in ways that depend on the machine.
-const BLOCK_ROWS: usize = 256;
-/// Rows and columns of the Gram matrix that a thread works on at a time.
-const BAND: usize = 128;
-/// Most bytes of rows that are converted to float64 at a time, if a block has no more.
-const CONVERTED_BYTES: usize = 16 << 20;
-/// Elements that a thread converts at a time.
-const CONVERTED_LEN: usize = 64 << 10;
+/// Rows of floats whose sums are added at a time, while they are in the cache.
+const PUSHED_ROWS: usize = 8 * BLOCK_ROWS;
+/// Elements of rows of floats that a thread checks at a time.
+const CHECKED_LEN: usize = 256 << 10;
+/// Elements of rows of floats that a thread sums up.
+const SUM_COLUMNS: usize = 256;
 
 /// Equal if [`Moments::to_bytes`] are.
 impl PartialEq for Moments {
@@ -190,28 +191,42 @@ impl Moments {
     pub fn push_rows_f32(&mut self, rows: ArrayView2<'_, f32>) -> Result<()> {
         self.check(Element::F32, rows.ncols())?;
         check_finite(rows)?;
-        self.count += rows.nrows() as u64;
-        let d = self.dimensions;
-        let ElementSums::F32 { sum, gram, pending } = &mut self.sums else { return Ok(()) };
-        let rows = rows.as_standard_layout();
-        let Some(values) = rows.as_slice().filter(|values| !values.is_empty()) else {
+        if self.dimensions == 0 {
+            self.count += rows.nrows() as u64;
             return Ok(());
-        };
-        for row in values.chunks_exact(d) {
-            sum.iter_mut().zip(row).for_each(|(sum, &v)| *sum += f64::from(v));
         }
+        let rows = rows.as_standard_layout();
+        for rows in rows.axis_chunks_iter(Axis(0), PUSHED_ROWS) {
+            self.add_floats(rows.as_slice().expect("the layout is standard"));
+        }
+        Ok(())
+    }
+
+    /// Adds rows of floats of the right length.
+    fn add_floats(&mut self, rows: &[f32]) {
+        let d = self.dimensions;
+        let ElementSums::F32 { sum, gram, pending } = &mut self.sums else { return };
+        sum.par_chunks_mut(SUM_COLUMNS).enumerate().for_each(|(i, sum)| {
+            for row in rows.chunks_exact(d) {
+                let row = &row[i * SUM_COLUMNS..];
+                sum.iter_mut().zip(row).for_each(|(sum, &v)| *sum += f64::from(v));
+            }
+        });
+        let n = |values: &[f32]| (values.len() / d) as u64;
+        let mut before = self.count - n(pending);
+        self.count += n(rows);
         let block = BLOCK_ROWS * d;
         // Up to a whole block first, then whole blocks as they are.
-        let (first, values) = values.split_at(values.len().min((block - pending.len()) % block));
+        let (first, rows) = rows.split_at(rows.len().min((block - pending.len()) % block));
         pending.extend_from_slice(first);
         if pending.len() == block {
-            add_products(pending, gram);
+            add_products(pending, before, gram);
+            before += BLOCK_ROWS as u64;
             pending.clear();
         }
-        let (whole, rest) = values.split_at(values.len() / block * block);
-        add_products(whole, gram);
+        let (whole, rest) = rows.split_at(rows.len() / block * block);
+        add_products(whole, before, gram);
         pending.extend_from_slice(rest);
-        Ok(())
     }
 
     /// The same with the products of all rows in the sums.
@@ -227,9 +242,13 @@ impl Moments {
     }
 
     fn settle(&mut self) {
-        if let ElementSums::F32 { gram, pending, .. } = &mut self.sums {
-            add_products(pending, gram);
-            pending.clear();
+        match &mut self.sums {
+            ElementSums::F32 { gram, pending, .. } if !pending.is_empty() => {
+                let rows = pending.len() / self.dimensions;
+                add_products(pending, self.count - rows as u64, gram);
+                pending.clear();
+            }
+            _ => {}
         }
     }
 
@@ -431,7 +450,7 @@ impl Moments {
 /// Refuses rows with an element that is not finite.
 pub(super) fn check_finite(rows: ArrayView2<'_, f32>) -> Result<()> {
     let is_finite = |values: &[f32]| values.iter().fold(true, |all, v| all & v.is_finite());
-    if rows.as_slice().is_some_and(is_finite) {
+    if rows.as_slice().is_some_and(|values| values.par_chunks(CHECKED_LEN).all(is_finite)) {
         return Ok(());
     }
     let found = rows.indexed_iter().find(|(_, v)| !v.is_finite());
@@ -440,33 +459,6 @@ pub(super) fn check_finite(rows: ArrayView2<'_, f32>) -> Result<()> {
             Err(Error::shape(format!("element {at} of row {row} is not finite")))
         }
         None => Ok(()),
-    }
-}
-
-/// Adds the products of two elements of each row to the upper triangle of `gram`, block by block.
-fn add_products(rows: &[f32], gram: &mut Array2<f64>) {
-    let d = gram.ncols();
-    if d == 0 {
-        return;
-    }
-    let mut wide = Vec::new();
-    let at_a_time = (CONVERTED_BYTES / (8 * BLOCK_ROWS * d)).max(1) * BLOCK_ROWS * d;
-    for rows in rows.chunks(at_a_time) {
-        wide.resize(rows.len(), 0.0);
-        let convert = |(to, from): (&mut [f64], &[f32])| {
-            to.iter_mut().zip(from).for_each(|(to, &v)| *to = f64::from(v));
-        };
-        wide.par_chunks_mut(CONVERTED_LEN).zip(rows.par_chunks(CONVERTED_LEN)).for_each(convert);
-        let wide = ArrayView2::from_shape((rows.len() / d, d), &wide).expect("whole rows");
-        let bands: Vec<_> = gram.axis_chunks_iter_mut(Axis(0), BAND).enumerate().collect();
-        bands.into_par_iter().for_each(|(band, mut gram)| {
-            let (start, end) = (band * BAND, band * BAND + gram.nrows());
-            for block in wide.axis_chunks_iter(Axis(0), BLOCK_ROWS) {
-                let (left, right) = (block.slice(s![.., start..end]), block.slice(s![.., start..]));
-                let mut gram = gram.slice_mut(s![.., start..]);
-                general_mat_mul(1.0, &left.t(), &right, 1.0, &mut gram);
-            }
-        });
     }
 }
 

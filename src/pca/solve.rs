@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
 
-use super::{Components, Moments, PcaModel, PcaParams, PowerIterations, Solver};
+use super::{Components, Moments, PcaModel, PcaParams, PowerIterations, Solver, products};
 use crate::features::Element;
 
 /// The most power iterations that [`PowerIterations::Auto`] takes.
@@ -19,6 +19,10 @@ const TOLERANCE: f64 = 1e-12;
 /// With more dimensions, the powers of the randomized solver take longer until they have converged than an exact
 /// decomposition, which is faer's then, if it is built in (feature `wide`): nalgebra takes ten times as long.
 const WIDE: usize = 256;
+
+/// Tasks into which faer cuts its work, whatever the number of threads.
+#[cfg(feature = "wide")]
+const TASKS: usize = 8;
 
 /// Smallest pivot of a Cholesky factor, relative to the largest, with which it makes vectors orthonormal.
 const LEAST_PIVOT: f64 = 1e-6;
@@ -39,7 +43,18 @@ pub(super) fn fit(moments: &Moments, covariance: &DMatrix<f64>, params: &PcaPara
         }
         Solver::Covariance | Solver::Auto { .. } => (exact(covariance), 0),
     };
-    let variance: Array1<f64> = eigen.values.iter().take(k).map(|v| v.max(0.0)).collect();
+    let mut variance: Array1<f64> = eigen.values.iter().take(k).map(|v| v.max(0.0)).collect();
+    let rounding = match moments.element() {
+        Element::U8 => 0.0,
+        Element::F32 => products::rounding(dimensions, rows),
+    };
+    for (variance, vector) in variance.iter_mut().zip(eigen.vectors.column_iter()) {
+        // What the elements' own variances give in this direction.
+        let own: f64 = vector.iter().enumerate().map(|(i, v)| v * v * covariance[(i, i)]).sum();
+        if *variance <= rounding * own {
+            *variance = 0.0;
+        }
+    }
     let total = match moments.element() {
         Element::U8 => covariance.trace(),
         // Rounding errors in the sums can make the trace less than the sum of the variances.
@@ -147,7 +162,8 @@ fn exact(matrix: &DMatrix<f64>) -> Eigen {
     }
 }
 
-/// The same on one thread, so that the number of threads changes no bit. The sums' order depends on the instruction set.
+/// The same. The sums' order depends on the instruction set, but not on the number of threads: the work is cut into a
+/// constant number of tasks.
 #[cfg(feature = "wide")]
 fn exact_wide(matrix: &DMatrix<f64>) -> Eigen {
     use faer::diag::Diag;
@@ -157,7 +173,7 @@ fn exact_wide(matrix: &DMatrix<f64>) -> Eigen {
     let d = matrix.nrows();
     let view = MatRef::from_column_major_slice(matrix.as_slice(), d, d);
     let (mut values, mut vectors) = (Diag::zeros(d), Mat::zeros(d, d));
-    let par = Par::Seq;
+    let par = Par::rayon(TASKS);
     let params = Spec::default();
     let size = self_adjoint_evd_scratch::<f64>(d, ComputeEigenvectors::Yes, par, params);
     let mut memory = MemBuffer::new(size);

@@ -4,6 +4,7 @@
 //! compare orb FOLDER N_FEATURES [opencv]    detect_and_compute on each *.pgm
 //! compare decode FOLDER bgr|luma            each *.jpg to grey
 //! compare pca FILE                          fit and project rows of 32 bytes
+//! compare wide FILE D K                     fit rows of D floats to K components
 //! ```
 //!
 //! Prints the time for each image, or for all rows, in seconds, and a checksum of the result.
@@ -106,6 +107,21 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
                 black_box(&mut scores);
             });
             (seconds, (ratio * 1e9).round() as u64)
+        }
+        ["wide", file, d, k] => {
+            let (bytes, d) = (std::fs::read(PathBuf::from(file))?, d.parse()?);
+            let floats: Vec<f32> =
+                bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+            drop(bytes);
+            let rows = ArrayView2::from_shape((floats.len() / d, d), &floats)?;
+            let (params, mut ratio) = (PcaParams::new(k.parse()?), 0.0);
+            let seconds = time(|| {
+                let mut moments = Moments::new_f32(d);
+                moments.push_rows_f32(rows).expect("rows of finite floats");
+                let model = moments.fit(&params).expect("there are rows enough");
+                ratio = model.explained_variance_ratio().sum();
+            });
+            (seconds, (ratio * 1e6).round() as u64)
         }
         _ => return Err("see the top of benches/compare/src/main.rs".into()),
     };

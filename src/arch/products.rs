@@ -1,0 +1,136 @@
+//! Sums of products of the columns of a block of floats, by panels of columns.
+
+/// Columns of a panel.
+pub(crate) const PANEL: usize = 32;
+/// Most rows of a panel: their products are summed in float32.
+pub(crate) const PANEL_ROWS: usize = 256;
+/// Columns of the left panel whose sums make an array that the compiler keeps in registers.
+const GROUP: usize = 4;
+
+/// Columns of a block of rows, each centred and scaled to less than 1, and what undoes that.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Panel {
+    /// The number of columns; there are zeros in place of missing ones.
+    width: usize,
+    rows: Vec<[f32; PANEL]>,
+    sums: [f64; PANEL],
+    means: [f64; PANEL],
+    /// Powers of two.
+    scales: [f64; PANEL],
+}
+
+impl Default for Panel {
+    fn default() -> Self {
+        let zeros = [0.0; PANEL];
+        Self { width: 0, rows: Vec::new(), sums: zeros, means: zeros, scales: zeros }
+    }
+}
+
+/// Takes the columns from `start` on, as many as there are, of rows of `d` elements. There are [`PANEL_ROWS`] at most.
+#[inline(always)]
+pub(super) fn fill_panel(block: &[f32], d: usize, start: usize, panel: &mut Panel) {
+    let Panel { width, rows, sums, means, scales } = panel;
+    *width = PANEL.min(d - start);
+    rows.resize(block.len() / d, [0.0; PANEL]);
+    *sums = [0.0; PANEL];
+    for (to, row) in rows.iter_mut().zip(block.chunks_exact(d)) {
+        if let Some(whole) = row[start..].first_chunk() {
+            *to = *whole;
+        } else {
+            *to = [0.0; PANEL];
+            to[..*width].copy_from_slice(&row[start..]);
+        }
+        for i in 0..PANEL {
+            sums[i] += f64::from(to[i]);
+        }
+    }
+    let n = rows.len() as f64;
+    let mut largest = [0.0_f64; PANEL];
+    for i in 0..PANEL {
+        means[i] = sums[i] / n;
+    }
+    for row in rows.iter() {
+        for i in 0..PANEL {
+            let far = (f64::from(row[i]) - means[i]).abs();
+            largest[i] = if far > largest[i] { far } else { largest[i] };
+        }
+    }
+    let mut factors = [0.0; PANEL];
+    for i in 0..PANEL {
+        scales[i] = power_above(largest[i]);
+        factors[i] = 1.0 / scales[i];
+    }
+    for row in rows {
+        for i in 0..PANEL {
+            row[i] = ((f64::from(row[i]) - means[i]) * factors[i]) as f32;
+        }
+    }
+}
+
+/// The power of two above a positive number; 1 for zero.
+#[inline(always)]
+fn power_above(number: f64) -> f64 {
+    if number == 0.0 { 1.0 } else { 2.0 * f64::from_bits(number.to_bits() >> 52 << 52) }
+}
+
+/// Adds, for each column of `left` and each of `right`, the sum of the products of their elements, before they were
+/// centred: for columns `i` and `j` to `gram[i * stride + j]`. Both panels are of the same rows.
+///
+/// Products of centred elements are summed in float32 in the order of the rows, without a fused multiply-add; the rest
+/// is float64. The error is that of float32 sums of the deviations from the block's means.
+#[inline(always)]
+pub(super) fn add_products<const G: usize, const R: usize>(
+    left: &Panel,
+    right: &Panel,
+    gram: &mut [f64],
+    stride: usize,
+) {
+    let mut of_centred = [[0.0_f32; PANEL]; PANEL];
+    for i in 0..PANEL / (GROUP * G) {
+        for j in 0..PANEL / R {
+            let mut sums = [[[0.0; R]; GROUP]; G];
+            for (one, other) in left.rows.iter().zip(&right.rows) {
+                let one = &one.as_chunks::<GROUP>().0.as_chunks::<G>().0[i];
+                let other = &other.as_chunks::<R>().0[j];
+                for g in 0..G {
+                    for k in 0..GROUP {
+                        sums[g][k] = add(sums[g][k], one[g][k], other);
+                    }
+                }
+            }
+            for g in 0..G {
+                for k in 0..GROUP {
+                    of_centred[(i * G + g) * GROUP + k].as_chunks_mut::<R>().0[j] = sums[g][k];
+                }
+            }
+        }
+    }
+    for i in 0..left.width {
+        let (scale, mean) = (left.scales[i], left.means[i]);
+        let mut sums = [0.0; PANEL];
+        for j in 0..PANEL {
+            let of_centred = f64::from(of_centred[i][j]) * (scale * right.scales[j]);
+            sums[j] = of_centred + mean * right.sums[j];
+        }
+        let gram = &mut gram[i * stride..];
+        if let Some(gram) = gram[..right.width].first_chunk_mut::<PANEL>() {
+            for j in 0..PANEL {
+                gram[j] += sums[j];
+            }
+        } else {
+            for j in 0..right.width {
+                gram[j] += sums[j];
+            }
+        }
+    }
+}
+
+/// Takes the sums by value, because the compiler does not keep sums behind a reference in wide registers.
+#[inline(always)]
+fn add<const R: usize>(sums: [f32; R], value: f32, others: &[f32; R]) -> [f32; R] {
+    let mut added = sums;
+    for lane in 0..R {
+        added[lane] = sums[lane] + value * others[lane];
+    }
+    added
+}
