@@ -80,7 +80,7 @@
 //! | `opencv` | no | OpenCV's own ORB behind [`Feature2D`](features::Feature2D), and the parity tests |
 //! | `onnx` | no | [`OnnxExtractor`](onnx::OnnxExtractor): embeddings of photos by a network in an ONNX file, run by tract |
 //! | `onnxruntime` | no | the same, run by Microsoft's ONNX Runtime, whose library is loaded at run time |
-//! | `wide` | by `onnx` | a fast PCA of vectors of more than 256 elements: the eigen-decomposition of faer |
+//! | `wide` | by `cli` and `onnx` | a fast PCA of vectors of more than 256 elements: the eigen-decomposition of faer |
 //! | `draw` | no | keypoints and matches on photos, as SVG and PNG |
 //! | `search` | no | an index of a result's photos, search in it, duplicates |
 //! | `report` | no | a page on a result: one file of HTML, or JSON |
