@@ -32,10 +32,11 @@ pub(super) fn add_products(rows: &[f32], before: u64, gram: &mut Array2<f64>) {
         return;
     }
     let (most_elements, most_rows) = MOST_EXACT;
-    let exact = match d > most_elements {
+    let exact = if d <= most_elements {
+        rows.len()
+    } else {
         // Up to the first block that has as many rows before it.
-        true => (most_rows.saturating_sub(before) as usize).next_multiple_of(BLOCK_ROWS) * d,
-        false => rows.len(),
+        (most_rows.saturating_sub(before) as usize).next_multiple_of(BLOCK_ROWS) * d
     };
     let (exact, rest) = rows.split_at(exact.min(rows.len()));
     let at_a_time = (CONVERTED_LEN / (BLOCK_ROWS * d)).max(1) * BLOCK_ROWS * d;
@@ -107,8 +108,8 @@ mod tests {
     const N: usize = MOST_EXACT.1 as usize + 3 * BLOCK_ROWS + 100;
 
     fn noise(i: usize, j: usize) -> f32 {
-        let mixed =
-            (i as u64 * 0x9e37_79b9 ^ j as u64 * 0x85eb_ca6b).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let mixed = ((i as u64 * 0x9e37_79b9) ^ (j as u64 * 0x85eb_ca6b))
+            .wrapping_mul(0x94d0_49bb_1331_11eb);
         ((mixed ^ mixed >> 29) >> 40) as f32 / (1 << 23) as f32 - 1.0
     }
 

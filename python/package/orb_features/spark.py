@@ -15,6 +15,10 @@ A task works on one thread, as Spark runs one for each core. Every function that
 imports what it needs there, so that a worker without this package says so.
 """
 
+import contextlib
+import importlib
+import threading
+
 from . import ORB_PARAMETERS, Extraction, Moments, Pca, _split
 from ._lib import STORAGE_OPTIONS
 
@@ -178,6 +182,8 @@ def moments(frame, column, *, pca_input="bytes"):
     """The moments of a column: descriptors, lists of floats or vectors. Each partition gives one small row, merged here. Nulls
     are left out. For bytes and bits, the moments are whole numbers: the same however Spark cuts the frame.
     """
+    from pyspark.sql.types import BinaryType, StructField, StructType
+
     missing = _MISSING
 
     def of_partition(batches):
@@ -198,8 +204,10 @@ def moments(frame, column, *, pca_input="bytes"):
             column = pyarrow.array([found.to_bytes()], pyarrow.binary())
             yield pyarrow.RecordBatch.from_arrays([column], names=["moments"])
 
+    # Spark's parser of types, which a text would start, takes 0.2 s the first time.
+    wanted = StructType([StructField("moments", BinaryType())])
     whole = None
-    for row in frame.select(column).mapInArrow(of_partition, "moments binary").collect():
+    for row in frame.select(column).mapInArrow(of_partition, wanted).collect():
         part = Moments.from_bytes(bytes(row.moments))
         whole = part if whole is None else whole.merge(part)
     return Moments() if whole is None else whole
@@ -270,7 +278,15 @@ def register(spark):
     A photo that cannot be read or decoded is treated by ``on_error``, "skip" by default, which each task logs as a warning on its
     worker. A task that can read none of its photos fails: that is no access, or another machine's folder.
     """
+    # ``mapInArrow`` imports pandas: in these seconds Python only waits for the JVM.
+    threading.Thread(target=_import_pandas).start()
     spark.dataSource.register(_data_source())
+
+
+def _import_pandas():
+    # A session without pandas says so where it is needed.
+    with contextlib.suppress(ImportError):
+        importlib.import_module("pandas")
 
 
 def _data_source():
@@ -348,8 +364,8 @@ def _data_source():
             # Some 64 KB for a photo whose size is not known.
             sizes = [64 << 10 if photo[1] is None else photo[1] for photo in photos]
             if size is None:
-                # Tasks of a second or two, and sixteen of them at least, if that does not make them tiny.
-                size = min(32 << 20, max(1 << 20, sum(sizes) // 16))
+                # Tasks of a second or two, and sixteen of them at least, unless the start of a task then takes most of it.
+                size = min(32 << 20, max(4 << 20, sum(sizes) // 16))
             parts, part, filled = [], [], 0
             for photo, length in zip(photos, sizes, strict=True):
                 part.append(photo)
