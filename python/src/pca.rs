@@ -164,6 +164,7 @@ impl PyMoments {
     /// Adds the moments of other rows. Returns itself.
     fn merge<'py>(
         mut slf: PyRefMut<'py, Self>,
+        py: Python<'py>,
         other: &Bound<'py, Self>,
     ) -> PyResult<PyRefMut<'py, Self>> {
         let other = if slf.as_ptr() == other.as_ptr() {
@@ -171,7 +172,8 @@ impl PyMoments {
         } else {
             other.borrow().moments.clone()
         };
-        slf.moments.merge(&other).map_err(Failure)?;
+        let moments = &mut slf.moments;
+        py.detach(|| on_threads(|| Ok(moments.merge(&other)?)))?;
         Ok(slf)
     }
 
@@ -219,8 +221,9 @@ impl PyMoments {
     }
 
     /// The moments as bytes, to merge them elsewhere.
-    fn to_bytes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, &self.moments.to_bytes())
+    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let bytes = py.detach(|| on_threads(|| Ok(self.moments.to_bytes())))?;
+        Ok(PyBytes::new(py, &bytes))
     }
 
     /// Reads what `to_bytes` wrote.
@@ -232,12 +235,12 @@ impl PyMoments {
     fn __reduce__<'py>(
         slf: &Bound<'py, Self>,
     ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyTuple>)> {
-        let bytes = slf.borrow().to_bytes(slf.py());
+        let bytes = slf.borrow().to_bytes(slf.py())?;
         Ok((slf.get_type().getattr("from_bytes")?, PyTuple::new(slf.py(), [bytes])?))
     }
 
-    fn __eq__(&self, other: &Self) -> bool {
-        self.moments == other.moments
+    fn __eq__(&self, py: Python<'_>, other: &Self) -> PyResult<bool> {
+        Ok(py.detach(|| on_threads(|| Ok(self.moments == other.moments)))?)
     }
 
     fn __repr__(&self) -> String {

@@ -94,16 +94,21 @@ def test_any_strides_are_read_right():
     assert orb_features.Moments.of(read_only) == orb_features.Moments.of(rows.astype("u1"))
 
 
-def push_in_child(rows, wanted):
-    assert orb_features.Moments().push(rows).to_bytes() == wanted
+def fit_in_child(rows, wanted, model):
+    moments = orb_features.Moments.of(rows)
+    assert moments.to_bytes() == wanted
+    assert moments.fit(5) == model
+    assert moments.merge(moments).count == 2 * len(rows)
 
 
-def test_a_fork_has_threads_of_its_own():
+@pytest.mark.parametrize("shape, dtype", [((200_000, 32), "u1"), ((1_000, 600), "f4")])
+def test_a_fork_has_threads_of_its_own(shape, dtype):
     import multiprocessing
 
-    rows = numpy.random.default_rng(0).integers(0, 256, (200_000, 32)).astype("u1")
-    wanted = orb_features.Moments().push(rows).to_bytes()
-    child = multiprocessing.get_context("fork").Process(target=push_in_child, args=(rows, wanted))
+    rows = numpy.random.default_rng(0).integers(0, 256, shape).astype(dtype)
+    moments = orb_features.Moments.of(rows)
+    wanted = moments.to_bytes()
+    child = multiprocessing.get_context("fork").Process(target=fit_in_child, args=(rows, wanted, moments.fit(5)))
     child.start()
     child.join(60)
     alive = child.is_alive()
