@@ -105,17 +105,19 @@ say "tests without default features"
 tests --no-default-features --lib
 tests --no-default-features --features jpeg
 say "tests with features $features, examples and benchmarks run once"
-# Without the Python package, which has no tests of cargo's: it is built and tested as a wheel below.
-tests --workspace --exclude orb-features-python --features "$features" --all-targets
-tests --features "$features" --doc
-cargo run --quiet --features "$features" --example quickstart target/quickstart-test
-cargo run --quiet --features "$features" --example own_stage
-cargo run --quiet --features "$features" --example own_extractor
-cargo run --quiet --features "$features" --example s3
+# The same packages each time: others would give the dependencies other features, and build them anew. Without the Python
+# package, which has no tests of cargo's: it is built and tested as a wheel below.
+all=(--workspace --exclude orb-features-python --features "$features")
+tests "${all[@]}" --all-targets
+tests "${all[@]}" --doc
+target/debug/examples/quickstart target/quickstart-test
+target/debug/examples/own_stage
+target/debug/examples/own_extractor
+target/debug/examples/s3
 
 say "the report in a browser"
 if command -v chromium >/dev/null; then
-    tests --features "$features" --test report -- --ignored
+    tests "${all[@]}" --test report -- --ignored
 else
     left_out+=("the report in a browser (needs chromium)")
 fi
@@ -137,13 +139,13 @@ if { [ -x $venv/bin/python ] || python3 -m venv $venv; } &&
     $venv/bin/pip install --quiet --disable-pip-version-check \
         numpy pandas pyarrow polars duckdb scikit-learn opencv-python-headless onnxruntime pillow 'moto[server]'; then
     ORB_FEATURES_MOTO=$PWD/$venv/bin/moto_server \
-        tests --features "$features" --test s3_other_server -- --include-ignored
+        tests "${all[@]}" --test s3_other_server -- --include-ignored
     # The program is the one that the tests have built.
     $venv/bin/python ci/read_back.py target/debug/orb-features target/quickstart-test/photos
     $venv/bin/python ci/read_formats.py target/debug/orb-features target/quickstart-test/photos
     ORT_DYLIB_PATH=$(echo $PWD/$venv/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime.so.*)
     export ORT_DYLIB_PATH
-    tests --features "$features" --test onnx
+    tests "${all[@]}" --test onnx
     for backend in tract onnxruntime; do
         $venv/bin/python ci/compare_embed.py target/debug/orb-features tests/fixtures/onnx/nhwc.onnx \
             target/quickstart-test/photos --backend $backend --repeat 1
