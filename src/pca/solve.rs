@@ -49,7 +49,7 @@ pub(super) fn fit(moments: &Moments, covariance: &DMatrix<f64>, params: &PcaPara
         Element::F32 => products::rounding(dimensions, rows),
     };
     for (variance, vector) in variance.iter_mut().zip(eigen.vectors.column_iter()) {
-        // What the elements' own variances give in this direction.
+        // The variance in this direction if the elements were not correlated.
         let own: f64 = vector.iter().enumerate().map(|(i, v)| v * v * covariance[(i, i)]).sum();
         if *variance <= rounding * own {
             *variance = 0.0;
