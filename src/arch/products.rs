@@ -1,5 +1,7 @@
 //! Sums of products of the columns of a block of floats, by panels of columns.
 
+use super::project::add;
+
 /// Columns of a panel.
 pub(crate) const PANEL: usize = 32;
 /// Most rows of a panel: their products are summed in float32.
@@ -123,14 +125,4 @@ pub(super) fn add_products<const G: usize, const R: usize>(
             }
         }
     }
-}
-
-/// Takes the sums by value, because the compiler does not keep sums behind a reference in wide registers.
-#[inline(always)]
-fn add<const R: usize>(sums: [f32; R], value: f32, others: &[f32; R]) -> [f32; R] {
-    let mut added = sums;
-    for lane in 0..R {
-        added[lane] = sums[lane] + value * others[lane];
-    }
-    added
 }
