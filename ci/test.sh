@@ -41,46 +41,63 @@ else
 fi
 echo "features: $features"
 
-say "format and lints"
+# What tests, lints, documentation and the package are built with: the same packages each time, as others would give the
+# dependencies other features, and build them anew. Without the Python package, which is built as a wheel below.
+all=(--workspace --exclude orb-features-python --features "$features")
+
+say "format and lints, with the Rust that is here"
 cargo fmt --all --check
-for set in "--no-default-features" "" "--features s3" "--features $features --workspace"; do
+for set in "--no-default-features" ""; do
     # shellcheck disable=SC2086  # the set is words
     cargo clippy --quiet --all-targets $set -- -D warnings
 done
 
+say "lints with the oldest Rust, with which all that follows is built"
+oldest=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+if command -v rustup >/dev/null && rustup toolchain install --profile minimal --component clippy "$oldest" >/dev/null 2>&1; then
+    export RUSTUP_TOOLCHAIN=$oldest
+else
+    left_out+=("the build with Rust $oldest (needs rustup and its server)")
+fi
+rustc --version
+cargo clippy --quiet --all-targets "${all[@]}" -- -D warnings
+cargo clippy --quiet --all-targets --workspace --features s3 -- -D warnings
 # Combinations that no test is built with.
 for set in "arrow" "parquet" "jpeg,arrow" "table" "draw" "search"; do
     cargo check --quiet --lib --no-default-features --features "$set"
 done
 
-say "the oldest Rust, and dependencies"
-oldest=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
-if command -v rustup >/dev/null && rustup toolchain install --profile minimal "$oldest" >/dev/null 2>&1; then
-    cargo "+$oldest" check --quiet --features cli
-    echo "built with Rust $oldest"
-else
-    left_out+=("the build with Rust $oldest (needs rustup and its server)")
-fi
+say "documentation"
+RUSTDOCFLAGS=-Dwarnings cargo doc --quiet --no-deps "${all[@]}"
+
+say "the package builds from itself alone"
+cargo package --quiet --allow-dirty --no-verify
+packed=$(mktemp -d)
+tar -xzf target/package/orb-features-*.crate -C "$packed" --strip-components 1
+cargo check --quiet --manifest-path "$packed/Cargo.toml" --target-dir target --features "$features"
+rm -r "$packed"
+
+say "dependencies"
 if cargo deny --version >/dev/null 2>&1; then
     cargo deny --all-features check licenses bans sources
 else
     left_out+=("licences and sources of dependencies (need cargo-deny); its advisories are never asked for: they are on GitHub")
 fi
 
-say "documentation"
-RUSTDOCFLAGS=-Dwarnings cargo doc --quiet --no-deps --features cli,onnxruntime
-
-say "another architecture, and Miri"
+say "tests without the optional features, on another architecture"
 aarch64=aarch64-unknown-linux-gnu
 if command -v qemu-aarch64 >/dev/null && command -v aarch64-linux-gnu-gcc >/dev/null &&
     command -v rustup >/dev/null && rustup target add $aarch64 >/dev/null 2>&1; then
-    # Emulated: kernels, golden keypoints, PCA and pixels.
+    # Emulated.
     CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
         CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu" \
-        tests --target $aarch64 --no-default-features --features jpeg --lib --test golden_orb --test pca --test decode
+        tests --target $aarch64 --no-default-features --features jpeg --lib --test flow
 else
+    tests --no-default-features --features jpeg --lib --test flow
     left_out+=("the tests on aarch64 (need rustup and its server, aarch64-linux-gnu-gcc and qemu-aarch64)")
 fi
+
+say "Miri"
 if ! cargo +nightly miri --version >/dev/null 2>&1 && command -v rustup >/dev/null; then
     rustup component add --toolchain nightly miri rust-src >/dev/null 2>&1 || true
 fi
@@ -101,15 +118,9 @@ for crate in opencv mozjpeg-sys clap parquet arrow-array aws-sdk-s3 tokio tract-
 done
 echo "none of the optional crates is built without default features"
 
-say "tests without default features"
-tests --no-default-features --lib
-tests --no-default-features --features jpeg
-say "tests with features $features, examples and benchmarks run once"
-# The same packages each time: others would give the dependencies other features, and build them anew. Without the Python
-# package, which has no tests of cargo's: it is built and tested as a wheel below.
-all=(--workspace --exclude orb-features-python --features "$features")
-tests "${all[@]}" --all-targets
-tests "${all[@]}" --doc
+say "tests with features $features; benchmarks run once; examples"
+tests "${all[@]}"
+tests "${all[@]}" --bench '*'
 target/debug/examples/quickstart target/quickstart-test
 target/debug/examples/own_stage
 target/debug/examples/own_extractor
@@ -117,7 +128,7 @@ target/debug/examples/s3
 
 say "the report in a browser"
 if command -v chromium >/dev/null; then
-    tests "${all[@]}" --test report -- --ignored
+    tests "${all[@]}" --test files -- --ignored report
 else
     left_out+=("the report in a browser (needs chromium)")
 fi
@@ -125,38 +136,30 @@ fi
 say "the recipes, as they stand in the docs"
 ci/recipes.sh target/debug/orb-features target/quickstart-test/photos tests/fixtures/onnx/nhwc.onnx
 
-say "the package builds from itself alone"
-cargo package --quiet --allow-dirty --no-verify
-# Unpacked; the dependencies are checked already.
-packed=$(mktemp -d)
-tar -xzf target/package/orb-features-*.crate -C "$packed" --strip-components 1
-cargo check --quiet --manifest-path "$packed/Cargo.toml" --target-dir target --features "$features"
-rm -r "$packed"
-
 say "other readers, another S3 server and the newest OpenCV, from PyPI"
 venv=target/venv
-if { [ -x $venv/bin/python ] || python3 -m venv $venv; } &&
-    $venv/bin/pip install --quiet --disable-pip-version-check \
-        numpy pandas pyarrow polars duckdb scikit-learn opencv-python-headless onnxruntime pillow 'moto[server]'; then
+install() { $venv/bin/uv pip install --quiet --python $venv/bin/python "$@"; }
+if { [ -x $venv/bin/python ] || python3 -m venv $venv; } && $venv/bin/pip install --quiet --disable-pip-version-check uv &&
+    install numpy pandas pyarrow polars duckdb scikit-learn opencv-python-headless onnxruntime pillow 'moto[server]'; then
     ORB_FEATURES_MOTO=$PWD/$venv/bin/moto_server \
-        tests "${all[@]}" --test s3_other_server -- --include-ignored
+        tests "${all[@]}" --test s3 -- --include-ignored other_server
     # The program is the one that the tests have built.
     $venv/bin/python ci/read_back.py target/debug/orb-features target/quickstart-test/photos
     $venv/bin/python ci/read_formats.py target/debug/orb-features target/quickstart-test/photos
     ORT_DYLIB_PATH=$(echo $PWD/$venv/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime.so.*)
     export ORT_DYLIB_PATH
-    tests "${all[@]}" --test onnx
+    tests "${all[@]}" --test flow onnx
     for backend in tract onnxruntime; do
         $venv/bin/python ci/compare_embed.py target/debug/orb-features tests/fixtures/onnx/nhwc.onnx \
             target/quickstart-test/photos --backend $backend --repeat 1
     done
     say "the Python package, on Sail too"
     began=$SECONDS
-    $venv/bin/pip install --quiet --disable-pip-version-check maturin pytest mypy pysail pyspark-client
+    install maturin pytest mypy pysail pyspark-client
     rm -f target/wheels/*.whl
     PATH=$PWD/$venv/bin:$PATH maturin build --quiet --profile dev -m python/Cargo.toml --out target/wheels
     echo "the wheel took $((SECONDS - began)) s"
-    $venv/bin/pip install --quiet --disable-pip-version-check --force-reinstall --no-deps target/wheels/*.whl
+    install --reinstall --no-deps target/wheels/*.whl
     ORB_FEATURES_PROGRAM=$PWD/target/debug/orb-features $venv/bin/python -m pytest --quiet python/tests | tee "$log.pytest"
     # For the summary, in the form of cargo's.
     awk '/ passed/ { for (i = 2; i <= NF; i++) n[$i] = $(i - 1)

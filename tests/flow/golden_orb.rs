@@ -64,7 +64,7 @@ fn bytes(features: &Features) -> impl Iterator<Item = u8> {
 
 #[test]
 fn wheels_of_opencv_give_the_same_bits() {
-    let text = include_str!("fixtures/golden_orb.jsonl");
+    let text = include_str!("../fixtures/golden_orb.jsonl");
     let (mut compared, mut builds_differ, mut packagers_differ) = (0, 0, 0);
     for line in text.lines().skip(1) {
         let case: Case = serde_json::from_str(line).unwrap();

@@ -1,6 +1,6 @@
 //! S3 to S3 against a server that others wrote: moto, from PyPI (`pip install 'moto[server]'`).
 //!
-//! `ORB_FEATURES_MOTO=venv/bin/moto_server cargo test --test s3_other_server -- --include-ignored`
+//! `ORB_FEATURES_MOTO=venv/bin/moto_server cargo test --features s3 --test s3 -- --include-ignored other_server`
 #![cfg(feature = "s3")]
 
 use std::fs;

@@ -37,7 +37,7 @@ fn tolerance(name: &str, mode: &str) -> Option<u8> {
 
 #[test]
 fn pixels_are_those_of_imread() {
-    let fixtures: Fixtures = serde_json::from_str(include_str!("fixtures/images.json")).unwrap();
+    let fixtures: Fixtures = serde_json::from_str(include_str!("../fixtures/images.json")).unwrap();
     assert!(fixtures.images.len() > 25);
     let mut wrong = Vec::new();
     for (name, modes) in &fixtures.images {
@@ -158,7 +158,7 @@ fn a_broken_file_leaves_nothing_to_the_next() {
 #[test]
 fn damaged_bytes_never_panic() {
     let mut decoder = Decoder::new(DecodeParams::default().with_max_alloc(1 << 20));
-    let fixtures: Fixtures = serde_json::from_str(include_str!("fixtures/images.json")).unwrap();
+    let fixtures: Fixtures = serde_json::from_str(include_str!("../fixtures/images.json")).unwrap();
     for name in fixtures.images.keys() {
         let whole = object(name).bytes;
         for seed in 0..60_usize {

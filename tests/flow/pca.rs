@@ -21,7 +21,7 @@ struct Fixture {
 }
 
 fn fixture() -> Fixture {
-    serde_json::from_str(include_str!("fixtures/pca.json")).unwrap()
+    serde_json::from_str(include_str!("../fixtures/pca.json")).unwrap()
 }
 
 /// The descriptors of the fixture, from our own extractor.

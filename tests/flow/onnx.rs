@@ -44,7 +44,7 @@ struct Case {
 }
 
 fn golden() -> Golden {
-    serde_json::from_str(include_str!("fixtures/onnx/golden.json")).unwrap()
+    serde_json::from_str(include_str!("../fixtures/onnx/golden.json")).unwrap()
 }
 
 /// `photo` of `make_onnx.py`: red, green and blue, or grey.
