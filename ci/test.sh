@@ -41,15 +41,15 @@ else
 fi
 echo "features: $features"
 
-# What tests, lints, documentation and the package are built with: the same packages each time, as others would give the
-# dependencies other features, and build them anew. Without the Python package, which is built as a wheel below.
-all=(--workspace --exclude orb-features-python --features "$features")
-
 say "format and lints, with the Rust that is here"
 cargo fmt --all --check
 for set in "--no-default-features" ""; do
     # shellcheck disable=SC2086  # the set is words
     cargo clippy --quiet --all-targets $set -- -D warnings
+done
+# Combinations that no test is built with. With the example come the dev-dependencies, and so the dependencies as above.
+for set in "arrow" "parquet" "jpeg,arrow" "table" "draw" "search"; do
+    cargo check --quiet --lib --example own_stage --no-default-features --features "$set"
 done
 
 say "lints with the oldest Rust, with which all that follows is built"
@@ -60,22 +60,13 @@ else
     left_out+=("the build with Rust $oldest (needs rustup and its server)")
 fi
 rustc --version
-cargo clippy --quiet --all-targets "${all[@]}" -- -D warnings
-cargo clippy --quiet --all-targets --workspace --features s3 -- -D warnings
-# Combinations that no test is built with.
-for set in "arrow" "parquet" "jpeg,arrow" "table" "draw" "search"; do
-    cargo check --quiet --lib --no-default-features --features "$set"
+# The same packages each time: others would give the dependencies other features, and build them anew.
+for set in "$features" s3; do
+    cargo clippy --quiet --all-targets --workspace --features "$set" -- -D warnings
 done
 
 say "documentation"
-RUSTDOCFLAGS=-Dwarnings cargo doc --quiet --no-deps "${all[@]}"
-
-say "the package builds from itself alone"
-cargo package --quiet --allow-dirty --no-verify
-packed=$(mktemp -d)
-tar -xzf target/package/orb-features-*.crate -C "$packed" --strip-components 1
-cargo check --quiet --manifest-path "$packed/Cargo.toml" --target-dir target --features "$features"
-rm -r "$packed"
+RUSTDOCFLAGS=-Dwarnings cargo doc --quiet --no-deps --workspace --features "$features"
 
 say "dependencies"
 if cargo deny --version >/dev/null 2>&1; then
@@ -119,6 +110,8 @@ done
 echo "none of the optional crates is built without default features"
 
 say "tests with features $features; benchmarks run once; examples"
+# Without the Python package, which is built as a wheel below.
+all=(--workspace --exclude orb-features-python --features "$features")
 tests "${all[@]}"
 tests "${all[@]}" --bench '*'
 target/debug/examples/quickstart target/quickstart-test
@@ -132,6 +125,19 @@ if command -v chromium >/dev/null; then
 else
     left_out+=("the report in a browser (needs chromium)")
 fi
+
+say "the package has all that it is built from"
+cargo package --quiet --allow-dirty --no-verify
+packed=$(mktemp -d)
+tar -xzf target/package/orb-features-*.crate -C "$packed" --strip-components 1
+cargo tree --quiet --manifest-path "$packed/Cargo.toml" --features "$features" >/dev/null
+# What the compiler has read.
+for file in $(sed -n "s|$PWD/||g; s|^target/[^:]*: ||p" target/debug/deps/orb_features-*.d | tr ' ' '\n' | sort -u); do
+    if [ -e "$file" ] && [ ! -e "$packed/$file" ]; then
+        echo "$file is not in the package" && exit 1
+    fi
+done
+rm -r "$packed"
 
 say "the recipes, as they stand in the docs"
 ci/recipes.sh target/debug/orb-features target/quickstart-test/photos tests/fixtures/onnx/nhwc.onnx
