@@ -96,8 +96,8 @@ pub(crate) struct Kernels {
     pub hamming: Distances,
     /// [`hamming::by_bytes`] of pairs of bits.
     pub hamming2: Distances,
-    /// [`products::fill_panel`].
-    pub fill_panel: fn(block: &[f32], d: usize, start: usize, panel: &mut Panel),
+    /// [`products::fill_panels`].
+    pub fill_panels: fn(block: &[f32], d: usize, start: usize, panels: &mut [Panel]),
     /// [`products::add_products`].
     pub add_products: fn(left: &Panel, right: &Panel, gram: &mut [f64], stride: usize),
     /// [`project::project`].
@@ -123,7 +123,7 @@ impl Kernels {
         gram: gram::gram,
         hamming: hamming::by_bytes::<false>,
         hamming2: hamming::by_bytes::<true>,
-        fill_panel: products::fill_panel,
+        fill_panels: products::fill_panels,
         add_products: products::add_products::<1, 8>,
         project_f32: project::project::<f32, 2>,
         project_f64: project::project::<f64, 1>,
@@ -368,12 +368,10 @@ mod tests {
                 .map(|(i, &v)| f32::from(v) + (i % d * 99) as f32)
                 .collect();
             check(&format!("{n} x {d}"), |kernels| {
-                let panels = (0..d).step_by(PANEL).map(|start| {
-                    let mut panel = Panel::default();
-                    (kernels.fill_panel)(&block, d, start, &mut panel);
-                    panel
-                });
-                let panels: Vec<Panel> = panels.collect();
+                let mut panels = vec![Panel::default(); d.div_ceil(PANEL)];
+                let (first, rest) = panels.split_at_mut(1);
+                (kernels.fill_panels)(&block, d, 0, first);
+                (kernels.fill_panels)(&block, d, PANEL, rest);
                 let sums = panels.iter().map(|right| {
                     let mut gram = vec![7.0_f64; PANEL * (PANEL + 3)];
                     (kernels.add_products)(&panels[0], right, &mut gram, PANEL + 3);

@@ -4,8 +4,10 @@ use super::project::add;
 
 /// Columns of a panel.
 pub(crate) const PANEL: usize = 32;
-/// Most rows of a panel: their products are summed in float32.
-pub(crate) const PANEL_ROWS: usize = 256;
+/// Most rows of a panel.
+pub(crate) const PANEL_ROWS: usize = 2 * SUMMED_ROWS;
+/// Rows whose products are summed in float32.
+const SUMMED_ROWS: usize = 256;
 /// Columns of the left panel whose sums make an array that the compiler keeps in registers.
 const GROUP: usize = 4;
 
@@ -28,38 +30,56 @@ impl Default for Panel {
     }
 }
 
-/// Takes the columns from `start` on, as many as there are, of rows of `d` elements. There are [`PANEL_ROWS`] at most.
+impl Panel {
+    /// The sums of the columns, before they were centred.
+    pub(crate) fn sums(&self) -> &[f64; PANEL] {
+        &self.sums
+    }
+}
+
+/// Takes the columns from `start` on, as many as there are panels for, of rows of `d` elements. There are [`PANEL_ROWS`]
+/// at most.
 #[inline(always)]
-pub(super) fn fill_panel(block: &[f32], d: usize, start: usize, panel: &mut Panel) {
-    let Panel { width, rows, sums, means, scales } = panel;
-    *width = PANEL.min(d - start);
-    rows.resize(block.len() / d, [0.0; PANEL]);
-    *sums = [0.0; PANEL];
-    for (to, row) in rows.iter_mut().zip(block.chunks_exact(d)) {
-        if let Some(whole) = row[start..].first_chunk() {
-            *to = *whole;
-        } else {
-            *to = [0.0; PANEL];
-            to[..*width].copy_from_slice(&row[start..]);
-        }
-        for i in 0..PANEL {
-            sums[i] += f64::from(to[i]);
+pub(super) fn fill_panels(block: &[f32], d: usize, start: usize, panels: &mut [Panel]) {
+    for (panel, start) in panels.iter_mut().zip((start..d).step_by(PANEL)) {
+        panel.width = PANEL.min(d - start);
+        panel.rows.resize(block.len() / d, [0.0; PANEL]);
+        panel.sums = [0.0; PANEL];
+    }
+    // Row by row, as they come from memory.
+    for (at, row) in block.chunks_exact(d).enumerate() {
+        for (panel, start) in panels.iter_mut().zip((start..d).step_by(PANEL)) {
+            let to = &mut panel.rows[at];
+            if let Some(whole) = row[start..].first_chunk() {
+                *to = *whole;
+            } else {
+                *to = [0.0; PANEL];
+                to[..panel.width].copy_from_slice(&row[start..]);
+            }
+            for (sum, &v) in panel.sums.iter_mut().zip(&*to) {
+                *sum += f64::from(v);
+            }
         }
     }
+    panels.iter_mut().for_each(centre);
+}
+
+#[inline(always)]
+fn centre(panel: &mut Panel) {
+    let Panel { rows, sums, means, scales, .. } = panel;
     let n = rows.len() as f64;
-    let mut largest = [0.0_f64; PANEL];
-    for i in 0..PANEL {
-        means[i] = sums[i] / n;
-    }
+    let (mut least, mut most) = ([f32::INFINITY; PANEL], [f32::NEG_INFINITY; PANEL]);
     for row in rows.iter() {
         for i in 0..PANEL {
-            let far = (f64::from(row[i]) - means[i]).abs();
-            largest[i] = if far > largest[i] { far } else { largest[i] };
+            least[i] = if row[i] < least[i] { row[i] } else { least[i] };
+            most[i] = if row[i] > most[i] { row[i] } else { most[i] };
         }
     }
     let mut factors = [0.0; PANEL];
     for i in 0..PANEL {
-        scales[i] = power_above(largest[i]);
+        means[i] = sums[i] / n;
+        let (above, below) = (f64::from(most[i]) - means[i], means[i] - f64::from(least[i]));
+        scales[i] = power_above(if above > below { above } else { below });
         factors[i] = 1.0 / scales[i];
     }
     for row in rows {
@@ -78,8 +98,8 @@ fn power_above(number: f64) -> f64 {
 /// Adds, for each column of `left` and each of `right`, the sum of the products of their elements, before they were
 /// centred: for columns `i` and `j` to `gram[i * stride + j]`. Both panels are of the same rows.
 ///
-/// Products of centred elements are summed in float32 in the order of the rows, without a fused multiply-add; the rest
-/// is float64. The error is that of float32 sums of the deviations from the block's means.
+/// Products of centred elements are summed in float32 in the order of the rows, 256 at a time, without a fused
+/// multiply-add; the rest is float64. The error is that of float32 sums of the deviations from the block's means.
 #[inline(always)]
 pub(super) fn add_products<const G: usize, const R: usize>(
     left: &Panel,
@@ -87,22 +107,25 @@ pub(super) fn add_products<const G: usize, const R: usize>(
     gram: &mut [f64],
     stride: usize,
 ) {
-    let mut of_centred = [[0.0_f32; PANEL]; PANEL];
-    for i in 0..PANEL / (GROUP * G) {
-        for j in 0..PANEL / R {
-            let mut sums = [[[0.0; R]; GROUP]; G];
-            for (one, other) in left.rows.iter().zip(&right.rows) {
-                let one = &one.as_chunks::<GROUP>().0.as_chunks::<G>().0[i];
-                let other = &other.as_chunks::<R>().0[j];
-                for g in 0..G {
-                    for k in 0..GROUP {
-                        sums[g][k] = add(sums[g][k], one[g][k], other);
+    let mut of_centred = [[[0.0_f32; PANEL]; PANEL]; PANEL_ROWS / SUMMED_ROWS];
+    let rows = left.rows.chunks(SUMMED_ROWS).zip(right.rows.chunks(SUMMED_ROWS));
+    for (of_centred, (left, right)) in of_centred.iter_mut().zip(rows) {
+        for i in 0..PANEL / (GROUP * G) {
+            for j in 0..PANEL / R {
+                let mut sums = [[[0.0; R]; GROUP]; G];
+                for (one, other) in left.iter().zip(right) {
+                    let one = &one.as_chunks::<GROUP>().0.as_chunks::<G>().0[i];
+                    let other = &other.as_chunks::<R>().0[j];
+                    for g in 0..G {
+                        for k in 0..GROUP {
+                            sums[g][k] = add(sums[g][k], one[g][k], other);
+                        }
                     }
                 }
-            }
-            for g in 0..G {
-                for k in 0..GROUP {
-                    of_centred[(i * G + g) * GROUP + k].as_chunks_mut::<R>().0[j] = sums[g][k];
+                for g in 0..G {
+                    for k in 0..GROUP {
+                        of_centred[(i * G + g) * GROUP + k].as_chunks_mut::<R>().0[j] = sums[g][k];
+                    }
                 }
             }
         }
@@ -110,9 +133,13 @@ pub(super) fn add_products<const G: usize, const R: usize>(
     for i in 0..left.width {
         let (scale, mean) = (left.scales[i], left.means[i]);
         let mut sums = [0.0; PANEL];
-        for j in 0..PANEL {
-            let of_centred = f64::from(of_centred[i][j]) * (scale * right.scales[j]);
-            sums[j] = of_centred + mean * right.sums[j];
+        for of_centred in &of_centred {
+            sums.iter_mut().zip(&of_centred[i]).for_each(|(sum, &v)| *sum += f64::from(v));
+        }
+        for (sum, (other_scale, other_sum)) in
+            sums.iter_mut().zip(right.scales.iter().zip(&right.sums))
+        {
+            *sum = *sum * (scale * other_scale) + mean * other_sum;
         }
         let gram = &mut gram[i * stride..];
         if let Some(gram) = gram[..right.width].first_chunk_mut::<PANEL>() {

@@ -53,7 +53,7 @@ macro_rules! kernels {
                 (query: &[u32; HAMMING_WORDS], blocks: &[HammingBlock], out: &mut [[u16; HAMMING_LANES]]) -> u16;
             hamming2 = hamming::by_bytes::<true>,
                 (query: &[u32; HAMMING_WORDS], blocks: &[HammingBlock], out: &mut [[u16; HAMMING_LANES]]) -> u16;
-            fill_panel = products::fill_panel, (block: &[f32], d: usize, start: usize, panel: &mut Panel);
+            fill_panels = products::fill_panels, (block: &[f32], d: usize, start: usize, panels: &mut [Panel]);
             add_products = products::add_products::<$groups, 16>,
                 (left: &Panel, right: &Panel, gram: &mut [f64], stride: usize);
             project_f32 = project::project::<f32, $rows>,
@@ -74,7 +74,7 @@ kernels!(
     16,
     8,
     4,
-    2
+    4
 );
 
 /// The kernels for AVX-512. Distances have a version for the machines of it that can count bits.

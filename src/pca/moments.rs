@@ -15,7 +15,7 @@ use crate::features::{Element, VectorFormat, VectorsView};
 /// Count, sum and Gram matrix of rows of bytes or of 32-bit floats.
 ///
 /// For bytes these are exact integers: any split of the rows, in any order, merges to the same moments. For floats
-/// these are float64 sums over blocks of 256 rows, in the order of the rows, however many rows are pushed at a time.
+/// these are float64 sums over blocks of 512 rows, in the order of the rows, however many rows are pushed at a time.
 /// Merging adds the sums, so the same parts merged in the same order give the same bits. Neither threads nor instruction
 /// sets change a bit.
 ///
@@ -49,19 +49,15 @@ pub struct Moments {
 }
 
 /// Sums, of shape (dimensions), and sums of products, of shape (dimensions, dimensions): for floats only the upper
-/// triangle. `pending` are the rows of a block that is not whole yet, whose products are not in `gram`.
+/// triangle. `pending` are the rows of a block that is not whole yet, which are in neither.
 #[derive(Clone, Debug, PartialEq)]
 enum ElementSums {
     U8 { sum: Vec<u64>, gram: Array2<u64> },
     F32 { sum: Vec<f64>, gram: Array2<f64>, pending: Vec<f32> },
 }
 
-/// Rows of floats whose sums are added at a time, while they are in the cache.
-const PUSHED_ROWS: usize = 8 * BLOCK_ROWS;
 /// Elements of rows of floats that a thread checks at a time.
 const CHECKED_LEN: usize = 256 << 10;
-/// Elements of rows of floats that a thread sums up.
-const SUM_COLUMNS: usize = 256;
 
 /// Equal if [`Moments::to_bytes`] are.
 impl PartialEq for Moments {
@@ -196,9 +192,7 @@ impl Moments {
             return Ok(());
         }
         let rows = rows.as_standard_layout();
-        for rows in rows.axis_chunks_iter(Axis(0), PUSHED_ROWS) {
-            self.add_floats(rows.as_slice().expect("the layout is standard"));
-        }
+        self.add_floats(rows.as_slice().expect("the layout is standard"));
         Ok(())
     }
 
@@ -206,12 +200,6 @@ impl Moments {
     fn add_floats(&mut self, rows: &[f32]) {
         let d = self.dimensions;
         let ElementSums::F32 { sum, gram, pending } = &mut self.sums else { return };
-        sum.par_chunks_mut(SUM_COLUMNS).enumerate().for_each(|(i, sum)| {
-            for row in rows.chunks_exact(d) {
-                let row = &row[i * SUM_COLUMNS..];
-                sum.iter_mut().zip(row).for_each(|(sum, &v)| *sum += f64::from(v));
-            }
-        });
         let n = |values: &[f32]| (values.len() / d) as u64;
         let mut before = self.count - n(pending);
         self.count += n(rows);
@@ -220,16 +208,16 @@ impl Moments {
         let (first, rows) = rows.split_at(rows.len().min((block - pending.len()) % block));
         pending.extend_from_slice(first);
         if pending.len() == block {
-            add_products(pending, before, gram);
+            add_products(pending, before, sum, gram);
             before += BLOCK_ROWS as u64;
             pending.clear();
         }
         let (whole, rest) = rows.split_at(rows.len() / block * block);
-        add_products(whole, before, gram);
+        add_products(whole, before, sum, gram);
         pending.extend_from_slice(rest);
     }
 
-    /// The same with the products of all rows in the sums.
+    /// The same with all rows in the sums.
     fn settled(&self) -> Cow<'_, Self> {
         match &self.sums {
             ElementSums::F32 { pending, .. } if !pending.is_empty() => {
@@ -243,9 +231,8 @@ impl Moments {
 
     fn settle(&mut self) {
         match &mut self.sums {
-            ElementSums::F32 { gram, pending, .. } if !pending.is_empty() => {
-                let rows = pending.len() / self.dimensions;
-                add_products(pending, self.count - rows as u64, gram);
+            ElementSums::F32 { sum, gram, pending } if !pending.is_empty() => {
+                add_last(pending, self.count, sum, gram);
                 pending.clear();
             }
             _ => {}
@@ -309,11 +296,11 @@ impl Moments {
         if self.count < params.needed() {
             return Err(params.too_few_rows(self.count));
         }
-        let covariance = self.covariance();
+        let (mean, covariance) = self.mean_and_covariance();
         if !covariance.iter().all(|v| v.is_finite()) {
             return Err(Error::Fit("the variances are beyond what float64 holds".into()));
         }
-        Ok(solve::fit(self, &covariance, params))
+        Ok(solve::fit(self, mean, &covariance, params))
     }
 
     /// Serializes the moments, for example to merge them in another process.
@@ -404,36 +391,37 @@ impl Moments {
         Ok(moments)
     }
 
-    /// The mean of each element.
-    pub(super) fn mean(&self) -> Vec<f64> {
-        let n = self.count as f64;
+    /// The mean of each element, and the covariance matrix over n - 1. The sums of bytes are exact; rounding happens only
+    /// in the final conversion and division. For floats the relative error of a variance grows with the square of
+    /// mean / standard deviation.
+    pub(super) fn mean_and_covariance(&self) -> (Vec<f64>, DMatrix<f64>) {
+        let (d, n, wide) = (self.dimensions, self.count as f64, i128::from(self.count));
         match &self.sums {
-            ElementSums::U8 { sum, .. } => sum.iter().map(|&s| s as f64 / n).collect(),
-            ElementSums::F32 { sum, .. } => sum.iter().map(|&s| s / n).collect(),
-        }
-    }
-
-    /// The covariance matrix over n - 1. The sums of bytes are exact; rounding happens only in the final conversion and
-    /// division. For floats the relative error of a variance grows with the square of mean / standard deviation.
-    pub(super) fn covariance(&self) -> DMatrix<f64> {
-        let (n, wide) = (self.count as f64, i128::from(self.count));
-        match &self.settled().sums {
             ElementSums::U8 { sum, gram } => {
                 let scale = n * (n - 1.0);
-                DMatrix::from_fn(self.dimensions, self.dimensions, |i, j| {
+                let covariance = DMatrix::from_fn(d, d, |i, j| {
                     let sums = i128::from(sum[i]) * i128::from(sum[j]);
                     (wide * i128::from(gram[(i, j)]) - sums) as f64 / scale
-                })
+                });
+                (sum.iter().map(|&s| s as f64 / n).collect(), covariance)
             }
-            ElementSums::F32 { sum, gram, .. } => {
+            ElementSums::F32 { sum, gram, pending } => {
+                let (mut sum, mut gram) = (sum.clone(), gram.clone());
+                add_last(pending, self.count, &mut sum, &mut gram);
                 let sizes: Vec<f64> = gram.diag().iter().map(|square| square.sqrt()).collect();
-                DMatrix::from_fn(self.dimensions, self.dimensions, |i, j| {
-                    let (i, j) = (i.min(j), i.max(j));
-                    let difference = gram[(i, j)] - sum[i] * (sum[j] / n);
-                    // Each sum is rounded up to n times. A difference no larger than this noise counts as 0.
-                    let noise = n * f64::EPSILON * sizes[i] * sizes[j];
-                    if difference.abs() <= noise { 0.0 } else { difference / (n - 1.0) }
-                })
+                let mut values = gram.into_raw_vec_and_offset().0;
+                values.par_chunks_mut(d.max(1)).enumerate().for_each(|(i, row)| {
+                    for j in i..d {
+                        let difference = row[j] - sum[i] * (sum[j] / n);
+                        // Each sum is rounded up to n times. A difference no larger than this noise counts as 0.
+                        let noise = n * f64::EPSILON * sizes[i] * sizes[j];
+                        row[j] =
+                            if difference.abs() <= noise { 0.0 } else { difference / (n - 1.0) };
+                    }
+                });
+                let mut covariance = DMatrix::from_vec(d, d, values);
+                covariance.fill_upper_triangle_with_lower_triangle();
+                (sum.iter().map(|&s| s / n).collect(), covariance)
             }
         }
     }
@@ -445,6 +433,12 @@ impl Moments {
         let (own, d) = (self.element(), self.dimensions);
         Err(Error::shape(format!("rows of {dimensions} x {element} for moments of {d} x {own}")))
     }
+}
+
+/// Adds the last of `count` rows, of the block that is not whole yet.
+fn add_last(pending: &[f32], count: u64, sum: &mut [f64], gram: &mut Array2<f64>) {
+    let rows = pending.len() / sum.len().max(1);
+    add_products(pending, count - rows as u64, sum, gram);
 }
 
 /// Refuses rows with an element that is not finite.
@@ -554,7 +548,7 @@ mod tests {
         let wide = rows.mapv(f64::from);
         let centred = &wide - &wide.mean_axis(Axis(0)).unwrap();
         let want = centred.t().dot(&centred) / (n as f64 - 1.0);
-        let got = whole.covariance();
+        let got = whole.mean_and_covariance().1;
         assert!(want.indexed_iter().all(|(at, &v)| (got[at] - v).abs() < 1e-10));
         whole.push_rows(Array2::zeros((1, d)).view()).unwrap_err();
         whole.push_rows_f32(Array2::from_elem((1, d), f32::NAN).view()).unwrap_err();

@@ -6,27 +6,34 @@ use rayon::prelude::*;
 
 use crate::arch::{Kernels, PANEL, PANEL_ROWS, Panel};
 
-/// Rows whose products are summed before they are added to those of others. Matrix products of more rows may split the
-/// sums in ways that depend on the machine.
+/// Rows that are added at a time.
 pub(super) const BLOCK_ROWS: usize = PANEL_ROWS;
+/// Rows whose exact products are summed before they are added to those of others. Matrix products of more rows may split
+/// the sums in ways that depend on the machine.
+const EXACT_ROWS: usize = 256;
 /// Rows of the Gram matrix that a thread works on at a time.
 const BAND: usize = 128;
 /// The same, in panels.
 const BAND_PANELS: usize = 2;
-/// Most elements that are converted at a time, if a block has no more.
-const CONVERTED_LEN: usize = 2 << 20;
+/// Most elements that are converted to float64, or put into panels, at a time, if a block has no more.
+const EXACT_LEN: usize = 512 << 10;
+const CENTRED_LEN: usize = 2 << 20;
 /// Elements that a thread converts at a time.
 const TASK_LEN: usize = 64 << 10;
+/// Elements of the rows that a thread sums up.
+const SUM_COLUMNS: usize = 256;
+/// Panels of a block that a thread fills at a time.
+const FILLED_PANELS: usize = 4;
 
 /// Vectors of more elements, of which there are more rows, are multiplied in float32.
 const MOST_EXACT: (usize, u64) = (512, 2048);
 
-/// Adds the products of two elements of each row to the upper triangle of `gram`, block by block. `before` rows came
-/// before these: a whole number of blocks, unless moments were merged.
+/// Adds the elements of each row to `sum`, and the products of two to the upper triangle of `gram`, block by block.
+/// `before` rows came before these: a whole number of blocks, unless moments were merged.
 ///
 /// Products are exact in float64, or in float32 for what takes seconds: long vectors, once there are many. There each
 /// block is centred first, so the error is relative to the deviations from the mean, not to the mean.
-pub(super) fn add_products(rows: &[f32], before: u64, gram: &mut Array2<f64>) {
+pub(super) fn add_products(rows: &[f32], before: u64, sum: &mut [f64], gram: &mut Array2<f64>) {
     let d = gram.ncols();
     if rows.is_empty() {
         return;
@@ -39,10 +46,13 @@ pub(super) fn add_products(rows: &[f32], before: u64, gram: &mut Array2<f64>) {
         (most_rows.saturating_sub(before) as usize).next_multiple_of(BLOCK_ROWS) * d
     };
     let (exact, rest) = rows.split_at(exact.min(rows.len()));
-    let at_a_time = (CONVERTED_LEN / (BLOCK_ROWS * d)).max(1) * BLOCK_ROWS * d;
+    let blocks = |len: usize, rows: usize| (len / (rows * d)).max(1) * rows * d;
     let (mut wide, mut panels) = (Vec::new(), Vec::new());
-    exact.chunks(at_a_time).for_each(|rows| add_exact(rows, &mut wide, gram));
-    rest.chunks(at_a_time).for_each(|rows| add_centred(rows, &mut panels, gram));
+    exact
+        .chunks(blocks(EXACT_LEN, EXACT_ROWS))
+        .for_each(|rows| add_exact(rows, &mut wide, sum, gram));
+    rest.chunks(blocks(CENTRED_LEN, BLOCK_ROWS))
+        .for_each(|rows| add_centred(rows, &mut panels, sum, gram));
 }
 
 /// The error of the variance in any direction, relative to what the variances of the elements give in it: 0 if products
@@ -53,10 +63,10 @@ pub(super) fn rounding(d: usize, rows: u64) -> f64 {
         return 0.0;
     }
     // Errors of single covariances, some 1e-8, add up as those of a random matrix.
-    (d as f64).sqrt() * f64::from(f32::EPSILON) / 4.0
+    (d as f64).sqrt() * f64::from(f32::EPSILON) / 2.0
 }
 
-fn add_exact(rows: &[f32], wide: &mut Vec<f64>, gram: &mut Array2<f64>) {
+fn add_exact(rows: &[f32], wide: &mut Vec<f64>, sum: &mut [f64], gram: &mut Array2<f64>) {
     let d = gram.ncols();
     wide.resize(rows.len(), 0.0);
     let convert = |(to, from): (&mut [f64], &[f32])| {
@@ -64,10 +74,16 @@ fn add_exact(rows: &[f32], wide: &mut Vec<f64>, gram: &mut Array2<f64>) {
     };
     wide.par_chunks_mut(TASK_LEN).zip(rows.par_chunks(TASK_LEN)).for_each(convert);
     let wide = ArrayView2::from_shape((rows.len() / d, d), wide).expect("whole rows");
+    sum.par_chunks_mut(SUM_COLUMNS).enumerate().for_each(|(i, sum)| {
+        let start = i * SUM_COLUMNS;
+        for row in wide.slice(s![.., start..start + sum.len()]).rows() {
+            sum.iter_mut().zip(row).for_each(|(sum, &v)| *sum += v);
+        }
+    });
     let bands: Vec<_> = gram.axis_chunks_iter_mut(Axis(0), BAND).enumerate().collect();
     bands.into_par_iter().for_each(|(band, mut gram)| {
         let (start, end) = (band * BAND, band * BAND + gram.nrows());
-        for block in wide.axis_chunks_iter(Axis(0), BLOCK_ROWS) {
+        for block in wide.axis_chunks_iter(Axis(0), EXACT_ROWS) {
             let (left, right) = (block.slice(s![.., start..end]), block.slice(s![.., start..]));
             let mut gram = gram.slice_mut(s![.., start..]);
             general_mat_mul(1.0, &left.t(), &right, 1.0, &mut gram);
@@ -75,15 +91,22 @@ fn add_exact(rows: &[f32], wide: &mut Vec<f64>, gram: &mut Array2<f64>) {
     });
 }
 
-fn add_centred(rows: &[f32], of_blocks: &mut Vec<Panel>, gram: &mut Array2<f64>) {
+fn add_centred(rows: &[f32], of_blocks: &mut Vec<Panel>, sum: &mut [f64], gram: &mut Array2<f64>) {
     let d = gram.ncols();
-    let Kernels { fill_panel, add_products, .. } = Kernels::current();
+    let Kernels { fill_panels, add_products, .. } = Kernels::current();
     let panels = d.div_ceil(PANEL);
     let blocks: Vec<&[f32]> = rows.chunks(BLOCK_ROWS * d).collect();
     of_blocks.resize(blocks.len() * panels, Panel::default());
-    of_blocks.par_iter_mut().enumerate().for_each(|(i, panel)| {
-        fill_panel(blocks[i / panels], d, i % panels * PANEL, panel);
+    of_blocks.par_chunks_mut(panels).zip(blocks).for_each(|(panels, block)| {
+        panels.par_chunks_mut(FILLED_PANELS).enumerate().for_each(|(i, panels)| {
+            fill_panels(block, d, i * FILLED_PANELS * PANEL, panels);
+        });
     });
+    for panels in of_blocks.chunks(panels) {
+        for (sum, panel) in sum.chunks_mut(PANEL).zip(panels) {
+            sum.iter_mut().zip(panel.sums()).for_each(|(sum, of_block)| *sum += of_block);
+        }
+    }
     let bands = gram.axis_chunks_iter_mut(Axis(0), BAND_PANELS * PANEL).enumerate();
     bands.collect::<Vec<_>>().into_par_iter().with_max_len(1).for_each(|(band, mut gram)| {
         let gram = gram.as_slice_mut().expect("rows of a matrix");
@@ -105,7 +128,7 @@ mod tests {
     use crate::pca::{Moments, PcaParams};
 
     const D: usize = MOST_EXACT.0 + 7;
-    const N: usize = MOST_EXACT.1 as usize + 3 * BLOCK_ROWS + 100;
+    const N: usize = MOST_EXACT.1 as usize + 2 * BLOCK_ROWS + 100;
 
     fn noise(i: usize, j: usize) -> f32 {
         let mixed = ((i as u64 * 0x9e37_79b9) ^ (j as u64 * 0x85eb_ca6b))
@@ -142,7 +165,7 @@ mod tests {
         let centred = &wide - &wide.mean_axis(Axis(0)).unwrap();
         let want = centred.t().dot(&centred) / (rows.nrows() as f64 - 1.0);
         let variances = want.diag();
-        let got = moments.covariance();
+        let got = moments.mean_and_covariance().1;
         let mut most = 0.0_f64;
         for ((i, j), want) in want.indexed_iter() {
             let got = got[(columns[i], columns[j])];
@@ -180,14 +203,16 @@ mod tests {
 
     #[test]
     fn directions_without_variance_are_no_components() {
-        let few = Array2::from_shape_fn((N, D), |(i, j)| {
-            // One element is a hundred times the others.
-            let size = if j == 3 { 100.0 } else { 1.0 };
-            size * (0..5).map(|c| noise(i, c + 5000) * noise(c, j)).sum::<f32>()
-        });
-        let model = moments(&few, N).fit(&PcaParams::new(20)).unwrap();
-        assert_eq!(model.rank(), 5);
-        assert!(model.explained_variance().iter().skip(5).all(|&v| v == 0.0));
+        for n in [N, N + 12 * BLOCK_ROWS] {
+            let few = Array2::from_shape_fn((n, D), |(i, j)| {
+                // One element is a hundred times the others.
+                let size = if j == 3 { 100.0 } else { 1.0 };
+                size * (0..5).map(|c| noise(i, c + 5000) * noise(c, j)).sum::<f32>()
+            });
+            let model = moments(&few, n).fit(&PcaParams::new(20)).unwrap();
+            assert_eq!(model.rank(), 5, "{n} rows");
+            assert!(model.explained_variance().iter().skip(5).all(|&v| v == 0.0));
+        }
     }
 
     #[test]

@@ -33,15 +33,20 @@ struct Eigen {
     vectors: DMatrix<f64>,
 }
 
-/// Fits a model; the parameters have been checked.
-pub(super) fn fit(moments: &Moments, covariance: &DMatrix<f64>, params: &PcaParams) -> PcaModel {
+/// Fits a model to the mean and covariance of `moments`; the parameters have been checked.
+pub(super) fn fit(
+    moments: &Moments,
+    mean: Vec<f64>,
+    covariance: &DMatrix<f64>,
+    params: &PcaParams,
+) -> PcaModel {
     let (rows, dimensions) = (moments.count(), moments.dimensions());
     let (k, solver) = (params.computed(rows, dimensions), params.solver_for(rows, dimensions));
     let (eigen, iterations) = match solver {
         Solver::Randomized { oversamples, power_iterations, seed } => {
             randomized(covariance, k, oversamples, power_iterations, seed)
         }
-        Solver::Covariance | Solver::Auto { .. } => (exact(covariance), 0),
+        Solver::Covariance | Solver::Auto { .. } => (exact(covariance, k), 0),
     };
     let mut variance: Array1<f64> = eigen.values.iter().take(k).map(|v| v.max(0.0)).collect();
     let rounding = match moments.element() {
@@ -61,8 +66,8 @@ pub(super) fn fit(moments: &Moments, covariance: &DMatrix<f64>, params: &PcaPara
         Element::F32 => covariance.trace().max(variance.sum()),
     };
     let components = Array2::from_shape_fn((k, dimensions), |(i, j)| eigen.vectors[(j, i)]);
-    let (mean, found) = (moments.mean().into(), (variance, components));
-    model(moments.element(), rows, mean, total, found, (solver, iterations), params)
+    let found = (variance, components);
+    model(moments.element(), rows, mean.into(), total, found, (solver, iterations), params)
 }
 
 /// The model of these variances and components, whose signs are set.
@@ -101,7 +106,7 @@ pub(super) fn model(
 /// Eigenvalues of a symmetric matrix, descending, and their vectors as columns.
 pub(super) fn eigen(matrix: &Array2<f64>) -> (Vec<f64>, Array2<f64>) {
     let n = matrix.nrows();
-    let Eigen { values, vectors } = exact(&DMatrix::from_fn(n, n, |i, j| matrix[(i, j)]));
+    let Eigen { values, vectors } = exact(&DMatrix::from_fn(n, n, |i, j| matrix[(i, j)]), n);
     (values.iter().copied().collect(), Array2::from_shape_fn((n, n), |at| vectors[at]))
 }
 
@@ -148,14 +153,16 @@ fn make_largest_positive(mut component: ArrayViewMut1<'_, f64>) {
     }
 }
 
-fn exact(matrix: &DMatrix<f64>) -> Eigen {
+/// The `k` leading eigenvalues, descending, and their vectors as columns.
+fn exact(matrix: &DMatrix<f64>, k: usize) -> Eigen {
     #[cfg(feature = "wide")]
     if matrix.nrows() > WIDE {
-        return exact_wide(matrix);
+        return exact_wide(matrix, k);
     }
     let eigen = SymmetricEigen::new(matrix.clone());
     let mut order: Vec<usize> = (0..eigen.eigenvalues.len()).collect();
     order.sort_by(|&a, &b| eigen.eigenvalues[b].total_cmp(&eigen.eigenvalues[a]));
+    order.truncate(k);
     Eigen {
         values: DVector::from_iterator(order.len(), order.iter().map(|&i| eigen.eigenvalues[i])),
         vectors: eigen.eigenvectors.select_columns(&order),
@@ -164,27 +171,52 @@ fn exact(matrix: &DMatrix<f64>) -> Eigen {
 
 /// The same. The sums' order depends on the instruction set, but not on the number of threads: the work is cut into a
 /// constant number of tasks.
+///
+/// As `faer::linalg::evd::self_adjoint_evd`, but for the last step: of all vectors of the tridiagonal matrix, only the
+/// leading ones are turned into those of `matrix`.
 #[cfg(feature = "wide")]
-fn exact_wide(matrix: &DMatrix<f64>) -> Eigen {
+fn exact_wide(matrix: &DMatrix<f64>, k: usize) -> Eigen {
     use faer::diag::Diag;
-    use faer::dyn_stack::{MemBuffer, MemStack};
-    use faer::linalg::evd::{ComputeEigenvectors, self_adjoint_evd, self_adjoint_evd_scratch};
-    use faer::{Mat, MatRef, Par, Spec};
+    use faer::dyn_stack::{MemBuffer, MemStack, StackReq};
+    use faer::linalg::evd::tridiag::{tridiag_in_place, tridiag_in_place_scratch};
+    use faer::linalg::evd::{
+        ComputeEigenvectors, self_adjoint_evd_scratch, tridiagonal_self_adjoint_evd,
+    };
+    use faer::linalg::householder::apply_block_householder_sequence_on_the_left_in_place_with_conj as reflect;
+    use faer::linalg::qr::no_pivoting::factor::recommended_block_size;
+    use faer::{Conj, Mat, Par, Spec};
     let d = matrix.nrows();
-    let view = MatRef::from_column_major_slice(matrix.as_slice(), d, d);
-    let (mut values, mut vectors) = (Diag::zeros(d), Mat::zeros(d, d));
     let par = Par::rayon(TASKS);
     let params = Spec::default();
-    let size = self_adjoint_evd_scratch::<f64>(d, ComputeEigenvectors::Yes, par, params);
-    let mut memory = MemBuffer::new(size);
+    let mut memory = MemBuffer::new(StackReq::any_of(&[
+        tridiag_in_place_scratch::<f64>(d, par, Spec::default()),
+        self_adjoint_evd_scratch::<f64>(d, ComputeEigenvectors::Yes, par, params),
+    ]));
     let stack = MemStack::new(&mut memory);
-    self_adjoint_evd(view, values.as_mut(), Some(vectors.as_mut()), par, stack, params)
+
+    let mut reduced = Mat::from_fn(d, d, |i, j| matrix[(i, j)]);
+    let mut reflections = Mat::zeros(recommended_block_size::<f64>(d, d), d - 1);
+    tridiag_in_place(reduced.as_mut(), reflections.as_mut(), par, stack, Spec::default());
+    let (mut diagonal, mut below) = (Diag::zeros(d), Diag::zeros(d));
+    for i in 0..d {
+        diagonal[i] = reduced[(i, i)];
+        below[i] = if i + 1 < d { reduced[(i + 1, i)] } else { 0.0 };
+    }
+    let (mut values, mut vectors) = (Diag::zeros(d), Mat::zeros(d, d));
+    let (of_matrix, below) = (diagonal.as_ref(), below.as_ref());
+    let found = (values.as_mut(), Some(vectors.as_mut()));
+    tridiagonal_self_adjoint_evd(of_matrix, below, found.0, found.1, par, stack, params)
         .expect("a finite symmetric matrix");
+
     // Ascending.
+    let mut leading = vectors.as_mut().subcols_mut(d - k, k);
+    let essential = reduced.submatrix(1, 0, d - 1, d - 1);
+    let turned = leading.as_mut().subrows_mut(1, d - 1);
+    reflect(essential, reflections.as_ref(), Conj::No, turned, par, stack);
     let values = values.column_vector();
     Eigen {
-        values: DVector::from_fn(d, |i, _| values[d - 1 - i]),
-        vectors: DMatrix::from_fn(d, d, |i, j| vectors[(i, d - 1 - j)]),
+        values: DVector::from_fn(k, |i, _| values[d - 1 - i]),
+        vectors: DMatrix::from_fn(d, k, |i, j| leading[(i, k - 1 - j)]),
     }
 }
 
@@ -202,7 +234,7 @@ fn randomized(
     // iterating until the last ones converge.
     let wanted = k.saturating_add(oversamples);
     if dimensions > WIDE && power_iterations == PowerIterations::Auto {
-        return (exact(matrix), 0);
+        return (exact(matrix, k), 0);
     }
     let width = if wanted > dimensions / 2 { dimensions } else { wanted };
     let mut random = ChaCha8Rng::seed_from_u64(seed);
@@ -219,7 +251,7 @@ fn randomized(
         };
         let check = power_iterations == PowerIterations::Auto && iterations % 4 == 0;
         if last || check {
-            let small = exact(&multiply(&basis.transpose(), &image));
+            let small = exact(&multiply(&basis.transpose(), &image), width);
             let vectors = multiply(&basis, &small.vectors);
             let settled = || {
                 let largest = small.values[0].abs();
