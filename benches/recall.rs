@@ -50,7 +50,7 @@ fn view(scene: &[u8], seed: u32) -> Vec<u8> {
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    // As criterion: cargo names a benchmark so, and a test not.
+    // `cargo bench` passes `--bench`, `cargo test` does not.
     let is_test = !args.iter().any(|arg| arg == "--bench");
     let asked = args.iter().find_map(|arg| arg.parse().ok());
     let n: usize = if is_test { 5_000 } else { asked.unwrap_or(100_000) };

@@ -15,8 +15,9 @@ const EXACT_ROWS: usize = 256;
 const BAND: usize = 128;
 /// The same, in panels.
 const BAND_PANELS: usize = 2;
-/// Most elements that are converted to float64, or put into panels, at a time, if a block has no more.
+/// Most elements that are converted to float64 at a time, if a block has no more.
 const EXACT_LEN: usize = 512 << 10;
+/// Most elements that are put into panels at a time, if a block has no more.
 const CENTRED_LEN: usize = 2 << 20;
 /// Elements that a thread converts at a time.
 const TASK_LEN: usize = 64 << 10;
@@ -63,7 +64,7 @@ pub(super) fn rounding(d: usize, rows: u64) -> f64 {
         return 0.0;
     }
     // Errors of single covariances, some 1e-8, add up as those of a random matrix.
-    (d as f64).sqrt() * f64::from(f32::EPSILON) / 2.0
+    (d as f64).sqrt() * f64::from(f32::EPSILON) / 4.0
 }
 
 fn add_exact(rows: &[f32], wide: &mut Vec<f64>, sum: &mut [f64], gram: &mut Array2<f64>) {
@@ -219,7 +220,7 @@ mod tests {
     fn neither_pushes_nor_threads_change_a_bit() {
         let rows = rows(N);
         let whole = moments(&rows, N).to_bytes();
-        for at_a_time in [1, 257, 2100] {
+        for at_a_time in [1, BLOCK_ROWS - 1, BLOCK_ROWS, BLOCK_ROWS + 1, 2100] {
             assert!(moments(&rows, at_a_time).to_bytes() == whole, "{at_a_time} rows at a time");
         }
         let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();

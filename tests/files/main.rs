@@ -1,4 +1,4 @@
-//! What is written to a folder, and what reads it: sinks, formats, tables, results, the index, the report.
+//! Folders: the sinks that write them, and what reads the files: tables, results, the index, the report.
 
 mod folder_sink;
 mod formats;
