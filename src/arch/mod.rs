@@ -27,7 +27,7 @@ pub(crate) use fast::{RADIUS, RingRows};
 pub(crate) use gram::{GRAM_ROWS, GRAM_SIDE, GramSums};
 pub(crate) use hamming::{HAMMING_LANES, HAMMING_WORDS, HammingBlock};
 pub(crate) use patch::{HARRIS_RUN, HARRIS_SIDE, PATCH_RUN, PatchRow};
-pub(crate) use products::{PANEL, PANEL_ROWS, Panel};
+pub(crate) use products::{PANEL, PANEL_ROWS, Panel, power_above};
 pub(crate) use project::{Float, Loadings};
 pub(crate) use resize::Taps;
 pub use simd::Simd;

@@ -91,7 +91,7 @@ fn centre(panel: &mut Panel) {
 
 /// The power of two above a positive number; 1 for zero.
 #[inline(always)]
-fn power_above(number: f64) -> f64 {
+pub(crate) fn power_above(number: f64) -> f64 {
     if number == 0.0 { 1.0 } else { 2.0 * f64::from_bits(number.to_bits() >> 52 << 52) }
 }
 

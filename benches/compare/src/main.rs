@@ -5,15 +5,21 @@
 //! compare decode FOLDER bgr|luma            each *.jpg to grey
 //! compare pca FILE                          fit and project rows of 32 bytes
 //! compare wide FILE D K                     fit rows of D floats to K components
+//! compare passes FILE D K                   the same by the stages, from the file, once
 //! ```
 //!
 //! Prints the time for each image, or for all rows, in seconds, and a checksum of the result.
 
+use std::fs::File;
 use std::hint::black_box;
+use std::io::{BufReader, Read};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ndarray::{Array2, ArrayView2};
+use orb_features::features::{ImageFeatures, Vectors};
+use orb_features::pixels::ImageMeta;
 use orb_features::prelude::*;
 
 /// How long one side is timed before the other side's turn.
@@ -122,6 +128,22 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
                 ratio = model.explained_variance_ratio().sum();
             });
             (seconds, (ratio * 1e6).round() as u64)
+        }
+        ["passes", file, d, k] => {
+            let (d, params) = (d.parse()?, PcaParams::new(k.parse()?));
+            let start = Instant::now();
+            let mut file = BufReader::with_capacity(1 << 20, File::open(file)?);
+            let mut bytes = vec![0; 4 * d];
+            let rows = (0..).map_while(|i: u64| {
+                file.read_exact(&mut bytes).ok()?;
+                let row = bytes.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes));
+                let meta = Arc::new(ImageMeta::new(i.to_string()));
+                let vectors = Vectors::from_f32(row.collect(), d);
+                Some(vectors.map(|vectors| ImageFeatures::new(meta, vectors)))
+            });
+            let (model, _) = rows.explode().fit_pca(&params, &Spool::default())?;
+            let ratio = model.explained_variance_ratio().sum();
+            (start.elapsed().as_secs_f64(), (ratio * 1e6).round() as u64)
         }
         _ => return Err("see the top of benches/compare/src/main.rs".into()),
     };
