@@ -15,6 +15,8 @@ mod params;
 mod passes;
 mod products;
 mod solve;
+#[cfg(feature = "wide")]
+mod tridiagonal;
 
 use ndarray::{Array2, ArrayView2};
 

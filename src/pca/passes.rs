@@ -431,7 +431,7 @@ fn combined(blocks: &[Array2<f64>], weights: &Array2<f64>, n: usize) -> Array2<f
 
 /// An orthonormal basis of the vectors: by Cholesky factors, in products on all threads, unless the vectors nearly
 /// depend on each other. The second factor takes away what rounding leaves of the first.
-fn orthonormal(mut vectors: Array2<f64>) -> Array2<f64> {
+pub(super) fn orthonormal(mut vectors: Array2<f64>) -> Array2<f64> {
     for _ in 0..2 {
         match solve::inverse_root(&product(vectors.t(), vectors.view())) {
             Some(inverse) => vectors = product(vectors.view(), inverse.view()),

@@ -6,6 +6,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
 
+#[cfg(feature = "wide")]
+use super::tridiagonal::Tridiagonal;
 use super::{Components, Moments, PcaModel, PcaParams, PowerIterations, Solver, products};
 use crate::features::Element;
 
@@ -24,6 +26,10 @@ const WIDE: usize = 256;
 #[cfg(feature = "wide")]
 const TASKS: usize = 8;
 
+/// Components of which there are fewer than one in so many dimensions are found alone, without all others.
+#[cfg(feature = "wide")]
+const FEW: usize = 3;
+
 /// Smallest pivot of a Cholesky factor, relative to the largest, with which it makes vectors orthonormal.
 const LEAST_PIVOT: f64 = 1e-6;
 
@@ -37,9 +43,10 @@ struct Eigen {
 pub(super) fn fit(
     moments: &Moments,
     mean: Vec<f64>,
-    covariance: &DMatrix<f64>,
+    covariance: DMatrix<f64>,
     params: &PcaParams,
 ) -> PcaModel {
+    let (variances, total) = (covariance.diagonal(), covariance.trace());
     let (rows, dimensions) = (moments.count(), moments.dimensions());
     let (k, solver) = (params.computed(rows, dimensions), params.solver_for(rows, dimensions));
     let (eigen, iterations) = match solver {
@@ -55,15 +62,15 @@ pub(super) fn fit(
     };
     for (variance, vector) in variance.iter_mut().zip(eigen.vectors.column_iter()) {
         // The variance in this direction if the elements were not correlated.
-        let own: f64 = vector.iter().enumerate().map(|(i, v)| v * v * covariance[(i, i)]).sum();
+        let own: f64 = vector.iter().zip(&variances).map(|(v, own)| v * v * own).sum();
         if *variance <= rounding * own {
             *variance = 0.0;
         }
     }
     let total = match moments.element() {
-        Element::U8 => covariance.trace(),
+        Element::U8 => total,
         // Rounding errors in the sums can make the trace less than the sum of the variances.
-        Element::F32 => covariance.trace().max(variance.sum()),
+        Element::F32 => total.max(variance.sum()),
     };
     let components = Array2::from_shape_fn((k, dimensions), |(i, j)| eigen.vectors[(j, i)]);
     let found = (variance, components);
@@ -106,7 +113,7 @@ pub(super) fn model(
 /// Eigenvalues of a symmetric matrix, descending, and their vectors as columns.
 pub(super) fn eigen(matrix: &Array2<f64>) -> (Vec<f64>, Array2<f64>) {
     let n = matrix.nrows();
-    let Eigen { values, vectors } = exact(&DMatrix::from_fn(n, n, |i, j| matrix[(i, j)]), n);
+    let Eigen { values, vectors } = exact(DMatrix::from_fn(n, n, |i, j| matrix[(i, j)]), n);
     (values.iter().copied().collect(), Array2::from_shape_fn((n, n), |at| vectors[at]))
 }
 
@@ -154,12 +161,12 @@ fn make_largest_positive(mut component: ArrayViewMut1<'_, f64>) {
 }
 
 /// The `k` leading eigenvalues, descending, and their vectors as columns.
-fn exact(matrix: &DMatrix<f64>, k: usize) -> Eigen {
+fn exact(matrix: DMatrix<f64>, k: usize) -> Eigen {
     #[cfg(feature = "wide")]
     if matrix.nrows() > WIDE {
         return exact_wide(matrix, k);
     }
-    let eigen = SymmetricEigen::new(matrix.clone());
+    let eigen = SymmetricEigen::new(matrix);
     let mut order: Vec<usize> = (0..eigen.eigenvalues.len()).collect();
     order.sort_by(|&a, &b| eigen.eigenvalues[b].total_cmp(&eigen.eigenvalues[a]));
     order.truncate(k);
@@ -175,8 +182,8 @@ fn exact(matrix: &DMatrix<f64>, k: usize) -> Eigen {
 /// As `faer::linalg::evd::self_adjoint_evd`, but for the last step: of all vectors of the tridiagonal matrix, only the
 /// leading ones are turned into those of `matrix`.
 #[cfg(feature = "wide")]
-fn exact_wide(matrix: &DMatrix<f64>, k: usize) -> Eigen {
-    use faer::diag::Diag;
+fn exact_wide(mut matrix: DMatrix<f64>, k: usize) -> Eigen {
+    use faer::diag::{Diag, DiagRef};
     use faer::dyn_stack::{MemBuffer, MemStack, StackReq};
     use faer::linalg::evd::tridiag::{tridiag_in_place, tridiag_in_place_scratch};
     use faer::linalg::evd::{
@@ -184,7 +191,8 @@ fn exact_wide(matrix: &DMatrix<f64>, k: usize) -> Eigen {
     };
     use faer::linalg::householder::apply_block_householder_sequence_on_the_left_in_place_with_conj as reflect;
     use faer::linalg::qr::no_pivoting::factor::recommended_block_size;
-    use faer::{Conj, Mat, Par, Spec};
+    use faer::prelude::{Reborrow, ReborrowMut};
+    use faer::{Conj, Mat, MatMut, Par, Spec};
     let d = matrix.nrows();
     let par = Par::rayon(TASKS);
     let params = Spec::default();
@@ -194,36 +202,48 @@ fn exact_wide(matrix: &DMatrix<f64>, k: usize) -> Eigen {
     ]));
     let stack = MemStack::new(&mut memory);
 
-    let mut reduced = Mat::from_fn(d, d, |i, j| matrix[(i, j)]);
+    let mut reduced = MatMut::from_column_major_slice_mut(matrix.as_mut_slice(), d, d);
     let mut reflections = Mat::zeros(recommended_block_size::<f64>(d, d), d - 1);
-    tridiag_in_place(reduced.as_mut(), reflections.as_mut(), par, stack, Spec::default());
-    let (mut diagonal, mut below) = (Diag::zeros(d), Diag::zeros(d));
-    for i in 0..d {
-        diagonal[i] = reduced[(i, i)];
-        below[i] = if i + 1 < d { reduced[(i + 1, i)] } else { 0.0 };
-    }
-    let (mut values, mut vectors) = (Diag::zeros(d), Mat::zeros(d, d));
-    let (of_matrix, below) = (diagonal.as_ref(), below.as_ref());
-    let found = (values.as_mut(), Some(vectors.as_mut()));
-    tridiagonal_self_adjoint_evd(of_matrix, below, found.0, found.1, par, stack, params)
-        .expect("a finite symmetric matrix");
+    tridiag_in_place(reduced.rb_mut(), reflections.as_mut(), par, stack, Spec::default());
+    let tridiagonal = Tridiagonal {
+        diagonal: (0..d).map(|i| reduced[(i, i)]).collect(),
+        below: (1..d).map(|i| reduced[(i, i - 1)]).collect(),
+    };
+    let few = (k <= d / FEW).then(|| tridiagonal.leading(k)).flatten();
+    let (values, mut vectors) = match few {
+        Some((values, vectors)) => (values, Mat::from_fn(d, k, |i, j| vectors[(i, j)])),
+        None => {
+            let below = tridiagonal.below.iter().copied().chain([0.0]).collect::<Vec<_>>();
+            let (mut values, mut vectors) = (Diag::zeros(d), Mat::zeros(d, d));
+            tridiagonal_self_adjoint_evd(
+                DiagRef::from_slice(&tridiagonal.diagonal),
+                DiagRef::from_slice(&below),
+                values.as_mut(),
+                Some(vectors.as_mut()),
+                par,
+                stack,
+                params,
+            )
+            .expect("a finite symmetric matrix");
+            // Ascending.
+            let values = values.column_vector().iter().rev().take(k).copied().collect();
+            (values, Mat::from_fn(d, k, |i, j| vectors[(i, d - 1 - j)]))
+        }
+    };
 
-    // Ascending.
-    let mut leading = vectors.as_mut().subcols_mut(d - k, k);
-    let essential = reduced.submatrix(1, 0, d - 1, d - 1);
-    let turned = leading.as_mut().subrows_mut(1, d - 1);
+    let essential = reduced.rb().submatrix(1, 0, d - 1, d - 1);
+    let turned = vectors.as_mut().subrows_mut(1, d - 1);
     reflect(essential, reflections.as_ref(), Conj::No, turned, par, stack);
-    let values = values.column_vector();
     Eigen {
-        values: DVector::from_fn(k, |i, _| values[d - 1 - i]),
-        vectors: DMatrix::from_fn(d, k, |i, j| leading[(i, k - 1 - j)]),
+        values: DVector::from_vec(values),
+        vectors: DMatrix::from_fn(d, k, |i, j| vectors[(i, j)]),
     }
 }
 
 /// Finds the `k` leading eigenvectors in the range of the matrix's powers. Also returns the number
 /// of power iterations.
 fn randomized(
-    matrix: &DMatrix<f64>,
+    matrix: DMatrix<f64>,
     k: usize,
     oversamples: usize,
     power_iterations: PowerIterations,
@@ -239,19 +259,19 @@ fn randomized(
     let width = if wanted > dimensions / 2 { dimensions } else { wanted };
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let start = DMatrix::from_fn(dimensions, width, |_, _| StandardNormal.sample(&mut random));
-    let mut image = multiply(matrix, &start);
+    let mut image = multiply(&matrix, &start);
     let mut iterations = 0;
     loop {
         // `basis` is an orthonormal basis of the range found so far.
         let basis = image.qr().q();
-        image = multiply(matrix, &basis);
+        image = multiply(&matrix, &basis);
         let last = match power_iterations {
             PowerIterations::Fixed(n) => iterations == n,
             PowerIterations::Auto => iterations == MAX_ITERATIONS,
         };
         let check = power_iterations == PowerIterations::Auto && iterations % 4 == 0;
         if last || check {
-            let small = exact(&multiply(&basis.transpose(), &image), width);
+            let small = exact(multiply(&basis.transpose(), &image), width);
             let vectors = multiply(&basis, &small.vectors);
             let settled = || {
                 let largest = small.values[0].abs();
