@@ -185,7 +185,7 @@ fn part<F: Float, const R: usize, const L: usize>(
 ///
 /// Takes the sums by value, because the compiler does not keep sums behind a reference in wide registers.
 #[inline(always)]
-pub(super) fn add<F: Float, const L: usize>(sums: [F; L], value: F, factors: &[F; L]) -> [F; L] {
+fn add<F: Float, const L: usize>(sums: [F; L], value: F, factors: &[F; L]) -> [F; L] {
     let mut added = sums;
     for lane in 0..L {
         added[lane] = sums[lane] + value * factors[lane];

@@ -142,6 +142,8 @@ mod tests {
         Array2::from_shape_fn((n, D), |(i, j)| {
             let value = noise(i, j) + noise(i, j / 2 + 1000) + (j % 40) as f32;
             match j % 100 {
+                95 => noise(i, j) * f32::MAX,
+                96 => value * 1e-41,
                 97 => 0.1,
                 98 => value * 1e30,
                 99 => value * 1e-30,

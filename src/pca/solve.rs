@@ -210,26 +210,18 @@ fn exact_wide(mut matrix: DMatrix<f64>, k: usize) -> Eigen {
         below: (1..d).map(|i| reduced[(i, i - 1)]).collect(),
     };
     let few = (k <= d / FEW).then(|| tridiagonal.leading(k)).flatten();
-    let (values, mut vectors) = match few {
-        Some((values, vectors)) => (values, Mat::from_fn(d, k, |i, j| vectors[(i, j)])),
-        None => {
-            let below = tridiagonal.below.iter().copied().chain([0.0]).collect::<Vec<_>>();
-            let (mut values, mut vectors) = (Diag::zeros(d), Mat::zeros(d, d));
-            tridiagonal_self_adjoint_evd(
-                DiagRef::from_slice(&tridiagonal.diagonal),
-                DiagRef::from_slice(&below),
-                values.as_mut(),
-                Some(vectors.as_mut()),
-                par,
-                stack,
-                params,
-            )
+    let (values, mut vectors) = few.unwrap_or_else(|| {
+        let below: Vec<_> = tridiagonal.below.iter().copied().chain([0.0]).collect();
+        let (diagonal, below) =
+            (DiagRef::from_slice(&tridiagonal.diagonal), DiagRef::from_slice(&below));
+        let (mut values, mut vectors) = (Diag::zeros(d), Mat::zeros(d, d));
+        let found = (values.as_mut(), Some(vectors.as_mut()));
+        tridiagonal_self_adjoint_evd(diagonal, below, found.0, found.1, par, stack, params)
             .expect("a finite symmetric matrix");
-            // Ascending.
-            let values = values.column_vector().iter().rev().take(k).copied().collect();
-            (values, Mat::from_fn(d, k, |i, j| vectors[(i, d - 1 - j)]))
-        }
-    };
+        // Ascending.
+        let values = values.column_vector().iter().rev().take(k).copied().collect();
+        (values, Mat::from_fn(d, k, |i, j| vectors[(i, d - 1 - j)]))
+    });
 
     let essential = reduced.rb().submatrix(1, 0, d - 1, d - 1);
     let turned = vectors.as_mut().subrows_mut(1, d - 1);

@@ -1,6 +1,7 @@
 //! The leading eigenvalues and eigenvectors of a symmetric tridiagonal matrix, by bisection and inverse iteration: for
 //! few of them this takes less time than divide and conquer, which finds all.
 
+use faer::Mat;
 use ndarray::{Array2, ArrayView1};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -35,7 +36,7 @@ struct Factors {
 impl Tridiagonal {
     /// The `k` largest eigenvalues, descending, and orthonormal eigenvectors as columns. `None` if a residual is larger
     /// than the rounding of the eigenvalues, as it can be if many of them are nearly equal.
-    pub fn leading(&self, k: usize) -> Option<(Vec<f64>, Array2<f64>)> {
+    pub fn leading(&self, k: usize) -> Option<(Vec<f64>, Mat<f64>)> {
         let (n, norm) = (self.diagonal.len(), self.norm());
         let mut values = vec![0.0; k];
         values.par_chunks_mut(LANES).enumerate().for_each(|(i, values)| {
@@ -48,7 +49,9 @@ impl Tridiagonal {
             for _ in 0..ITERATIONS {
                 factors.solve(&mut vector);
                 let length = vector.iter().map(|v| v * v).sum::<f64>().sqrt();
-                vector.iter_mut().for_each(|v| *v /= length);
+                for v in &mut vector {
+                    *v /= length;
+                }
             }
             vector
         };
@@ -60,7 +63,7 @@ impl Tridiagonal {
         let accuracy = n as f64 * f64::EPSILON * norm;
         let mut pairs = vectors.columns().into_iter().zip(&values);
         let are_near = pairs.all(|(vector, &value)| self.residual(vector, value) <= accuracy);
-        are_near.then_some((values, vectors))
+        are_near.then(|| (values, Mat::from_fn(n, k, |i, j| vectors[(i, j)])))
     }
 
     /// The eigenvalues number `first` and following, counted from the largest.
@@ -68,7 +71,7 @@ impl Tridiagonal {
         let (mut low, mut high) = ([-norm; LANES], [norm; LANES]);
         for _ in 0..HALVINGS {
             let mut middle = [0.0; LANES];
-            (0..LANES).for_each(|i| middle[i] = (low[i] + high[i]) / 2.0);
+            (0..LANES).for_each(|i| middle[i] = f64::midpoint(low[i], high[i]));
             let above = self.count_above(middle, norm);
             for i in 0..LANES {
                 let is_above = above[i] > (first + i) as f64;
@@ -183,6 +186,7 @@ mod tests {
         let matrix = Tridiagonal { diagonal, below };
         let near = n as f64 * f64::EPSILON * matrix.norm();
         let Some((values, vectors)) = matrix.leading(k) else { return false };
+        let vectors = Array2::from_shape_fn((n, k), |(i, j)| vectors[(i, j)]);
         for (i, (value, want)) in values.iter().zip(&want).enumerate() {
             assert!((value - want).abs() <= near, "{name}, value {i}: {value:e}, not {want:e}");
             let residual = matrix.residual(vectors.column(i), *value);
