@@ -42,7 +42,6 @@ pub(super) fn fill_panels(block: &[f32], d: usize, start: usize, panels: &mut [P
     for (panel, start) in panels.iter_mut().zip((start..d).step_by(PANEL)) {
         panel.width = PANEL.min(d - start);
         panel.rows.resize(block.len() / d, [0.0; PANEL]);
-        panel.sums = [0.0; PANEL];
     }
     // Row by row, as they come from memory.
     for (at, row) in block.chunks_exact(d).enumerate() {
@@ -54,9 +53,6 @@ pub(super) fn fill_panels(block: &[f32], d: usize, start: usize, panels: &mut [P
                 *to = [0.0; PANEL];
                 to[..panel.width].copy_from_slice(&row[start..]);
             }
-            for (sum, &v) in panel.sums.iter_mut().zip(&*to) {
-                *sum += f64::from(v);
-            }
         }
     }
     panels.iter_mut().for_each(centre);
@@ -67,12 +63,17 @@ fn centre(panel: &mut Panel) {
     let Panel { rows, sums, means, scales, .. } = panel;
     let n = rows.len() as f64;
     let (mut least, mut most) = ([f32::INFINITY; PANEL], [f32::NEG_INFINITY; PANEL]);
+    let mut totals = [0.0; PANEL];
     for row in rows.iter() {
+        for i in 0..PANEL {
+            totals[i] += f64::from(row[i]);
+        }
         for i in 0..PANEL {
             least[i] = if row[i] < least[i] { row[i] } else { least[i] };
             most[i] = if row[i] > most[i] { row[i] } else { most[i] };
         }
     }
+    *sums = totals;
     let mut factors = [0.0; PANEL];
     for i in 0..PANEL {
         means[i] = sums[i] / n;

@@ -24,7 +24,7 @@ const TASK_LEN: usize = 64 << 10;
 /// Elements of the rows that a thread sums up.
 const SUM_COLUMNS: usize = 256;
 /// Panels of a block that a thread fills at a time.
-const FILLED_PANELS: usize = 4;
+const FILLED_PANELS: usize = 8;
 
 /// Vectors of more elements, of which there are more rows, are multiplied in float32.
 const MOST_EXACT: (usize, u64) = (512, 2048);
