@@ -130,12 +130,17 @@ def peak(command):
     return time.perf_counter() - begun, highest / 1024
 
 
-def wide(file, n=100_000, d=1280, k=200):
+def embeddings(n, d):
     """Rows of few directions and noise, around means, as embeddings are."""
     random = np.random.default_rng(2)
     rows = random.standard_normal((n, 300), np.float32) / np.sqrt(1 + np.arange(300, dtype=np.float32))
     rows = rows @ random.standard_normal((300, d), np.float32)
     rows += random.random(d, np.float32) + 0.3 * random.standard_normal((n, d), np.float32)
+    return rows
+
+
+def wide(file, n=100_000, d=1280, k=200):
+    rows = embeddings(n, d)
     rows.tofile(file)
     for floats in (rows, rows.astype(np.float64)):
         def theirs(floats=floats):
@@ -144,6 +149,21 @@ def wide(file, n=100_000, d=1280, k=200):
         name = f"scikit-learn {sklearn.__version__}, covariance_eigh, {floats.dtype}"
         compare(f"PCA fit, {n:,} x {d:,} float32 to {k}, all cores",
                 lambda: side(SIDE, "wide", file, str(d), str(k))[0], theirs, name, scale=1e3, unit="ms")
+
+
+def passes(file, n=20_000, d=11_520, k=200):
+    """Ours reads the file, theirs has the rows in memory."""
+    rows = embeddings(n, d)
+    rows.tofile(file)
+
+    def theirs():
+        begun = time.perf_counter()
+        PCA(k, svd_solver="randomized", random_state=0).fit(rows)
+        return time.perf_counter() - begun
+
+    name = f"scikit-learn {sklearn.__version__}, randomized, {rows.dtype}, in memory"
+    compare(f"PCA fit, {n:,} x {d:,} float32 to {k}, all cores, from a file",
+            lambda: side(SIDE, "passes", file, str(d), str(k))[0], theirs, name, rounds=3, scale=1, unit="s")
 
 
 def main():
@@ -196,6 +216,7 @@ def main():
                 sk, name, scale=1e3, unit="ms")
 
         wide(f"{work}/wide")
+        passes(f"{work}/long")
         target = f"{work}/out"
         for mode, ours in (("color", []), ("gray", ["--gray", "luma"])):
             def job(mode=mode):
