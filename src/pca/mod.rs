@@ -7,6 +7,7 @@
 //! Conventions are scikit-learn's: variances over n - 1, ratios of the total variance, components
 //! as rows, each with its largest loading positive.
 
+mod covariance;
 mod first_pass;
 mod model;
 mod moments;
