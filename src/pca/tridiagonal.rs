@@ -27,9 +27,9 @@ pub(super) struct Tridiagonal {
 
 /// `P (T - value I) = L U`, by rows: Gaussian elimination that swaps a row with the next for the larger pivot.
 struct Factors {
-    /// Of `U`: one over the pivot, and the two elements after the pivot.
+    /// The rows of `U`: the inverse of the pivot, and the two elements to its right.
     upper: Vec<[f64; 3]>,
-    /// Of `L`, and whether this row and the next were swapped.
+    /// For each row of `U`: the multiple of it that is subtracted from the next, and whether the two were swapped.
     lower: Vec<(f64, bool)>,
 }
 
