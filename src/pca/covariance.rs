@@ -40,6 +40,11 @@ impl<'a> Covariance<'a> {
         Self { mean, variances, n, scale: power_above(variances.sum().sqrt()) }
     }
 
+    /// The sum of the variances of the elements.
+    pub fn total(&self) -> f64 {
+        self.variances.sum()
+    }
+
     /// Whether the variance in a direction is within the rounding of products: relative to that which the elements would
     /// give if they were not correlated.
     pub fn is_noise(&self, variance: f64, direction: ArrayView1<'_, f64>) -> bool {
