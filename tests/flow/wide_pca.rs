@@ -66,7 +66,9 @@ fn check(model: &PcaModel, rows: &Array2<f32>, residual: f64) {
     assert!(variance.iter().is_sorted_by(|a, b| a >= b));
     let total = centred.iter().map(|v| v * v).sum::<f64>() / n;
     let off = model.total_variance() / total - 1.0;
-    assert!(off.abs() < f64::max(1e-10, residual / 50.0), "total variance: {off:e}");
+    // The variances of passes are of products in float32: where they are all there is, their sum may be the larger.
+    let most = if model.total_variance() == variance.sum() { 4e-9 } else { 1e-10 };
+    assert!(off.abs() < most, "total variance: {off:e}");
     assert!(model.mean().iter().zip(&mean).all(|(a, b)| (a - b).abs() < 1e-12));
 }
 
@@ -139,6 +141,7 @@ fn passes_over_rows_of_few_directions_end_well() {
     check(&model, &few, 1e-7);
     let more = fit(&few, 500, &PcaParams::new(8)).unwrap();
     check(&more, &few, 1e-7);
+    assert!(more.explained_variance_ratio().iter().skip(3).all(|&v| v < 1e-10));
     assert_eq!(more.rank(), 3);
     let same = fit(&Array2::from_elem((2100, 4100), 0.3_f32), 500, &PcaParams::new(4)).unwrap();
     assert_eq!((same.rank(), same.total_variance()), (0, 0.0));
