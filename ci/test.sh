@@ -8,7 +8,8 @@ cd "$(dirname "$0")/.."
 
 log=$(mktemp)
 miri=
-trap 'rm -f "$log" "$log.pytest" "$log.miri"; [ -z "$miri" ] || kill "$miri" 2>/dev/null || true' EXIT
+pip=
+trap 'rm -f "$log" "$log".*; for job in $miri $pip; do kill "$job" 2>/dev/null || true; done' EXIT
 # Runs tests, and keeps their closing lines for the summary.
 tests() { cargo test --quiet "$@" 2>&1 | tee -a "$log"; }
 say() { printf '\n== %s (after %d s)\n' "$*" "$SECONDS"; }
@@ -33,6 +34,18 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
 else
     echo "not root, or no apt-get: taking what is installed"
 fi
+
+# They come over the network while the compiler runs.
+venv=target/venv
+install() { $venv/bin/uv pip install --quiet --python $venv/bin/python "$@"; }
+python_packages() {
+    [ -x $venv/bin/python ] || python3 -m venv $venv || return
+    $venv/bin/pip install --quiet --disable-pip-version-check uv || return
+    install numpy pandas pyarrow polars duckdb scikit-learn opencv-python-headless onnxruntime pillow 'moto[server]' \
+        maturin pytest mypy pysail pyspark-client
+}
+python_packages >"$log.pip" 2>&1 &
+pip=$!
 
 features=cli,s3,onnxruntime
 if command -v clang >/dev/null && pkg-config --exists opencv4 2>/dev/null; then
@@ -61,10 +74,9 @@ else
     left_out+=("the build with Rust $oldest (needs rustup and its server)")
 fi
 rustc --version
-# The same packages each time: others would give the dependencies other features, and build them anew.
-for set in "$features" s3; do
-    cargo clippy --quiet --all-targets --workspace --features "$set" -- -D warnings
-done
+cargo clippy --quiet --all-targets --workspace --features "$features" -- -D warnings
+# S3 without the program, and nothing but what users build: no feature that a test asks of a dependency.
+cargo clippy --quiet --package orb-features-python -- -D warnings
 
 say "documentation"
 RUSTDOCFLAGS=-Dwarnings cargo doc --quiet --no-deps --workspace --features "$features"
@@ -118,6 +130,8 @@ echo "none of the optional crates is built without default features"
 say "tests with features $features; benchmarks run once; examples"
 # Without the Python package, which is built as a wheel below.
 all=(--workspace --exclude orb-features-python --features "$features")
+# Tests of S3 and of the program wait much.
+export RUST_TEST_THREADS=$(($(nproc) * 3))
 tests "${all[@]}"
 tests "${all[@]}" --bench '*'
 target/debug/examples/quickstart target/quickstart-test
@@ -149,10 +163,7 @@ say "the recipes, as they stand in the docs"
 ci/recipes.sh target/debug/orb-features target/quickstart-test/photos tests/fixtures/onnx/nhwc.onnx
 
 say "other readers, another S3 server and the newest OpenCV, from PyPI"
-venv=target/venv
-install() { $venv/bin/uv pip install --quiet --python $venv/bin/python "$@"; }
-if { [ -x $venv/bin/python ] || python3 -m venv $venv; } && $venv/bin/pip install --quiet --disable-pip-version-check uv &&
-    install numpy pandas pyarrow polars duckdb scikit-learn opencv-python-headless onnxruntime pillow 'moto[server]'; then
+if wait "$pip"; then
     ORB_FEATURES_MOTO=$PWD/$venv/bin/moto_server \
         tests "${all[@]}" --test s3 -- --include-ignored other_server
     # The program is the one that the tests have built.
@@ -167,9 +178,9 @@ if { [ -x $venv/bin/python ] || python3 -m venv $venv; } && $venv/bin/pip instal
     done
     say "the Python package, on Sail too"
     began=$SECONDS
-    install maturin pytest mypy pysail pyspark-client
     rm -f target/wheels/*.whl
-    PATH=$PWD/$venv/bin:$PATH maturin build --quiet --profile dev -m python/Cargo.toml --out target/wheels
+    # The crate has the features of users' wheels; its dependencies are those of the tests.
+    PATH=$PWD/$venv/bin:$PATH maturin build --quiet --profile test --features as-tests -m python/Cargo.toml --out target/wheels
     echo "the wheel took $((SECONDS - began)) s"
     install --reinstall --no-deps target/wheels/*.whl
     ORB_FEATURES_PROGRAM=$PWD/target/debug/orb-features $venv/bin/python -m pytest --quiet python/tests | tee "$log.pytest"
@@ -181,6 +192,7 @@ if { [ -x $venv/bin/python ] || python3 -m venv $venv; } && $venv/bin/pip instal
     say "the newest OpenCV"
     $venv/bin/python ci/compare_wheel.py target/debug/orb-features target/quickstart-test/photos --keypoints 3000000
 else
+    cat "$log.pip"
     left_out+=("the checks in Python (need python3 with venv, and PyPI)")
 fi
 

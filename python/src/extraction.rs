@@ -219,7 +219,8 @@ impl PyExtraction {
             lock(&self.last).error = Some(error.clone_ref(py));
         })?;
         lock(&self.last).model = model;
-        let stream = Stream::new(batches, &stop, Arc::clone(&self.last))?;
+        let schema = batches.schema();
+        let stream = Stream::new(batches, schema, &stop, Arc::clone(&self.last))?;
         let reader = Bound::new(py, PyRecordBatchReader::new(Box::new(stream)))?;
         Ok(reader.call_method1("__arrow_c_stream__", (requested_schema,))?.cast_into()?)
     }

@@ -5,9 +5,11 @@ mod extraction;
 mod job;
 mod keypoint;
 mod matching;
+mod moments;
 mod orb;
 mod pca;
 mod place;
+mod rows;
 mod run;
 
 use pyo3::prelude::*;
@@ -21,9 +23,11 @@ mod _lib {
     #[pymodule_export]
     use crate::matching::{PyMatcher, find_homography};
     #[pymodule_export]
+    use crate::moments::PyMoments;
+    #[pymodule_export]
     use crate::orb::{PyOrb, orb_create};
     #[pymodule_export]
-    use crate::pca::{PyMoments, PyPca};
+    use crate::pca::PyPca;
     use pyo3::prelude::*;
     use pyo3::types::PyTuple;
 

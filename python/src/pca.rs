@@ -1,42 +1,17 @@
-//! Moments that merge, and the PCA that is fitted to them.
+//! The PCA of rows or of their moments.
 
 use std::path::PathBuf;
 
-use numpy::{PyArray1, PyArray2, PyReadonlyArray2, ToPyArray as _};
-use orb_features::Error;
-use orb_features::features::{Element, VectorsView};
+use numpy::{PyArray1, PyArray2, ToPyArray as _};
+use orb_features::features::Element;
 use orb_features::pca::{Centering, Components, Moments, PcaInput, PcaModel, PcaParams, Solver};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyTuple};
-use pyo3_arrow::{PyArray, PyChunkedArray};
+use pyo3::types::{PyDict, PyTuple};
 
-use crate::errors::{Failure, Result, param};
-use crate::extraction::PyExtraction;
+use crate::errors::{Failure, Result};
+use crate::rows::{moments_of, with_rows};
 use crate::run::on_threads;
-
-/// Count, sums and sums of products of rows: all that a fit needs. Moments of parts merge, here or on other machines; for
-/// bytes and bits they are whole numbers, so that a model's bits do not depend on how the rows were cut.
-#[pyclass(name = "Moments", module = "orb_features")]
-#[derive(Clone, Debug)]
-pub struct PyMoments {
-    moments: Moments,
-}
-
-/// Most dimensions of moments: 2 GiB of sums.
-const MOST_DIMENSIONS: usize = 16_384;
-
-fn check_dimensions(dimensions: usize) -> Result<()> {
-    if dimensions <= MOST_DIMENSIONS {
-        return Ok(());
-    }
-    Err(Failure(Error::InvalidParam {
-        name: "dimensions",
-        value: dimensions.to_string().into(),
-        allowed: format!("at most {MOST_DIMENSIONS}: the moments of more do not fit in memory")
-            .into(),
-    }))
-}
 
 /// The components that `k` asks for: a whole number, or a share of the variance.
 pub fn components(k: &Bound<'_, PyAny>) -> PyResult<Components> {
@@ -72,180 +47,19 @@ pub fn params(
     Ok(made()?)
 }
 
-/// Calls `work` with rows: a numpy array of shape (n, d) of bytes or float32, or a column of Arrow.
-fn with_rows<T: Send>(
+/// Fits a PCA to moments, to 20 components by default.
+pub fn fit(
     py: Python<'_>,
-    rows: &Bound<'_, PyAny>,
-    mut work: impl FnMut(VectorsView<'_>) -> Result<T> + Send,
-) -> PyResult<Vec<T>> {
-    if let Ok(bytes) = rows.extract::<PyReadonlyArray2<'_, u8>>() {
-        let bytes = bytes.as_array();
-        let packed = bytes.as_standard_layout();
-        return Ok(vec![py.detach(|| on_threads(|| work(VectorsView::U8(packed.view()))))?]);
-    }
-    if rows.cast::<PyArray2<f32>>().is_ok() {
-        // rust-numpy takes strides in whole elements: a field of a structured array may have others.
-        let packed = py.import("numpy")?.call_method1("require", (rows, py.None(), "CA"))?;
-        let floats = packed.extract::<PyReadonlyArray2<'_, f32>>()?;
-        let floats = floats.as_array();
-        return Ok(vec![py.detach(|| on_threads(|| work(VectorsView::F32(floats))))?]);
-    }
-    let chunks = if rows.hasattr("__arrow_c_array__")? {
-        Some(vec![rows.extract::<PyArray>()?.into_inner().0])
-    } else if rows.hasattr("__arrow_c_stream__")? {
-        Some(rows.extract::<PyChunkedArray>()?.into_inner().0)
-    } else {
-        None
-    };
-    if let Some(chunks) = chunks {
-        return Ok(py.detach(|| {
-            let some = chunks.iter().filter(|chunk| !chunk.is_empty());
-            on_threads(|| {
-                some.map(|chunk| work(orb_features::table::vectors_of(chunk)?.view()))
-                    .collect::<Result<_>>()
-            })
-        })?);
-    }
-    let dtype = rows.getattr("dtype").and_then(|dtype| dtype.str());
-    let kind = dtype.or_else(|_| rows.get_type().name())?;
-    Err(PyTypeError::new_err(format!(
-        "rows: an array of shape (n, d) of uint8 or float32, or a column of Arrow, is due, not {kind}"
-    )))
-}
-
-#[pymethods]
-impl PyMoments {
-    /// Empty moments of rows of `dimensions` elements: "u8", "f32", or "bits" of so many bytes.
-    #[new]
-    #[pyo3(signature = (dimensions=32, element="u8"))]
-    fn new(dimensions: usize, element: &str) -> PyResult<Self> {
-        let per_element = if element == "bits" { 8 } else { 1 };
-        check_dimensions(dimensions.saturating_mul(per_element))?;
-        let moments = match element {
-            "u8" => Moments::new(dimensions),
-            "f32" => Moments::new_f32(dimensions),
-            "bits" => Moments::of_bits(dimensions),
-            _ => return Err(param("element", element, "u8, f32 or bits")),
-        };
-        Ok(Self { moments })
-    }
-
-    /// Moments of rows of whatever format these have, with these added.
-    #[staticmethod]
-    #[pyo3(signature = (rows, *, pca_input="bytes"))]
-    fn of(py: Python<'_>, rows: &Bound<'_, PyAny>, pca_input: &str) -> PyResult<Self> {
-        let input: PcaInput = pca_input.parse().map_err(Failure)?;
-        let mut moments: Option<Moments> = None;
-        with_rows(py, rows, |rows| {
-            let format = rows.format();
-            let moments = match &mut moments {
-                Some(moments) => moments,
-                none => {
-                    check_dimensions(input.dimensions(format.len()))?;
-                    none.insert(Moments::of_format(format, input)?)
-                }
-            };
-            Ok(moments.push(rows)?)
-        })?;
-        Ok(Self { moments: moments.unwrap_or_else(|| Moments::new(32)) })
-    }
-
-    /// Adds rows: an array of shape (n, d) of uint8 or float32, or a column of Arrow. Returns itself.
-    fn push<'py>(
-        mut slf: PyRefMut<'py, Self>,
-        py: Python<'py>,
-        rows: &Bound<'py, PyAny>,
-    ) -> PyResult<PyRefMut<'py, Self>> {
-        let moments = &mut slf.moments;
-        with_rows(py, rows, |rows| Ok(moments.push(rows)?))?;
-        Ok(slf)
-    }
-
-    /// Adds the moments of other rows. Returns itself.
-    fn merge<'py>(
-        mut slf: PyRefMut<'py, Self>,
-        py: Python<'py>,
-        other: &Bound<'py, Self>,
-    ) -> PyResult<PyRefMut<'py, Self>> {
-        let other = if slf.as_ptr() == other.as_ptr() {
-            slf.moments.clone()
-        } else {
-            other.borrow().moments.clone()
-        };
-        let moments = &mut slf.moments;
-        py.detach(|| on_threads(|| Ok(moments.merge(&other)?)))?;
-        Ok(slf)
-    }
-
-    /// The number of rows.
-    #[getter]
-    fn count(&self) -> u64 {
-        self.moments.count()
-    }
-
-    /// The number of elements of a row that a PCA gets: of bits, eight for each byte.
-    #[getter]
-    fn dimensions(&self) -> usize {
-        self.moments.dimensions()
-    }
-
-    /// "u8", "f32" or "bits".
-    #[getter]
-    fn element(&self) -> &'static str {
-        match self.moments.input() {
-            PcaInput::Bits => "bits",
-            PcaInput::Bytes => self.moments.element().as_str(),
-        }
-    }
-
-    /// Fits a PCA. `n_components`: a number, 20 by default, or a share of the variance such as 0.95. `origin`: the job that made
-    /// the descriptors; the model then knows its parameters, and is not applied to descriptors of others.
-    #[pyo3(signature = (n_components=None, *, solver="randomized", seed=None, centering="mean", origin=None))]
-    fn fit(
-        &self,
-        py: Python<'_>,
-        n_components: Option<&Bound<'_, PyAny>>,
-        solver: &str,
-        seed: Option<u64>,
-        centering: &str,
-        origin: Option<&Bound<'_, PyExtraction>>,
-    ) -> PyResult<PyPca> {
-        let default = 20_usize.into_pyobject(py)?.into_any();
-        let k = n_components.unwrap_or(&default);
-        let params = params(k, solver, seed, centering, self.moments.input())?;
-        let mut model = py.detach(|| on_threads(|| Ok(self.moments.fit(&params)?)))?;
-        if let Some(job) = origin {
-            model = model.with_origin(job.get().origin());
-        }
-        Ok(PyPca { model })
-    }
-
-    /// The moments as bytes, to merge them elsewhere.
-    fn to_bytes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        let bytes = py.detach(|| on_threads(|| Ok(self.moments.to_bytes())))?;
-        Ok(PyBytes::new(py, &bytes))
-    }
-
-    /// Reads what `to_bytes` wrote.
-    #[staticmethod]
-    fn from_bytes(bytes: &[u8]) -> PyResult<Self> {
-        Ok(Self { moments: Moments::from_bytes(bytes).map_err(Failure)? })
-    }
-
-    fn __reduce__<'py>(
-        slf: &Bound<'py, Self>,
-    ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyTuple>)> {
-        let bytes = slf.borrow().to_bytes(slf.py())?;
-        Ok((slf.get_type().getattr("from_bytes")?, PyTuple::new(slf.py(), [bytes])?))
-    }
-
-    fn __eq__(&self, py: Python<'_>, other: &Self) -> PyResult<bool> {
-        Ok(py.detach(|| on_threads(|| Ok(self.moments == other.moments)))?)
-    }
-
-    fn __repr__(&self) -> String {
-        format!("Moments({} rows of {} {})", self.count(), self.dimensions(), self.element())
-    }
+    moments: &Moments,
+    n_components: Option<&Bound<'_, PyAny>>,
+    solver: &str,
+    seed: Option<u64>,
+    centering: &str,
+) -> PyResult<PcaModel> {
+    let default = 20_usize.into_pyobject(py)?.into_any();
+    let k = n_components.unwrap_or(&default);
+    let params = params(k, solver, seed, centering, moments.input())?;
+    Ok(py.detach(|| on_threads(|| Ok(moments.fit(&params)?)))?)
 }
 
 /// A fitted PCA, with scikit-learn's names and conventions.
@@ -270,7 +84,8 @@ impl PyPca {
         centering: &str,
         pca_input: &str,
     ) -> PyResult<Self> {
-        PyMoments::of(py, rows, pca_input)?.fit(py, n_components, solver, seed, centering, None)
+        let moments = moments_of(py, rows, pca_input)?;
+        Ok(Self { model: fit(py, &moments, n_components, solver, seed, centering)? })
     }
 
     /// Scores of rows: an array of shape (n, k), float64.

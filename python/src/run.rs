@@ -15,7 +15,6 @@ use pyo3::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::errors::Failure;
-use crate::job::Batches;
 
 /// How often a job that runs looks whether Ctrl-C was pressed.
 const LOOK: Duration = Duration::from_millis(50);
@@ -137,8 +136,12 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub fn new(batches: Batches, stop: &Stop, last: Arc<Mutex<LastRun>>) -> PyResult<Self> {
-        let schema = batches.schema();
+    pub fn new(
+        batches: impl Iterator<Item = Result<RecordBatch>> + Send + 'static,
+        schema: SchemaRef,
+        stop: &Stop,
+        last: Arc<Mutex<LastRun>>,
+    ) -> PyResult<Self> {
         let (full, received) = sync_channel(AHEAD);
         spawn(move || {
             // The last item says that nothing panicked. The reader may have gone.

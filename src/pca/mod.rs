@@ -12,6 +12,7 @@ mod first_pass;
 mod model;
 mod moments;
 mod origin;
+mod orthonormal;
 mod params;
 mod passes;
 mod products;

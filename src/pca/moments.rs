@@ -300,7 +300,7 @@ impl Moments {
         if !covariance.iter().all(|v| v.is_finite()) {
             return Err(Error::Fit("the variances are beyond what float64 holds".into()));
         }
-        Ok(solve::fit(self, mean, covariance, params))
+        Ok(solve::fit(self.element(), self.count(), mean, covariance, params))
     }
 
     /// Serializes the moments, for example to merge them in another process.

@@ -1,14 +1,13 @@
 //! The PCA of vectors so long that a matrix of dimensions x dimensions does not pay: the rows are read several times.
 
-use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2, ArrayView2, Axis, s};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
-use rayon::prelude::*;
 
 use super::covariance::{Covariance, Rows, blocks};
 use super::moments::check_finite;
+use super::orthonormal::{add_product, orthogonal_to, orthonormal, product};
 use super::{PcaInput, PcaModel, PcaParams, PowerIterations, Solver, bits_of, solve};
 use crate::error::{Error, Result};
 use crate::features::{Element, VectorFormat, VectorsView};
@@ -29,9 +28,6 @@ const TOLERANCE: f64 = 1e-7;
 /// Or once no variance ratio has changed by more than this in a pass. They are within 1e-5 then, as a pass makes errors
 /// several times smaller.
 const CHANGE: f64 = 3e-5;
-
-/// Rows or columns of a product that a thread computes at a time.
-const BAND: usize = 128;
 
 /// Whether vectors are read several times rather than summed up as moments.
 pub(crate) fn is_for_passes(format: VectorFormat, input: PcaInput) -> bool {
@@ -147,21 +143,6 @@ impl Totals {
 
 /// Variances, and components as rows.
 pub(super) type Found = (Array1<f64>, Array2<f64>);
-
-/// `out += a b`, each band of rows by a thread.
-fn add_product(a: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>, out: &mut Array2<f64>) {
-    let bands: Vec<_> = out.axis_chunks_iter_mut(Axis(0), BAND).enumerate().collect();
-    bands.into_par_iter().for_each(|(band, mut out)| {
-        let rows = a.slice(s![band * BAND..band * BAND + out.nrows(), ..]);
-        general_mat_mul(1.0, &rows, &b, 1.0, &mut out);
-    });
-}
-
-fn product(a: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>) -> Array2<f64> {
-    let mut out = Array2::zeros((a.nrows(), b.ncols()));
-    add_product(a, b, &mut out);
-    out
-}
 
 /// By the eigenvectors of the products of each two rows.
 fn exact(mean: &Array1<f64>, n: u64, k: usize, rows: &mut Rows<'_>) -> Result<Found> {
@@ -294,29 +275,4 @@ fn combined(blocks: &[Array2<f64>], weights: &Array2<f64>, n: usize) -> Array2<f
         add_product(block.view(), weights, &mut out);
     }
     out
-}
-
-/// An orthonormal basis of the vectors: by Cholesky factors, in products on all threads, unless the vectors nearly
-/// depend on each other. The second factor takes away what rounding leaves of the first.
-pub(super) fn orthonormal(mut vectors: Array2<f64>) -> Array2<f64> {
-    for _ in 0..2 {
-        match solve::inverse_root(&product(vectors.t(), vectors.view())) {
-            Some(inverse) => vectors = product(vectors.view(), inverse.view()),
-            None => return solve::orthonormal(&vectors),
-        }
-    }
-    vectors
-}
-
-/// An orthonormal basis of the vectors less what they have of the blocks.
-fn orthogonal_to(blocks: &[Array2<f64>], mut vectors: Array2<f64>) -> Array2<f64> {
-    for _ in 0..2 {
-        for block in blocks {
-            let along = product(block.t(), vectors.view());
-            add_product(block.view(), (-along).view(), &mut vectors);
-        }
-        // Between the rounds, too: what is left may be small beside what was taken away.
-        vectors = orthonormal(vectors);
-    }
-    vectors
 }

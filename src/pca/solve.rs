@@ -8,7 +8,7 @@ use rand_distr::{Distribution, StandardNormal};
 
 #[cfg(feature = "wide")]
 use super::tridiagonal::Tridiagonal;
-use super::{Components, Moments, PcaModel, PcaParams, PowerIterations, Solver, products};
+use super::{Components, PcaModel, PcaParams, PowerIterations, Solver, products};
 use crate::features::Element;
 
 /// The most power iterations that [`PowerIterations::Auto`] takes.
@@ -30,24 +30,22 @@ const TASKS: usize = 8;
 #[cfg(feature = "wide")]
 const FEW: usize = 3;
 
-/// Smallest pivot of a Cholesky factor, relative to the largest, with which it makes vectors orthonormal.
-const LEAST_PIVOT: f64 = 1e-6;
-
 /// The leading eigenvalues, descending, and their vectors as columns.
 struct Eigen {
     values: DVector<f64>,
     vectors: DMatrix<f64>,
 }
 
-/// Fits a model to the mean and covariance of `moments`; the parameters have been checked.
+/// Fits a model to the mean and the covariance of `rows` rows; the parameters have been checked.
 pub(super) fn fit(
-    moments: &Moments,
+    element: Element,
+    rows: u64,
     mean: Vec<f64>,
     covariance: DMatrix<f64>,
     params: &PcaParams,
 ) -> PcaModel {
     let (variances, total) = (covariance.diagonal(), covariance.trace());
-    let (rows, dimensions) = (moments.count(), moments.dimensions());
+    let dimensions = mean.len();
     let (k, solver) = (params.computed(rows, dimensions), params.solver_for(rows, dimensions));
     let (eigen, iterations) = match solver {
         Solver::Randomized { oversamples, power_iterations, seed } => {
@@ -56,7 +54,7 @@ pub(super) fn fit(
         Solver::Covariance | Solver::Auto { .. } => (exact(covariance, k), 0),
     };
     let mut variance: Array1<f64> = eigen.values.iter().take(k).map(|v| v.max(0.0)).collect();
-    let rounding = match moments.element() {
+    let rounding = match element {
         Element::U8 => 0.0,
         Element::F32 => products::rounding(dimensions, rows),
     };
@@ -67,14 +65,14 @@ pub(super) fn fit(
             *variance = 0.0;
         }
     }
-    let total = match moments.element() {
+    let total = match element {
         Element::U8 => total,
         // Rounding errors in the sums can make the trace less than the sum of the variances.
         Element::F32 => total.max(variance.sum()),
     };
     let components = Array2::from_shape_fn((k, dimensions), |(i, j)| eigen.vectors[(j, i)]);
     let found = (variance, components);
-    model(moments.element(), rows, mean.into(), total, found, (solver, iterations), params)
+    model(element, rows, mean.into(), total, found, (solver, iterations), params)
 }
 
 /// The model of these variances and components, whose signs are set.
@@ -115,24 +113,6 @@ pub(super) fn eigen(matrix: &Array2<f64>) -> (Vec<f64>, Array2<f64>) {
     let n = matrix.nrows();
     let Eigen { values, vectors } = exact(DMatrix::from_fn(n, n, |i, j| matrix[(i, j)]), n);
     (values.iter().copied().collect(), Array2::from_shape_fn((n, n), |at| vectors[at]))
-}
-
-/// An orthonormal basis of the columns, by Householder reflections.
-pub(super) fn orthonormal(vectors: &Array2<f64>) -> Array2<f64> {
-    let (d, n) = vectors.dim();
-    let basis = DMatrix::from_fn(d, n, |i, j| vectors[(i, j)]).qr().q();
-    Array2::from_shape_fn((d, n), |at| basis[at])
-}
-
-/// The inverse of the upper triangular `r` of the matrix `r' r`; `None` if the matrix is close to a singular one.
-pub(super) fn inverse_root(matrix: &Array2<f64>) -> Option<Array2<f64>> {
-    let n = matrix.nrows();
-    let root = DMatrix::from_fn(n, n, |i, j| matrix[(i, j)]).cholesky()?.l().transpose();
-    if root.diagonal().min() < LEAST_PIVOT * root.diagonal().max() {
-        return None;
-    }
-    let inverse = root.solve_upper_triangular(&DMatrix::identity(n, n))?;
-    Some(Array2::from_shape_fn((n, n), |at| inverse[at]))
 }
 
 /// The number of variances above the rounding noise of the largest.

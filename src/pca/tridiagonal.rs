@@ -8,7 +8,7 @@ use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
 use rayon::prelude::*;
 
-use super::passes::orthonormal;
+use super::orthonormal::orthonormal;
 
 /// Eigenvalues that are found at a time, in the lanes of vector registers.
 const LANES: usize = 8;

@@ -12,7 +12,8 @@ use arrow_buffer::OffsetBuffer;
 use arrow_schema::{ArrowError, DataType, SchemaRef};
 use ndarray::s;
 
-use super::table::{Layout, RowShape, ScoreWidth, TableParams, Values, element_of};
+use super::spark::element_of;
+use super::table::{Layout, RowShape, ScoreWidth, TableParams, Values};
 use super::{ImageRows, RowBatch, spark};
 #[cfg(feature = "parquet")]
 use crate::features::KeyPoint;

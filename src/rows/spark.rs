@@ -1,12 +1,17 @@
 //! The types of Spark: its vectors, its images, and the schema that its Parquet files carry.
 
+use std::sync::Arc;
+
 use arrow_schema::{ArrowError, DataType, Field, Fields, Schema};
 use serde_json::{Value, json};
 
-use super::table::{element_of, fields_of};
-
 /// The key, in the footer of a file, of the schema by which Spark knows the types that Parquet does not have.
 pub const ROW_METADATA: &str = "org.apache.spark.sql.parquet.row.metadata";
+
+/// The field of a list's elements, by the name that Parquet and Spark give it.
+pub(super) fn element_of(data_type: DataType) -> Arc<Field> {
+    Arc::new(Field::new("element", data_type, false))
+}
 
 /// The fields of a `vector`: type 0 is sparse and 1 dense, which has no size and no indices.
 pub fn vector_fields() -> Fields {
@@ -28,6 +33,11 @@ pub fn image_fields() -> Fields {
         ("mode", DataType::Int32, true),
         ("data", DataType::Binary, true),
     ])
+}
+
+/// The fields of a struct that is never null.
+fn fields_of<const N: usize>(fields: [(&str, DataType, bool); N]) -> Fields {
+    fields.into_iter().map(|(name, of, nullable)| Field::new(name, of, nullable)).collect()
 }
 
 /// Describes a schema as Spark does: the value of [`ROW_METADATA`].

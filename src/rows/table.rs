@@ -4,10 +4,11 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use arrow_schema::{DataType, Field, Fields, Schema, SchemaRef};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::ImageRows;
+use super::spark::element_of;
 use crate::choice::choice;
 use crate::error::{Error, Result};
 use crate::features::{Element, KeyPoint, VectorFormat};
@@ -306,11 +307,6 @@ fn list_of(data_type: DataType) -> DataType {
     DataType::List(element_of(data_type))
 }
 
-/// The field of a list's elements, by the name that Parquet and Spark give it.
-pub(super) fn element_of(data_type: DataType) -> Arc<Field> {
-    Arc::new(Field::new("element", data_type, false))
-}
-
 /// Where a column's values come from.
 #[derive(Clone, Copy)]
 pub(super) enum Values {
@@ -368,9 +364,4 @@ pub(crate) fn is_dictionary(name: &str) -> Option<bool> {
     column.map(|c| {
         !matches!(c.values, Values::OfKeyPoint(_) | Values::Vector | Values::Scores | Values::Image)
     })
-}
-
-/// The fields of a struct that is never null.
-pub(super) fn fields_of<const N: usize>(fields: [(&str, DataType, bool); N]) -> Fields {
-    fields.into_iter().map(|(name, of, nullable)| Field::new(name, of, nullable)).collect()
 }
