@@ -31,6 +31,7 @@ labels = {
     "duckdb": [row[0] for row in duckdb.sql(f"select distinct label from '{out}/*.parquet' order by all").fetchall()],
 }
 try:
+    from pyspark import SparkContext  # noqa: F401  a client alone has none
     from pyspark.sql import SparkSession
 except ImportError:
     print("pyspark is not installed: Spark left out")

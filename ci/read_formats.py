@@ -86,6 +86,7 @@ off = max(off, abs(np.stack(table.five) - five).max())
 assert list(table.path) == list(rows.path) and off < 1e-3, off
 
 try:
+    from pyspark import SparkContext  # noqa: F401  a client alone has none
     from pyspark.ml.feature import PCA as SparkPCA
     from pyspark.ml.functions import vector_to_array
     from pyspark.sql import SparkSession

@@ -7,11 +7,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 log=$(mktemp)
-miri=
-pip=
-trap 'rm -f "$log" "$log".*; for job in $miri $pip; do kill "$job" 2>/dev/null || true; done' EXIT
+trap 'rm -f "$log" "$log".*; kill $(jobs -p) 2>/dev/null || true' EXIT
 # Runs tests, and keeps their closing lines for the summary.
 tests() { cargo test --quiet "$@" 2>&1 | tee -a "$log"; }
+# The end of what runs in the background, with its output.
+end_of() { wait "$1" || { cat "$2" && exit 1; }; cat "$2"; }
 say() { printf '\n== %s (after %d s)\n' "$*" "$SECONDS"; }
 left_out=()
 
@@ -112,11 +112,7 @@ else
     tests --no-default-features --features jpeg --lib --test flow
     left_out+=("the tests on aarch64 (need rustup and its server, aarch64-linux-gnu-gcc and qemu-aarch64)")
 fi
-if [ -n "$miri" ]; then
-    wait "$miri" || { cat "$log.miri" && exit 1; }
-    cat "$log.miri"
-    miri=
-fi
+[ ! -e "$log.miri" ] || end_of "$miri" "$log.miri"
 
 say "features keep to themselves"
 tree=$(cargo tree --no-default-features --edges normal --prefix none)
@@ -166,7 +162,10 @@ say "other readers, another S3 server and the newest OpenCV, from PyPI"
 if wait "$pip"; then
     ORB_FEATURES_MOTO=$PWD/$venv/bin/moto_server \
         tests "${all[@]}" --test s3 -- --include-ignored other_server
-    # The program is the one that the tests have built.
+    # The program is the one that the tests have built. This takes one core for a minute.
+    $venv/bin/python ci/compare_wheel.py target/debug/orb-features target/quickstart-test/photos --keypoints 3000000 \
+        >"$log.opencv" 2>&1 &
+    opencv=$!
     $venv/bin/python ci/read_back.py target/debug/orb-features target/quickstart-test/photos
     $venv/bin/python ci/read_formats.py target/debug/orb-features target/quickstart-test/photos
     ORT_DYLIB_PATH=$(echo $PWD/$venv/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime.so.*)
@@ -190,7 +189,7 @@ if wait "$pip"; then
         "$log.pytest" >>"$log"
     $venv/bin/stubtest orb_features --mypy-config-file python/pyproject.toml --allowlist python/stubtest-allowed.txt
     say "the newest OpenCV"
-    $venv/bin/python ci/compare_wheel.py target/debug/orb-features target/quickstart-test/photos --keypoints 3000000
+    end_of "$opencv" "$log.opencv"
 else
     cat "$log.pip"
     left_out+=("the checks in Python (need python3 with venv, and PyPI)")
