@@ -178,8 +178,8 @@ if wait "$pip"; then
     say "the Python package, on Sail too"
     began=$SECONDS
     rm -f target/wheels/*.whl
-    # The crate has the features of users' wheels; its dependencies are those of the tests.
-    PATH=$PWD/$venv/bin:$PATH maturin build --quiet --profile test --features as-tests -m python/Cargo.toml --out target/wheels
+    # The crate with the features of users' wheels, on the dependencies that the tests have built.
+    PATH=$PWD/$venv/bin:$PATH maturin build --quiet --profile dev --features as-tests -m python/Cargo.toml --out target/wheels
     echo "the wheel took $((SECONDS - began)) s"
     install --reinstall --no-deps target/wheels/*.whl
     ORB_FEATURES_PROGRAM=$PWD/target/debug/orb-features $venv/bin/python -m pytest --quiet python/tests | tee "$log.pytest"
