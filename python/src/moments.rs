@@ -1,13 +1,13 @@
 //! The moments of rows.
 
-use orb_features::pca::{Moments, PcaInput};
+use orb_features::pca::Moments;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
 
 use crate::errors::{Failure, param};
 use crate::extraction::PyExtraction;
 use crate::pca::{PyPca, fit};
-use crate::rows::{check_dimensions, moments_of, with_rows};
+use crate::rows::{check_dimensions, moments_of, name_of, with_rows};
 use crate::run::on_threads;
 
 /// Count, sums and sums of products of rows: all that a fit needs. Moments of parts merge, here or on other machines; for
@@ -84,10 +84,7 @@ impl PyMoments {
     /// "u8", "f32" or "bits".
     #[getter]
     fn element(&self) -> &'static str {
-        match self.moments.input() {
-            PcaInput::Bits => "bits",
-            PcaInput::Bytes => self.moments.element().as_str(),
-        }
+        name_of(self.moments.input(), self.moments.element())
     }
 
     /// Fits a PCA. `n_components`: a number, 20 by default, or a share of the variance such as 0.95. `origin`: the job that made

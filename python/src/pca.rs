@@ -3,14 +3,13 @@
 use std::path::PathBuf;
 
 use numpy::{PyArray1, PyArray2, ToPyArray as _};
-use orb_features::features::Element;
 use orb_features::pca::{Centering, Components, Moments, PcaInput, PcaModel, PcaParams, Solver};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
 use crate::errors::{Failure, Result};
-use crate::rows::{moments_of, with_rows};
+use crate::rows::{moments_of, name_of, with_rows};
 use crate::run::on_threads;
 
 /// The components that `k` asks for: a whole number, or a share of the variance.
@@ -171,11 +170,7 @@ impl PyPca {
     /// "u8", "f32" or "bits": what the rows must be.
     #[getter]
     fn element(&self) -> &'static str {
-        match (self.model.input(), self.model.element()) {
-            (PcaInput::Bits, _) => "bits",
-            (PcaInput::Bytes, Element::F32) => "f32",
-            _ => "u8",
-        }
+        name_of(self.model.input(), self.model.element())
     }
 
     /// The model as JSON, as the library and the program save it.

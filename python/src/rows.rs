@@ -2,7 +2,7 @@
 
 use numpy::{PyArray2, PyReadonlyArray2};
 use orb_features::Error;
-use orb_features::features::VectorsView;
+use orb_features::features::{Element, VectorsView};
 use orb_features::pca::{Moments, PcaInput};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
@@ -24,6 +24,14 @@ pub fn check_dimensions(dimensions: usize) -> Result<()> {
         allowed: format!("at most {MOST_DIMENSIONS}: the moments of more do not fit in memory")
             .into(),
     }))
+}
+
+/// What the rows are for Python: "u8", "f32" or "bits".
+pub fn name_of(input: PcaInput, element: Element) -> &'static str {
+    match input {
+        PcaInput::Bits => "bits",
+        PcaInput::Bytes => element.as_str(),
+    }
 }
 
 /// Calls `work` with rows: a numpy array of shape (n, d) of bytes or float32, or a column of Arrow.
