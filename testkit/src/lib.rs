@@ -2,11 +2,14 @@
 //!
 //! - [`images`] and [`photos`] draw images, so that no data set is needed,
 //! - [`rows`] makes and takes apart batches,
+//! - `parquet` (a feature) reads Parquet files whole,
 //! - `s3` (a feature) is an S3 server in memory, with faults on demand; the program `s3-server` runs it.
 #![allow(missing_docs, missing_debug_implementations)]
 #![allow(clippy::missing_errors_doc, clippy::must_use_candidate)]
 
 pub mod images;
+#[cfg(feature = "parquet")]
+pub mod parquet;
 pub mod photos;
 pub mod rows;
 #[cfg(feature = "s3")]

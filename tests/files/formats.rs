@@ -10,10 +10,10 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::{Float32Type, Float64Type, Int8Type, Int32Type, Int64Type};
 use arrow_array::{Array as _, ArrayRef, RecordBatch};
-use arrow_select::concat::concat_batches;
 use orb_features::prelude::*;
 use orb_features::rows::ROW_METADATA;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use testkit::parquet::rows_in;
 use testkit::photos;
 
 fn orb() -> Orb {
@@ -41,16 +41,6 @@ fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
         entries.filter(|path| path.to_str().unwrap().ends_with(ending)).collect();
     files.sort();
     files
-}
-
-/// All rows of the Parquet files of a folder.
-fn read(folder: &Path) -> RecordBatch {
-    let mut batches = Vec::new();
-    for path in files(folder, ".parquet") {
-        let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap();
-        batches.extend(reader.build().unwrap().map(Result::unwrap));
-    }
-    concat_batches(&batches[0].schema(), &batches).unwrap()
 }
 
 /// A job on [`images`]; its result, without and with the list of images.
@@ -82,7 +72,7 @@ impl Bench {
 
     fn run(&self, name: &str, params: FileParams, pca: Option<PcaParams>) -> RecordBatch {
         self.try_run(name, params, pca).unwrap();
-        read(&self.out(name))
+        rows_in(&self.out(name))
     }
 }
 
@@ -292,7 +282,7 @@ fn a_number_of_files_is_kept_to_the_row() {
         assert_eq!((rows.iter().sum::<u64>(), report.sink.rows), (total, total), "{name}");
         assert!(rows.iter().max().unwrap() - rows.iter().min().unwrap() <= 1, "{rows:?}");
         if format == FileFormat::Parquet {
-            assert_eq!(read(&bench.out(&name)), whole, "{name}");
+            assert_eq!(rows_in(&bench.out(&name)), whole, "{name}");
         }
         // With a fit, too.
         let fitted = format!("{name} fitted");
@@ -327,7 +317,7 @@ fn every_image_is_listed_whatever_becomes_of_it() {
             .with_on_error(policy)
             .run()
             .unwrap();
-        let list = read(&bench.out(name).join("_images"));
+        let list = rows_in(&bench.out(name).join("_images"));
         assert_eq!((list.num_rows(), report.sink.images), (30, 30));
         let names: Vec<_> = images().into_iter().map(|(name, _)| name).collect();
         assert_eq!(texts(&list, "path"), names, "in their order");
@@ -360,7 +350,7 @@ fn every_image_is_listed_whatever_becomes_of_it() {
         sink.write(batch).unwrap();
     }
     sink.finish().unwrap();
-    let list = read(&bench.out("split").join("_images"));
+    let list = rows_in(&bench.out("split").join("_images"));
     let counts = column(&list, "n_vectors").as_primitive::<Int32Type>();
     assert_eq!((list.num_rows(), counts.values().iter().sum::<i32>() as usize), (2, rows));
 }

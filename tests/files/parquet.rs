@@ -9,12 +9,12 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Float64Type, Int32Type};
 use arrow_array::{Array, RecordBatch};
 use arrow_schema::DataType;
-use arrow_select::concat::concat_batches;
 use ndarray::Array2;
 use orb_features::prelude::*;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::Compression;
 use parquet::file::metadata::RowGroupMetaData;
+use testkit::parquet::rows_of;
 use testkit::{names, rows};
 
 /// The id of a Spark job, as in the names of its files.
@@ -73,10 +73,7 @@ fn parts(folder: &Path) -> Vec<PathBuf> {
 }
 
 fn read(path: &Path) -> RecordBatch {
-    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap();
-    let schema = Arc::clone(reader.schema());
-    let batches: Vec<_> = reader.build().unwrap().map(Result::unwrap).collect();
-    concat_batches(&schema, &batches).unwrap()
+    rows_of([File::open(path).unwrap()])
 }
 
 fn write(path: &Path, params: FileParams, batches: &[RowBatch]) -> Result<SinkReport> {

@@ -13,12 +13,12 @@ use arrow_array::{
     StringArray, StructArray,
 };
 use arrow_schema::{DataType, Field, Schema};
-use arrow_select::concat::concat_batches;
 use ndarray::Array2;
 use orb_features::prelude::*;
 use orb_features::table::{ImageTable, TablePca, TableSource};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use testkit::parquet::rows_in;
 use testkit::photos;
 use testkit::rows::{OrbRow, rows};
 
@@ -31,17 +31,6 @@ fn write(path: &Path, columns: Vec<(&str, ArrayRef)>) {
     let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), schema, None).unwrap();
     writer.write(&batch).unwrap();
     writer.close().unwrap();
-}
-
-fn read(folder: &Path) -> RecordBatch {
-    let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
-    paths.sort();
-    let mut batches = Vec::new();
-    for path in paths.iter().filter(|p| p.extension().is_some_and(|e| e == "parquet")) {
-        let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap();
-        batches.extend(reader.build().unwrap().map(Result::unwrap));
-    }
-    concat_batches(&batches[0].schema(), &batches).unwrap()
 }
 
 /// A file with this ending.
@@ -284,7 +273,7 @@ fn a_column_of_vectors_is_reduced_and_the_rest_is_kept() {
         let report = job.clone().run(sink).unwrap();
         assert_eq!((report.rows, report.vector_len, report.sink.files), (n as u64, d, 2));
         assert_eq!(report.model.n_components, k);
-        let table = read(&out);
+        let table = rows_in(&out);
         assert_eq!(scores(&table, "pca"), wanted, "{folder}");
         let kept = table.column_by_name("name").unwrap().as_string::<i32>();
         assert_eq!(kept.iter().flatten().collect::<Vec<_>>(), names);
@@ -297,7 +286,7 @@ fn a_column_of_vectors_is_reduced_and_the_rest_is_kept() {
             .with_output_column("s")
             .with_parallelism(Parallelism::new(3).unwrap());
         again.run(RecordSink::create(&out, params).unwrap()).unwrap();
-        assert_eq!(scores(&read(&out), "s"), wanted, "{folder}");
+        assert_eq!(scores(&rows_in(&out), "s"), wanted, "{folder}");
         let out = root.path().join(format!("{folder}-csv"));
         let params = FileParams::default().with_format(FileFormat::Csv);
         job.run(RecordSink::create(&out, params).unwrap()).unwrap();
@@ -308,7 +297,7 @@ fn a_column_of_vectors_is_reduced_and_the_rest_is_kept() {
         assert_eq!(&records[6][2], format!("{:?}", &wanted[6 * k..7 * k]));
     }
     // Spark's own vectors pass through, and Spark is told.
-    let reader = read(&root.path().join("spark-out"));
+    let reader = rows_in(&root.path().join("spark-out"));
     assert!(matches!(reader.column_by_name("features").unwrap().data_type(), DataType::Struct(_)));
     let part = File::open(first(&root.path().join("spark-out"), "parquet")).unwrap();
     let part = ParquetRecordBatchReaderBuilder::try_new(part).unwrap();
@@ -454,7 +443,7 @@ fn long_sparse_vectors_are_made_a_few_at_a_time() {
     let sink = RecordSink::create(root.path().join("out"), FileParams::default()).unwrap();
     let report = TablePca::new(table, "v").with_pca(PcaParams::new(3)).run(sink).unwrap();
     assert_eq!((report.rows, report.vector_len), (2 * n as u64, d));
-    let scores = scores(&read(&root.path().join("out")), "pca");
+    let scores = scores(&rows_in(&root.path().join("out")), "pca");
     // A vector and its twin, dense and sparse, have the same scores.
     assert!(scores.chunks(6).all(|twins| twins[..3] == twins[3..]));
 }
@@ -533,7 +522,7 @@ fn folders_of_a_partitioned_table_are_columns() {
     let table = TableSource::in_folder(root.path().join("t"));
     let sink = RecordSink::create(&out, FileParams::default()).unwrap();
     TablePca::new(table, "v").with_pca(PcaParams::new(1)).run(sink).unwrap();
-    let table = read(&out);
+    let table = rows_in(&out);
     let names: Vec<_> = table.schema().fields().iter().map(|f| f.name().clone()).collect();
     assert_eq!(names, ["v", "kind", "day", "pca"]);
     let texts = |name: &str| -> Vec<Option<String>> {
@@ -576,7 +565,7 @@ fn quotes_of_sparks_csv_are_read_on_request() {
         TablePca::new(table, "v").with_pca(PcaParams::new(1)).run(sink)
     };
     run(true, "spark").unwrap();
-    let table = read(&root.path().join("spark"));
+    let table = rows_in(&root.path().join("spark"));
     assert_eq!(table.column(0).as_string::<i32>().value(0), "say \"yes, no\"");
     run(false, "plain").unwrap_err();
 }

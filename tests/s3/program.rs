@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use arrow_array::RecordBatch;
 use arrow_array::{ArrayRef, StringArray};
-use arrow_select::concat::concat_batches;
 use bytes::Bytes;
 use orb_features::prelude::*;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use testkit::parquet::rows_of;
 use testkit::photos;
 use testkit::s3::{ACCESS_KEY, Fault, Memory, SECRET_KEY, Server};
 
@@ -119,15 +119,14 @@ fn parts_of(folder: &Path) -> Vec<Bytes> {
 
 /// All rows of all files, with `root` stripped from the paths, and the notes in the footers.
 fn content(files: &[Bytes], root: &str) -> (RecordBatch, Vec<String>) {
-    let (mut batches, mut notes) = (Vec::new(), Vec::new());
+    let mut notes = Vec::new();
     for file in files {
         let reader = ParquetRecordBatchReaderBuilder::try_new(file.clone()).unwrap();
         let pairs = reader.metadata().file_metadata().key_value_metadata().unwrap();
         let pairs = pairs.iter().filter(|pair| pair.key.starts_with("orb_features."));
         notes.push(format!("{:?}", pairs.collect::<Vec<_>>()));
-        batches.extend(reader.build().unwrap().map(Result::unwrap));
     }
-    let all = concat_batches(&batches[0].schema(), &batches).unwrap();
+    let all = rows_of(files.iter().cloned());
     let paths = arrow_array::cast::AsArray::as_string::<i32>(all.column(0));
     let below: StringArray =
         paths.iter().map(|path| path.map(|path| path.strip_prefix(root).unwrap())).collect();
