@@ -392,19 +392,19 @@ fn a_large_body_that_breaks_off_is_resumed() {
     assert_eq!(ranges[0].0, None);
     let mut from = 0;
     for (range, etag) in &ranges[1..] {
-        let start: u64 = range
-            .as_ref()
-            .unwrap()
-            .strip_prefix("bytes=")
-            .unwrap()
-            .trim_end_matches('-')
-            .parse()
-            .unwrap();
-        assert!(start > from, "{ranges:?}");
+        // A reset takes along what came and was not yet read. If that is all, the body is asked for anew.
+        let Some(range) = range else {
+            assert_eq!(from, 0, "{ranges:?}");
+            continue;
+        };
+        let start = range.strip_prefix("bytes=").unwrap().trim_end_matches('-');
+        let start: u64 = start.parse().unwrap();
+        assert!(start >= from, "{ranges:?}");
         from = start;
         assert_eq!(etag, &ranges[0].1);
         assert!(etag.is_some());
     }
+    assert!(from > 0, "{ranges:?}");
     // A change between two pieces is detected: no object is put together from two versions.
     let (store, other) = (memory.clone(), noise(3_000_000, 6));
     server.plan(move |asked| {
