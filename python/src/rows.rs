@@ -26,7 +26,7 @@ pub fn check_dimensions(dimensions: usize) -> Result<()> {
     }))
 }
 
-/// What the rows are for Python: "u8", "f32" or "bits".
+/// The element of the rows, as Python names it: "u8", "f32" or "bits".
 pub fn name_of(input: PcaInput, element: Element) -> &'static str {
     match input {
         PcaInput::Bits => "bits",
