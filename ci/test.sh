@@ -66,7 +66,7 @@ for set in "arrow" "parquet" "jpeg,arrow" "table" "draw" "search"; do
     cargo check --quiet --lib --example own_stage --no-default-features --features "$set"
 done
 
-say "lints with the oldest Rust, with which all that follows is built"
+say "the oldest Rust, with which all that follows is built"
 oldest=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 if command -v rustup >/dev/null && rustup toolchain install --profile minimal --component clippy "$oldest" >/dev/null 2>&1; then
     export RUSTUP_TOOLCHAIN=$oldest
@@ -74,13 +74,6 @@ else
     left_out+=("the build with Rust $oldest (needs rustup and its server)")
 fi
 rustc --version
-# The same packages each time: others would give the dependencies other features, and build them anew.
-for set in "$features" s3; do
-    cargo clippy --quiet --all-targets --workspace --features "$set" -- -D warnings
-done
-
-say "documentation"
-RUSTDOCFLAGS=-Dwarnings cargo doc --quiet --no-deps --workspace --features "$features"
 
 say "dependencies"
 if cargo deny --version >/dev/null 2>&1; then
@@ -124,7 +117,9 @@ for crate in opencv mozjpeg-sys clap parquet arrow-array aws-sdk-s3 tokio tract-
 done
 echo "none of the optional crates is built without default features"
 
-say "tests with features $features; benchmarks run once; examples"
+say "lints, documentation and tests with features $features; benchmarks run once; examples"
+# From here on, what is built is read by Clippy too, and doc tests come with the documentation.
+export RUSTC_WORKSPACE_WRAPPER=$PWD/ci/lint_and_build.sh RUSTDOC=$PWD/ci/doc_and_test.sh
 # Without the Python package, which is built as a wheel below.
 all=(--workspace --exclude orb-features-python --features "$features")
 # Tests of S3 and of the program wait much.
@@ -192,6 +187,7 @@ if wait "$pip"; then
     end_of "$opencv" "$log.opencv"
 else
     cat "$log.pip"
+    cargo clippy --quiet --package orb-features-python -- -D warnings
     left_out+=("the checks in Python (need python3 with venv, and PyPI)")
 fi
 
