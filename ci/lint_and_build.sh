@@ -2,7 +2,8 @@
 # Stands in for the compiler where cargo builds a crate of this workspace: Clippy reads the crate while the compiler
 # builds it. `cargo clippy` would read all dependencies once more than the build does.
 set -euo pipefail
-[[ " $* " == *" --emit="* ]] || exec "$@"
+# The wheel's own crate is read alone: its dependency has been read with more features.
+[[ " $* " == *" --emit="* && -n ${CARGO_PRIMARY_PACKAGE-} ]] || exec "$@"
 
 given=("$@")
 all=()

@@ -53,8 +53,8 @@
 //! - **Parity.** For the same grey pixels and any parameter values, x, y, size, angle, response, octave and
 //!   descriptor equal those of OpenCV's `cv::ORB` on x86-64, bit for bit, in the build that
 //!   [`OrbParams::compat`](orb::OrbParams::compat) names. `PARITY.md` lists the comparisons.
-//! - **Determinism.** Rows, their order, the model's bits and the content of the files do not depend on
-//!   threads, batches or instruction sets.
+//! - **Determinism.** Rows, their order, the model's bits and the content of the files do not depend on threads or
+//!   batches, nor on the CPU, except for the last bits of models of more than 256 dimensions.
 //! - **Bounded memory.** Memory depends on threads and windows, not on the number of images. A folder source
 //!   holds the names in the folder that it reads and in the folders above it.
 //! - **Nothing lost.** Each image gives its rows, counts as an image without features, or gives one error with its

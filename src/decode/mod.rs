@@ -151,7 +151,7 @@ impl Decoder {
         if self.params.exif_orientation() == ExifOrientation::Apply
             && orientation != Orientation::NoTransforms
         {
-            // The turned image is another.
+            // Turning needs a second buffer of the same size.
             check_memory(pixels.as_bytes().len())?;
             pixels.turn(orientation);
         }

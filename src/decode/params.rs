@@ -85,8 +85,8 @@ impl DecodeParams {
     /// Sets the most bytes that decoding one image may take besides its file (default [`DEFAULT_MAX_ALLOC`]): the
     /// decoder's pixels or coefficients, and the grey pixels. Not counted: turning the image upright takes the grey
     /// pixels a second time, and so do ORB's levels: with its defaults 1.2 times the grey pixels, 1.7 with a small
-    /// `edge_threshold`, and with `first_level` up to three times the pixels of the largest level. What of this cannot be
-    /// allocated is an error of the image.
+    /// `edge_threshold`, and with `first_level` up to three times the pixels of the largest level. If any of it cannot
+    /// be allocated, the image fails.
     pub fn with_max_alloc(mut self, max_alloc: u64) -> Self {
         self.max_alloc = max_alloc;
         self

@@ -38,7 +38,7 @@ impl Codes {
         Self { blocks, len: descriptors.len() }
     }
 
-    /// Calls `hit` with each descriptor nearer than `bound`, which it returns anew, in the order of the indices.
+    /// Calls `hit` with each descriptor nearer than `bound`, in the order of the indices. `hit` returns the new bound.
     pub fn nearer(
         &self,
         kernel: Distances,
@@ -72,8 +72,8 @@ impl Codes {
     }
 }
 
-/// Adds to the `k` nearest neighbours of each query, so far in `lists`, those in some blocks that are nearer than `bound`.
-/// `index` gives the index of the descriptor in a slot, unless it may be none of the query's. Slots are in the order of
+/// Updates `lists`, the `k` nearest neighbours of each query so far, with the descriptors in `blocks` below `bound`.
+/// `index` gives the index of the descriptor in a slot, or `None` if the query excludes it. Slots are in the order of
 /// the indices.
 pub(crate) fn nearest(
     kernel: Distances,
@@ -114,8 +114,8 @@ pub(crate) fn insert(list: &mut [Neighbor], neighbor: Neighbor) {
     }
 }
 
-/// Calls `hit` with each slot nearer than a bound, and the bound, which it returns anew. Slots without a descriptor are
-/// zeros, and come, too.
+/// Calls `hit` with each slot nearer than the bound, and with the bound; `hit` returns the new bound. Slots without a
+/// descriptor hold zeros and are passed, too.
 pub(crate) fn scan(
     kernel: Distances,
     query: &[u32; HAMMING_WORDS],

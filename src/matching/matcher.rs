@@ -218,7 +218,7 @@ impl Matcher {
         each.collect()
     }
 
-    /// The distance that is too far.
+    /// Exclusive upper bound of the distances.
     fn bound(&self) -> u16 {
         (self.params.max_distance.min(BITS) + 1) as u16
     }

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// Refits of each better sample.
 const REFITS: usize = 10;
 
-/// Most draws of an iteration that find no sample that a camera could see.
+/// Most draws of one iteration: a sample that no camera could see is drawn again.
 const DRAWS: usize = 100;
 
 /// Parameters of [`Homography::find`].
@@ -140,7 +140,7 @@ pub(super) fn find(pairs: &[Pair], params: &RansacParams) -> Option<FoundHomogra
     let scorer = Scorer { pairs, limit: params.threshold.powi(2) };
     let mut random = ChaCha8Rng::seed_from_u64(params.seed);
     let mut best: Option<Best> = None;
-    // Few pairs have few samples: three times as many draws meet nearly all of them.
+    // With few pairs, three draws for each possible sample of four are enough to draw nearly all of them.
     let (mut iteration, mut due) = (0, f64::from(params.max_iterations).min(3.0 * samples(n)));
     while f64::from(iteration) < due {
         iteration += 1;
@@ -183,12 +183,12 @@ fn samples(n: usize) -> f64 {
     (0..4).map(|i| (n - i) as f64 / (i + 1) as f64).product()
 }
 
-/// Draws four pairs that a camera could see: no three on a line, and turned the same way in both images.
+/// Draws four pairs of which no three points are collinear, and every three have the same orientation in both images.
 fn sample(pairs: &[Pair], random: &mut ChaCha8Rng) -> Option<[Pair; 4]> {
     for _ in 0..DRAWS {
         let mut places = [usize::MAX; 4];
         for i in 0..4 {
-            // The bias of a remainder is below 2^-32 of the number of pairs.
+            // The relative bias of the remainder is below 2^-32, for up to 2^32 pairs.
             let place = loop {
                 let place = (random.next_u64() % pairs.len() as u64) as usize;
                 if !places.contains(&place) {

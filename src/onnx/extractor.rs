@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::params::{OnnxBackend, OnnxParams};
+use super::params::{MAX_BATCH, MAX_SIDE, OnnxBackend, OnnxParams};
 use super::prepare::{Buffers, Layout, Preparation};
 #[cfg(feature = "onnxruntime")]
 use super::runtime;
@@ -59,7 +59,7 @@ enum Plan {
 pub struct OnnxScratch {
     buffers: Buffers,
     input: Vec<f32>,
-    /// The network as this thread runs it, once it has.
+    /// This thread's session; `None` before its first run.
     #[cfg(feature = "onnxruntime")]
     session: Option<runtime::Session>,
 }
@@ -93,7 +93,7 @@ impl OnnxExtractor {
     pub fn new(network: &[u8], name: &str, params: &OnnxParams) -> Result<Self> {
         params.check()?;
         let failed = |reason: Why| Error::Network { uri: name.into(), reason };
-        // The libraries are not meant for hostile files.
+        // The libraries may panic on a damaged file.
         let loaded = catch_unwind(AssertUnwindSafe(|| Network::load(network, params, &failed)));
         let network = loaded
             .unwrap_or_else(|_| Err(failed("it cannot be loaded: the loader panicked".into())))?;
@@ -141,7 +141,7 @@ impl Network {
         });
         let description = description.to_string();
         let mut network = Self { plan, preparation, batch, len: 0, description };
-        // The shape of the output is known for certain once there is one.
+        // Runs once on zeros, to learn the shape of the output.
         let zeros = vec![0.0; batch * network.preparation.len()];
         let (shape, values) = network.run(&zeros, &mut OnnxScratch::default()).map_err(failed)?;
         network.len = values.len() / batch;
@@ -174,6 +174,9 @@ impl Network {
         }
     }
 }
+
+/// Most elements of a batch that a network is given: 1 GiB of them.
+const MAX_ELEMENTS: usize = 1 << 28;
 
 /// The parameters and what the network declares, brought together.
 struct Fitted {
@@ -222,6 +225,19 @@ fn fit(declared: &Declared, params: &OnnxParams, failed: &dyn Fn(Why) -> Error) 
         (Some(batch), _) | (None, Some(batch)) => batch,
         (None, None) => 1,
     };
+    let most = MAX_SIDE as usize;
+    let n = height.saturating_mul(width).saturating_mul(batch.saturating_mul(channels));
+    if !(1..=most).contains(&height)
+        || !(1..=most).contains(&width)
+        || !(1..=MAX_BATCH).contains(&batch)
+        || n > MAX_ELEMENTS
+    {
+        let why = format!(
+            "its input is {batch} images of {width} x {height}: of 1 to {MAX_BATCH} images with 1 to {most} pixels a side, \
+             and {MAX_ELEMENTS} elements in all, is due"
+        );
+        return Err(failed(why.into()));
+    }
     let (channels, resize, scale) = (params.channels(), params.resize(), params.scale());
     let preparation = Preparation { layout, width, height, channels, resize, scale };
     Ok(Fitted { preparation, batch, output: output_of(declared, params)? })

@@ -68,9 +68,9 @@ impl Default for OnnxParams {
 }
 
 /// Most pixels of a side that a network is given.
-const MAX_SIDE: u32 = 4096;
+pub(super) const MAX_SIDE: u32 = 4096;
 /// Most images that a network is given at a time.
-const MAX_BATCH: usize = 1024;
+pub(super) const MAX_BATCH: usize = 1024;
 
 impl OnnxParams {
     /// Sets which output of the network is the vector, by its name (default: the last).

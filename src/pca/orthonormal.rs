@@ -25,8 +25,8 @@ pub(super) fn product(a: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>) -> Array2<
     out
 }
 
-/// An orthonormal basis of the columns: by Cholesky factors, in products on all threads, unless the columns nearly depend
-/// on each other. The second factor takes away what rounding leaves of the first.
+/// An orthonormal basis of the columns, by Cholesky QR in two rounds: the second removes rounding errors of the first.
+/// Uses Householder reflections if the columns are nearly dependent.
 pub(super) fn orthonormal(mut vectors: Array2<f64>) -> Array2<f64> {
     for _ in 0..2 {
         match inverse_root(&product(vectors.t(), vectors.view())) {
@@ -37,14 +37,14 @@ pub(super) fn orthonormal(mut vectors: Array2<f64>) -> Array2<f64> {
     vectors
 }
 
-/// An orthonormal basis of the vectors less what they have of the blocks.
+/// An orthonormal basis of the vectors' components orthogonal to the blocks.
 pub(super) fn orthogonal_to(blocks: &[Array2<f64>], mut vectors: Array2<f64>) -> Array2<f64> {
     for _ in 0..2 {
         for block in blocks {
             let along = product(block.t(), vectors.view());
             add_product(block.view(), (-along).view(), &mut vectors);
         }
-        // Between the rounds, too: what is left may be small beside what was taken away.
+        // After each round, because the remainder may be small compared with the part removed.
         vectors = orthonormal(vectors);
     }
     vectors

@@ -21,8 +21,8 @@ pub const DEFAULT_SEED: u64 = 0;
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum PowerIterations {
-    /// Until the components have converged, 1000 at most. They cost no pass over the data, as they
-    /// run on the covariance matrix.
+    /// Until the components have converged, 1000 at most. They run on the covariance matrix. For vectors of more than
+    /// 4,096 elements, which have none, each is a pass over the data, 10 at most.
     #[default]
     Auto,
     /// Exactly this number.
@@ -131,7 +131,7 @@ pub enum Centering {
 
 choice!(Centering, "centering", Mean = "mean", None = "none");
 
-/// What of a vector the PCA is fitted to.
+/// Whether a PCA takes the elements of a vector or its bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PcaInput {
@@ -155,10 +155,10 @@ impl PcaInput {
         }
     }
 
-    /// Refuses vectors that have no bits of their own.
+    /// Refuses vectors that the PCA cannot take in this form.
     ///
     /// # Errors
-    /// [`Error::InvalidParam`] for the bits of floats, and for more than 2^20 bits.
+    /// [`Error::InvalidParam`] for the bits of floats, and for more than 2^20 dimensions.
     pub fn check(self, format: VectorFormat) -> Result<()> {
         if self == Self::Bits && format.element() != Element::U8 {
             return Err(Error::param("pca_input", self, "bytes for vectors of floats"));

@@ -144,7 +144,7 @@ impl Totals {
 /// Variances, and components as rows.
 pub(super) type Found = (Array1<f64>, Array2<f64>);
 
-/// By the eigenvectors of the products of each two rows.
+/// The PCA by the eigenvectors of the Gram matrix of the centred rows.
 fn exact(mean: &Array1<f64>, n: u64, k: usize, rows: &mut Rows<'_>) -> Result<Found> {
     let mut centred = Vec::with_capacity(n as usize * mean.len());
     blocks(mean.len(), rows, &mut |block| {
@@ -167,7 +167,7 @@ fn exact(mean: &Array1<f64>, n: u64, k: usize, rows: &mut Rows<'_>) -> Result<Fo
     Ok((variance, components))
 }
 
-/// Makes the rows from `rank` on unit vectors that are orthogonal to all before.
+/// Replaces the rows from `rank` on by unit vectors orthogonal to all rows before them.
 fn complete(components: &mut Array2<f64>, rank: usize) {
     let mut axis = 0;
     for i in rank..components.nrows() {
@@ -193,8 +193,8 @@ fn complete(components: &mut Array2<f64>, rank: usize) {
     }
 }
 
-/// A block Lanczos iteration: the covariance is applied to the basis, a block of vectors in a pass, and the components
-/// are the best in the span of all of them. Returns the number of passes but the first, too.
+/// Block Lanczos iteration: each pass applies the covariance to a block and extends the basis by the result. The
+/// components are the Ritz vectors of the basis. Also returns the number of passes after the first.
 ///
 /// # Source
 /// C. Musco, C. Musco: "Randomized Block Krylov Methods for Stronger and Faster Approximate Singular Value

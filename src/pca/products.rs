@@ -26,14 +26,14 @@ const SUM_COLUMNS: usize = 256;
 /// Panels of a block that a thread fills at a time.
 const FILLED_PANELS: usize = 8;
 
-/// Vectors of more elements, of which there are more rows, are multiplied in float32.
+/// Most elements of a vector for products in float64; for longer vectors, the number of rows in float64.
 const MOST_EXACT: (usize, u64) = (512, 2048);
 
 /// Adds the elements of each row to `sum`, and the products of two to the upper triangle of `gram`, block by block.
 /// `before` rows came before these: a whole number of blocks, unless moments were merged.
 ///
-/// Products are exact in float64, or in float32 for what takes seconds: long vectors, once there are many. There each
-/// block is centred first, so the error is relative to the deviations from the mean, not to the mean.
+/// Products are exact in float64 or, for long vectors after the first rows ([`MOST_EXACT`]), in float32. Blocks in
+/// float32 are centred first, so the error is relative to the deviations from the mean, not to the mean.
 pub(super) fn add_products(rows: &[f32], before: u64, sum: &mut [f64], gram: &mut Array2<f64>) {
     let d = gram.ncols();
     if rows.is_empty() {
@@ -56,8 +56,8 @@ pub(super) fn add_products(rows: &[f32], before: u64, sum: &mut [f64], gram: &mu
         .for_each(|rows| add_centred(rows, &mut panels, sum, gram));
 }
 
-/// The error of the variance in any direction, relative to what the variances of the elements give in it: 0 if products
-/// are exact. What is smaller is noise.
+/// The rounding error of the variance along a direction, relative to its variance if the elements were uncorrelated: 0
+/// if products are exact. A smaller variance is noise.
 pub(super) fn rounding(d: usize, rows: u64) -> f64 {
     let (most_elements, most_rows) = MOST_EXACT;
     if d <= most_elements || rows <= most_rows {

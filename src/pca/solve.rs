@@ -18,15 +18,15 @@ const MAX_ITERATIONS: usize = 1000;
 /// eigenvalue, is at most this.
 const TOLERANCE: f64 = 1e-12;
 
-/// With more dimensions, the powers of the randomized solver take longer until they have converged than an exact
-/// decomposition, which is faer's then, if it is built in (feature `wide`): nalgebra takes ten times as long.
+/// With more dimensions, an exact decomposition is faster than power iterations until convergence. It is faer's, if
+/// built in (feature `wide`): nalgebra takes ten times as long.
 const WIDE: usize = 256;
 
 /// Tasks into which faer cuts its work, whatever the number of threads.
 #[cfg(feature = "wide")]
 const TASKS: usize = 8;
 
-/// Components of which there are fewer than one in so many dimensions are found alone, without all others.
+/// If at most one in `FEW` eigenvectors is wanted, only the wanted ones are computed.
 #[cfg(feature = "wide")]
 const FEW: usize = 3;
 
@@ -159,8 +159,8 @@ fn exact(matrix: DMatrix<f64>, k: usize) -> Eigen {
 /// The same. The sums' order depends on the instruction set, but not on the number of threads: the work is cut into a
 /// constant number of tasks.
 ///
-/// As `faer::linalg::evd::self_adjoint_evd`, but for the last step: of all vectors of the tridiagonal matrix, only the
-/// leading ones are turned into those of `matrix`.
+/// As `faer::linalg::evd::self_adjoint_evd`, except for the last step: only the leading eigenvectors of the tridiagonal
+/// matrix are transformed into those of `matrix`.
 #[cfg(feature = "wide")]
 fn exact_wide(mut matrix: DMatrix<f64>, k: usize) -> Eigen {
     use faer::diag::{Diag, DiagRef};

@@ -247,8 +247,8 @@ where
             Scores::Fit(params) => {
                 let mut spooled = batches.spool(&spool, params.input())?;
                 sink.expect(spooled.batches.vectors(), spooled.batches.images());
-                let model =
-                    tally.counts.fit.time(|| spooled.fit(&params)).map_err(|e| explain(e, &tally));
+                let fit = || spooled.fit_until(&params, &watch.stop);
+                let model = tally.counts.fit.time(fit).map_err(|e| explain(e, &tally));
                 let model = model?.with_origin(origin);
                 annotate_model(&mut sink, &model)?;
                 let batches = spooled.batches.project(&model).with_parallelism(parallelism.clone());

@@ -8,6 +8,7 @@ use image::metadata::Orientation;
 use image::{DynamicImage, RgbImage};
 use serde::{Deserialize, Serialize};
 
+use super::gray::samples_of;
 use super::{GrayImage, GrayView};
 use crate::choice::choice;
 use crate::error::{Error, Result};
@@ -237,18 +238,13 @@ impl Pixels {
         }
         let (width, height) = (image.width() as usize, image.height() as usize);
         let channels = image.color().channel_count();
-        let samples = usize::from(channels);
-        let (wide, has_color) = (image.color().bytes_per_pixel() / channels, samples > 2);
-        let float = matches!(image, DynamicImage::ImageRgb32F(_) | DynamicImage::ImageRgba32F(_));
-        let mut bytes: Vec<u8> = match wide {
-            _ if float => image.into_rgb8().into_raw(),
-            1 => rgb_of(image.into_bytes().chunks_exact(samples), has_color, |&v| v),
-            _ => {
-                let raw = image.into_bytes();
-                let (pairs, _) = raw.as_chunks::<2>();
-                let high = |&v: &[u8; 2]| (u16::from_ne_bytes(v) >> 8) as u8;
-                rgb_of(pairs.chunks_exact(samples), has_color, high)
+        let (samples, of_a_pixel) = samples_of(&image);
+        let mut bytes = match of_a_pixel {
+            1 | 2 => {
+                samples.iter().step_by(of_a_pixel.into()).flat_map(|&gray| [gray; 3]).collect()
             }
+            3 => samples.into_owned(),
+            _ => samples.as_chunks::<4>().0.iter().flat_map(|&[r, g, b, _]| [r, g, b]).collect(),
         };
         if format == PixelFormat::Bgr {
             bytes.as_chunks_mut::<3>().0.iter_mut().for_each(|pixel| pixel.swap(0, 2));
@@ -288,20 +284,6 @@ impl Pixels {
             self.change(|image| image.resize_exact(width, height, FilterType::Triangle));
         }
     }
-}
-
-/// Red, green and blue of each pixel. A pixel begins with these if `has_color`, otherwise with grey.
-fn rgb_of<'a, T: 'a>(
-    pixels: impl ExactSizeIterator<Item = &'a [T]>,
-    has_color: bool,
-    byte: impl Fn(&T) -> u8,
-) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(3 * pixels.len());
-    for pixel in pixels {
-        let at = if has_color { [0, 1, 2] } else { [0; 3] };
-        bytes.extend(at.map(|i| byte(&pixel[i])));
-    }
-    bytes
 }
 
 impl From<GrayImage> for Pixels {

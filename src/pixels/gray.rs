@@ -1,5 +1,7 @@
 //! Grey images, owned and borrowed, and the conversion from colour.
 
+use std::borrow::Cow;
+
 use ndarray::{ArrayView2, ArrayView3};
 
 use crate::arch::Kernels;
@@ -320,37 +322,33 @@ impl From<image::GrayImage> for GrayImage {
     }
 }
 
+/// The samples of an image of the `image` crate as bytes, and how many a pixel has: 16-bit samples keep their high byte, as
+/// `cv::imread` does; floats become colours as the `image` crate makes them.
+pub(super) fn samples_of(image: &image::DynamicImage) -> (Cow<'_, [u8]>, u8) {
+    use image::ColorType as C;
+    let color = image.color();
+    let bytes = match color {
+        C::Rgb32F | C::Rgba32F => return (Cow::Owned(image.to_rgb8().into_raw()), 3),
+        C::L16 | C::La16 | C::Rgb16 | C::Rgba16 => {
+            let high = |&v: &[u8; 2]| (u16::from_ne_bytes(v) >> 8) as u8;
+            Cow::Owned(image.as_bytes().as_chunks().0.iter().map(high).collect())
+        }
+        _ => Cow::Borrowed(image.as_bytes()),
+    };
+    (bytes, color.channel_count())
+}
+
 /// Converts any image of the `image` crate: 16-bit samples keep their high byte and alpha is
 /// dropped, as `cv::imread` does; floats are scaled by the `image` crate.
 impl From<&image::DynamicImage> for GrayImage {
     fn from(image: &image::DynamicImage) -> Self {
-        use image::DynamicImage as D;
         let (width, height) = (image.width() as usize, image.height() as usize);
-        let high = |v: u16| (v >> 8) as u8;
-        let (pixels, channels): (Vec<u8>, u8) = match image {
-            D::ImageLuma8(i) => (i.as_raw().clone(), 1),
-            D::ImageLumaA8(i) => (i.as_raw().chunks_exact(2).map(|p| p[0]).collect(), 2),
-            D::ImageRgb8(i) => return Self::from(i),
-            D::ImageRgba8(i) => {
-                (i.as_raw().chunks_exact(4).map(|p| gray_of(p[0], p[1], p[2])).collect(), 4)
-            }
-            D::ImageLuma16(i) => (i.as_raw().iter().map(|&v| high(v)).collect(), 1),
-            D::ImageLumaA16(i) => (i.as_raw().chunks_exact(2).map(|p| high(p[0])).collect(), 2),
-            D::ImageRgb16(i) => (
-                i.as_raw()
-                    .chunks_exact(3)
-                    .map(|p| gray_of(high(p[0]), high(p[1]), high(p[2])))
-                    .collect(),
-                3,
-            ),
-            D::ImageRgba16(i) => (
-                i.as_raw()
-                    .chunks_exact(4)
-                    .map(|p| gray_of(high(p[0]), high(p[1]), high(p[2])))
-                    .collect(),
-                4,
-            ),
-            other => return Self::from(&other.to_rgb8()),
+        let (samples, channels) = samples_of(image);
+        let pixels = match channels {
+            1 => samples.into_owned(),
+            2 => samples.iter().step_by(2).copied().collect(),
+            3 => return Self::of_color(&samples, width, height, ColorOrder::Rgb, channels),
+            _ => return Self::of_color(&samples, width, height, ColorOrder::Rgba, channels),
         };
         Self { pixels, width, height, channels }
     }

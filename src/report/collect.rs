@@ -35,7 +35,7 @@ const PICTURED: (usize, usize) = (20, 4);
 const SHOWN: usize = 8;
 /// Bars of the histogram.
 const BINS: u32 = 30;
-/// Up to how many features are few.
+/// Most features of a photo that counts as having few.
 const FEW: u32 = 2;
 /// Distances that a report computes: some ten seconds on one thread.
 const DISTANCES: u64 = 30_000_000_000;
@@ -161,8 +161,8 @@ impl Report {
     /// Makes a report on a result. `read` gives the bytes of a photo, by its path, or `None` if it cannot be read again:
     /// the report then goes without its picture.
     ///
-    /// Some photos are drawn by a seed, to be looked at closely: memory and time are bounded whatever the result's size, but for
-    /// one number for each label.
+    /// Reads the whole result, but examines only a seeded sample of the photos. Memory is bounded for any result,
+    /// except for one row of counts for each label.
     ///
     /// # Errors
     /// Those of [`ResultReader::photos`] and [`ResultReader::images`].
@@ -188,7 +188,9 @@ impl Report {
             }
         }
         let n_photos = sample.seen();
-        if let Some(run) = params.run.as_ref().filter(|run| run.images > census.images) {
+        // Without the list of images, the count lacks those without vectors.
+        if let Some(run) = params.run.as_ref().filter(|run| has_list && run.images > census.images)
+        {
             let allowed = format!(
                 "the report of the run that wrote the result, of at most {} images",
                 census.images
@@ -216,7 +218,7 @@ impl Report {
         let photos = pictures(&sample, &labels, seed, &mut reader);
         let extremes = extremes(census.readable.into_ordered(), &sample, &mut reader);
         let searched = Searched::of(&sample, result)?;
-        let mixups = searched.as_ref().and_then(|searched| searched.mixups(&sample, &mut reader));
+        let mixups = searched.as_ref().and_then(|searched| searched.mixups(&mut reader));
         let similar = similar(result, searched.as_ref(), census.images, &mut reader)?;
         let pca = result.model()?.map(|model| {
             let ratios: Vec<f64> = model.explained_variance_ratio().to_vec();
@@ -397,33 +399,39 @@ fn extremes(
     Extremes { read, unread: n - read, darkest, brightest, blurriest: first(|m| m.sharpness, 1.0) }
 }
 
-/// Photos of the sample with what each finds among the others.
-struct Searched {
+/// An index of the sample, and what each searched photo found in it.
+struct Searched<'a> {
+    /// The photos of the index, by its numbers.
+    photos: Vec<&'a Photo>,
     index: Index,
     found: Vec<(u32, crate::search::Found)>,
 }
 
-impl Searched {
+impl<'a> Searched<'a> {
     /// `None` if there is nothing to search for: no descriptors of ORB, or fewer than two photos.
-    fn of(sample: &[Photo], result: &ResultReader) -> Result<Option<Self>> {
-        let is_orb = sample.iter().all(|photo| photo.descriptors().is_ok());
-        if sample.len() < 2 || !is_orb {
+    fn of(sample: &'a [Photo], result: &ResultReader) -> Result<Option<Self>> {
+        // A result that was added to may have a path twice, and an index has it once.
+        let mut paths = BTreeSet::new();
+        let photos: Vec<_> = sample.iter().filter(|photo| paths.insert(&photo.path)).collect();
+        let is_orb = photos.iter().all(|photo| photo.descriptors().is_ok());
+        if photos.len() < 2 || !is_orb {
             return Ok(None);
         }
-        let photos = sample.iter().cloned().map(Ok);
-        let Some(index) = index_of(photos, result)? else { return Ok(None) };
-        let all = index.n_descriptors() as u64;
-        let of_a_search = (all / sample.len() as u64).max(1) * all;
-        let searches = (DISTANCES / of_a_search.max(1)).clamp(1, sample.len() as u64) as usize;
+        let Some(index) = index_of(photos.iter().map(|&photo| Ok(photo.clone())), result)? else {
+            return Ok(None);
+        };
+        let (all, n) = (index.n_descriptors() as u64, photos.len());
+        let of_a_search = (all / n as u64).max(1) * all;
+        let searches = (DISTANCES / of_a_search.max(1)).clamp(1, n as u64) as usize;
         // Evenly among the photos.
-        let numbers = (0..searches).map(|i| (i * sample.len() / searches) as u32);
+        let numbers = (0..searches).map(|i| (i * n / searches) as u32);
         let params = SearchParams::default();
         let found: Result<Vec<_>> =
             numbers.map(|number| Ok((number, index.search_photo(number, &params)?))).collect();
-        Ok(Some(Self { index, found: found? }))
+        Ok(Some(Self { photos, index, found: found? }))
     }
 
-    fn mixups(&self, sample: &[Photo], reader: &mut Reader<'_>) -> Option<Mixups> {
+    fn mixups(&self, reader: &mut Reader<'_>) -> Option<Mixups> {
         let mut pairs: BTreeMap<(String, String), u64> = BTreeMap::new();
         let (mut searched, mut right) = (0, 0);
         let mut wrong: Vec<(f64, u32, u32, String)> = Vec::new();
@@ -452,8 +460,7 @@ impl Searched {
         pairs.truncate(LISTED);
         wrong.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
         let mut thumb = |number: u32| {
-            // The index has the photos of the sample, in their order.
-            let photo = &sample[number as usize];
+            let photo = self.photos[number as usize];
             reader.thumb(&photo.path, photo.label.as_deref(), &photo.keypoints)
         };
         let shown = wrong
@@ -466,7 +473,7 @@ impl Searched {
                 share,
             })
             .collect();
-        Some(Mixups { searched, among: sample.len() as u64, right, pairs, shown })
+        Some(Mixups { searched, among: self.photos.len() as u64, right, pairs, shown })
     }
 
     /// Pairs of photos that agree in many descriptors.
@@ -493,7 +500,7 @@ impl Searched {
 /// Equal photos of the whole result, and near ones of those that were searched for.
 fn similar(
     result: &ResultReader,
-    searched: Option<&Searched>,
+    searched: Option<&Searched<'_>>,
     images: u64,
     reader: &mut Reader<'_>,
 ) -> Result<SimilarPhotos> {
@@ -508,23 +515,14 @@ fn similar(
     }
     let params = DuplicateParams::default().with_near(false);
     let mut listed = duplicates(result, &params, &mut |path| reader.bytes(path))?;
-    let known: BTreeSet<(String, String)> =
-        listed.iter().map(|d| (d.path.clone(), d.of.clone())).collect();
+    let pair = |d: &Duplicate| {
+        let (a, b) = (d.path.clone(), d.of.clone());
+        if a < b { (a, b) } else { (b, a) }
+    };
+    let mut pairs: BTreeSet<_> = listed.iter().map(pair).collect();
     let mut near = searched.near();
-    near.retain(|d| {
-        !known.contains(&(d.path.clone(), d.of.clone()))
-            && !known.contains(&(d.of.clone(), d.path.clone()))
-    });
     // Each pair once.
-    let mut pairs = BTreeSet::new();
-    near.retain(|d| {
-        let pair = if d.path < d.of {
-            (d.path.clone(), d.of.clone())
-        } else {
-            (d.of.clone(), d.path.clone())
-        };
-        pairs.insert(pair)
-    });
+    near.retain(|d| pairs.insert(pair(d)));
     near.sort_by(|a, b| b.share.total_cmp(&a.share).then_with(|| a.path.cmp(&b.path)));
     listed.extend(near);
     let total = listed.len() as u64;

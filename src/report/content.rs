@@ -179,7 +179,7 @@ pub struct PcaPart {
 pub struct Scatter {
     /// The photos that were drawn.
     pub points: Vec<ScatterPoint>,
-    /// Of how many.
+    /// The number of photos to draw from.
     pub of: u64,
 }
 

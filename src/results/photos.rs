@@ -35,10 +35,12 @@ impl Photo {
     /// The vectors as ORB's descriptors.
     ///
     /// # Errors
-    /// [`Error::Shape`] if they are of another length, or not bytes.
+    /// [`Error::Shape`] if they are of another length, not bytes, or not one for each keypoint.
     pub fn descriptors(&self) -> Result<&[Descriptor]> {
         let format = self.vectors.format();
-        let bytes = self.vectors.as_u8().filter(|_| format.len() == DESCRIPTOR_LEN);
+        let has_points = self.keypoints.len() == self.vectors.rows();
+        let is_orb = format.len() == DESCRIPTOR_LEN && has_points;
+        let bytes = self.vectors.as_u8().filter(|_| is_orb);
         let bytes = bytes.ok_or_else(|| {
             Error::shape(format!(
                 "its vectors are {format}: {DESCRIPTOR_LEN} bytes with keypoints are due"
@@ -182,7 +184,7 @@ impl Iterator for Photos {
 /// Names of the columns of vectors.
 const VECTORS: [&str; 2] = ["descriptor", "vector"];
 
-/// The name of the column of vectors; that of the first element's, if each has a column of its own.
+/// The name of the column of vectors, and whether each element has a column of its own, such as `vector_0`.
 fn vector_column(schema: &Schema) -> Result<(String, bool), String> {
     if schema.index_of("path").is_err() {
         return Err(missing("path", schema));
@@ -267,7 +269,7 @@ impl Columns {
         first..(first + 1..self.len()).find(|row| !goes_on(row)).unwrap_or(self.len())
     }
 
-    /// What rows of one photo tell of it, and whether the first of them is the photo's first.
+    /// The photo of some rows, and whether the first of them is the photo's first row.
     fn photo(&self, rows: Range<usize>) -> Result<(Photo, bool), String> {
         let row = rows.start;
         let side = |column: &Option<Int64Array>| {
@@ -326,12 +328,12 @@ fn spread(batch: &RecordBatch, name: &str) -> Result<Vectors, String> {
     Vectors::from_f32(elements, columns.len()).map_err(|e| e.to_string())
 }
 
-/// Descriptors that CSV or Spark's types hold as numbers, as the bytes that they are.
+/// Converts ORB's descriptors back to bytes where CSV, Spark's types or lists hold them as numbers.
 fn of_bytes(vectors: Vectors, name: &str) -> Vectors {
     let len = vectors.format().len();
     let is_bytes = |v: &f32| (0.0..256.0).contains(v) && v.fract() == 0.0;
     match vectors.as_f32() {
-        Some(all) if name == VECTORS[0] && all.iter().all(is_bytes) => {
+        Some(all) if name == VECTORS[0] && len == DESCRIPTOR_LEN && all.iter().all(is_bytes) => {
             let bytes = all.iter().map(|&v| v as u8).collect();
             Vectors::from_u8(bytes, len).unwrap_or(vectors)
         }

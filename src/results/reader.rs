@@ -154,7 +154,7 @@ impl ResultReader {
         reader.noted()
     }
 
-    /// Reads the notes in the footer of the first file; those of CSV are with the lists beside it.
+    /// Reads the notes from the footer of the first file; for CSV, from the list of images or of failures.
     fn noted(mut self) -> Result<Self> {
         let uri = self.uri.clone();
         let no_result = |error| match error {

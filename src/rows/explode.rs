@@ -15,6 +15,9 @@ const PIXEL_BYTES: usize = 4 << 20;
 /// Most images in a batch; those without rows and those that failed count too.
 const MAX_IMAGES: usize = 1024;
 
+/// Most images that may fail while the format of the vectors is unknown.
+const MAX_FAILED_FIRST: usize = 64 << 10;
+
 /// An image after the policy on errors: its features, or a record of its failure.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -88,7 +91,8 @@ impl<I> Explode<I> {
     }
 
     /// Sets the format of the vectors (default: that of the first image). If every image fails, the stream then still
-    /// yields a batch without rows, from which a sink learns the columns; otherwise it ends with an [`Error::Shape`].
+    /// yields a batch without rows, from which a sink learns the columns; otherwise it ends with an [`Error::Shape`], as
+    /// it does if the first 65,536 images fail.
     pub fn with_format(mut self, format: VectorFormat) -> Self {
         self.format = Some(format);
         self
@@ -166,10 +170,14 @@ impl<T: Into<ImageOutcome>, I: Iterator<Item = Result<T>>> Iterator for Explode<
                         Err(error) => self.error = Some(error),
                     }
                 }
-                Some(Ok(ImageOutcome::Failed(failed))) => match self.format {
-                    Some(format) => self.open(format).push_failed(failed),
-                    None => self.failed.push(failed),
-                },
+                Some(Ok(ImageOutcome::Failed(failed))) => {
+                    if let Some(format) = self.format {
+                        self.open(format).push_failed(failed);
+                    } else {
+                        self.failed.push(failed);
+                        ended = self.failed.len() == MAX_FAILED_FIRST;
+                    }
+                }
                 Some(Err(error)) => self.error = Some(error),
                 None => ended = true,
             }
@@ -191,7 +199,8 @@ impl<T: Into<ImageOutcome>, I: Iterator<Item = Result<T>>> Iterator for Explode<
             None if self.failed.is_empty() => None,
             None => {
                 let n = std::mem::take(&mut self.failed).len();
-                let why = format!("all {n} images failed, so no format is known: set it");
+                let which = if n == MAX_FAILED_FIRST { "the first" } else { "all" };
+                let why = format!("{which} {n} images failed, so no format is known: set it");
                 Some(Err(Error::shape(why)))
             }
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow_schema::{ArrowError, DataType, Field, Fields, Schema};
 use serde_json::{Value, json};
 
-/// The key, in the footer of a file, of the schema by which Spark knows the types that Parquet does not have.
+/// The footer key of Spark's own schema, which holds the types that Parquet lacks.
 pub const ROW_METADATA: &str = "org.apache.spark.sql.parquet.row.metadata";
 
 /// The field of a list's elements, by the name that Parquet and Spark give it.
@@ -35,7 +35,7 @@ pub fn image_fields() -> Fields {
     ])
 }
 
-/// The fields of a struct that is never null.
+/// Makes fields from names, types and whether they may be null.
 fn fields_of<const N: usize>(fields: [(&str, DataType, bool); N]) -> Fields {
     fields.into_iter().map(|(name, of, nullable)| Field::new(name, of, nullable)).collect()
 }

@@ -44,13 +44,13 @@ pub enum RowShape {
     Descriptor,
     /// One image; keypoints, vectors and scores are lists, empty for an image without features.
     Image,
-    /// One image; the first so many vectors, and their scores, one after the other in one vector, with zeros
-    /// for those that the image does not have. Keypoints are left out.
+    /// One image; its first N vectors concatenated to one vector and padded with zeros, and their scores
+    /// likewise. Keypoints are left out.
     Padded(usize),
 }
 
 impl RowShape {
-    /// Whether a row holds all vectors of an image.
+    /// Whether a row is an image.
     #[must_use]
     pub fn is_of_images(self) -> bool {
         self != Self::Descriptor

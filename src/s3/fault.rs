@@ -17,7 +17,7 @@ pub(crate) enum Kind {
     Network,
     /// The body does not fit its checksum.
     Corrupt,
-    /// No object, or no upload, of that name.
+    /// No object, or no upload, of that name; or one whose parts will never make an object.
     Missing,
     /// No such bucket.
     NoBucket,
@@ -70,6 +70,9 @@ impl Fault {
         let (kind, what) = match (status, code) {
             (_, "NoSuchBucket") => (Kind::NoBucket, "the bucket does not exist"),
             (_, "NoSuchKey" | "NoSuchUpload") | (404, _) => (Kind::Missing, "it does not exist"),
+            (_, "InvalidPart" | "InvalidPartOrder" | "EntityTooSmall") => {
+                (Kind::Missing, "the server does not take the parts of the upload")
+            }
             (200..=299, "") => (Kind::Transient, "the answer cannot be read"),
             (412, _) => (Kind::Precondition, "it has changed"),
             (501, _) => (Kind::Unsupported, "the server does not support this request"),
@@ -217,6 +220,7 @@ mod tests {
             (404, "NoSuchBucket", Kind::NoBucket, "the bucket does not exist"),
             (400, "InvalidToken", Kind::Account, "the session token is wrong"),
             (400, "ExpiredToken", Kind::Expired, "has expired"),
+            (400, "InvalidPart", Kind::Missing, "does not take the parts"),
             (403, "RequestTimeTooSkewed", Kind::Account, "clock is wrong"),
             (403, "InvalidObjectState", Kind::Refused, "access denied"),
             (403, "", Kind::Denied, "access denied"),

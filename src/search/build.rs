@@ -26,7 +26,7 @@ const SEGMENT: usize = 4 << 20;
 /// Bytes of paths and labels of a segment.
 const SEGMENT_TEXT: usize = 64 << 20;
 
-/// Descriptors, for each list, of which the centres are made.
+/// Descriptors sampled for each list, to compute the centres from.
 const SAMPLE: usize = 64;
 
 /// What was put into an index.
@@ -77,7 +77,7 @@ impl Index {
     ) -> Result<IndexReport> {
         let path = path.as_ref();
         params.check()?;
-        // Held to the end, so that nobody adds to what goes.
+        // Locks the old index until it is replaced, so that no process adds to it.
         let mut old = None;
         if path.exists() {
             if !params.overwrite() {
@@ -112,15 +112,15 @@ impl Index {
         if params.overwrite() {
             out.persist(path).map_err(|e| failed(e.error))?;
         } else {
-            // Another may have come meanwhile.
+            // Another process may have created the file meanwhile.
             out.persist_noclobber(path).map_err(|e| failed(e.error))?;
         }
         drop(old);
         Ok(report)
     }
 
-    /// Adds the photos of a result whose paths are not in the index yet. Searches see all of them or none; nothing that is
-    /// there is written anew. If it fails, the index stays as it was.
+    /// Adds the photos of a result whose paths are not in the index yet. Searches see all of them or none; existing
+    /// segments are not rewritten. If it fails, the index stays as it was.
     ///
     /// # Errors
     /// [`Error::Index`] for a file that is no index, that another process adds to or replaces, or whose descriptors were
@@ -234,7 +234,7 @@ struct Writer<'a> {
     is_first: bool,
     /// The index that is added to.
     index: Option<&'a Index>,
-    /// The paths of its photos, and of those that were written, by their numbers.
+    /// Numbers of the photos of `index` and of those written so far, by path.
     known: HashMap<String, u32>,
     /// The number of descriptors, of both.
     descriptors: u64,
@@ -393,7 +393,7 @@ fn notes_of(result: &ResultReader) -> Result<Notes> {
     Ok(Notes { norm, orb: note("orb"), decode: note("decode") })
 }
 
-/// How the descriptors of two results differ in their making, as far as both tell.
+/// The first parameter in which two sets of descriptors differ, if both note it.
 fn difference(there: &Notes, added: &Notes) -> Option<String> {
     let (Some(orb), Some(other)) = (&there.orb, &added.orb) else { return None };
     let decode = |notes: &Notes| notes.decode.clone().unwrap_or_else(|| "null".to_owned());

@@ -14,8 +14,8 @@ const ROUNDS: usize = 4;
 /// A farther descriptor than any.
 const UNBOUNDED: u16 = u16::MAX;
 
-/// Descriptors of which each bit of a centre is the majority's: k-means for Hamming distances. Of fewer distinct descriptors
-/// than `k` there are fewer centres.
+/// Centres by k-means with Hamming distances: each bit of a centre is the majority in its cluster. Equal centres are
+/// merged, so few distinct descriptors give fewer than `k`.
 pub(super) fn fit(
     sample: &[Descriptor],
     k: usize,

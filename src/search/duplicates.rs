@@ -102,7 +102,7 @@ pub fn duplicates(
 /// A photo's path and label.
 type Name = (String, Option<String>);
 
-/// Photos with the same features, and those without features of the same size.
+/// Photos with equal features, and photos without features whose files are equal.
 fn equal(
     result: &ResultReader,
     read: &mut dyn FnMut(&str) -> Option<Vec<u8>>,
@@ -168,7 +168,7 @@ fn near(result: &ResultReader, params: &DuplicateParams, found: &mut Vec<Duplica
     for photo in index.photos().filter(|photo| !known.contains(photo.path)) {
         let alike = index.search_before(photo.number, &params.search)?;
         let before = alike.photos.into_iter().filter(|other| !known.contains(&other.path));
-        // The likest, and of those the first.
+        // The photo with the largest share; on a tie, the first one.
         let shares = before.map(|other| (index.agreeing(photo.number, &other), other));
         let best = shares.filter(|(share, _)| *share >= params.share);
         let best = best.max_by(|(a, one), (b, other)| {

@@ -70,7 +70,7 @@ impl Commit {
         page
     }
 
-    /// The newest commit of a page that a file of this length has all of.
+    /// The newest valid commit whose length is within the file's length `len`.
     fn of_page(page: &[u8], len: u64) -> Result<Self, String> {
         let numbers: Vec<u64> =
             page.as_chunks::<8>().0.iter().take(8).map(|b| u64::from_ne_bytes(*b)).collect();
@@ -426,8 +426,8 @@ pub(super) fn open(file: &File, path: &Path) -> Result<(Vec<Segment>, Commit)> {
     if !is_index && metadata.len() < PAGE as u64 {
         return Err(Error::index(path, "it is no index of photos"));
     }
-    // SAFETY: what is mapped and read, up to the commit's length, is never written again: a new index takes the place of
-    // the file, and additions come behind. Another program that truncates the file ends this one, as with any mapped file.
+    // SAFETY: segments up to the commit's length are never rewritten: additions are appended, and a new index replaces
+    // the file. The commits are read only here. If another program truncates the file, this one ends, as for any map.
     let map = Arc::new(unsafe { Mmap::map(file) }.map_err(failed)?);
     let page = map.get(..PAGE).ok_or_else(|| wrong("it ends too early".to_owned()))?;
     let commit = Commit::of_page(page, map.len() as u64).map_err(wrong)?;

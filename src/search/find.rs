@@ -48,13 +48,13 @@ pub struct FoundPhoto {
     pub homography: Option<Homography>,
 }
 
-/// How much speaks for a label.
+/// A label and its share of the votes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct LabelShare {
     /// The label.
     pub label: String,
-    /// Its share of all votes, 0 to 1. A vote weighs by how much nearer its neighbour is than the farthest one.
+    /// Its share of all votes, 0 to 1. A vote's weight is the farthest neighbour's distance less its own neighbour's.
     pub share: f64,
 }
 
@@ -110,7 +110,7 @@ impl Index {
                 let Some(label) = self.photo(photo).label else { continue };
                 if !labels.contains(&label) {
                     labels.push(label);
-                    // All at one distance speak for their labels alike.
+                    // If all neighbours are at the same distance, each label has the weight 1.
                     let margin = u64::from(farthest.distance - neighbor.distance);
                     let weight = if farthest.distance == list[0].distance { 1 } else { margin };
                     *weights.entry(label).or_default() += weight;

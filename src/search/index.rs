@@ -194,6 +194,7 @@ impl Index {
     /// index. With lists, the nearest of those in the `probes` nearest lists.
     #[must_use]
     pub fn knn(&self, query: &[Descriptor], k: usize, probes: usize) -> Vec<Vec<DMatch>> {
+        let k = k.min(self.n_descriptors());
         if k == 0 {
             return vec![Vec::new(); query.len()];
         }
@@ -201,8 +202,8 @@ impl Index {
         lists_of(&found, k)
     }
 
-    /// The `k` nearest descriptors of each of some, but for those of the photos `without`. With lists, the nearest in the
-    /// `probes` nearest lists.
+    /// The `k` nearest descriptors of each query, except for those of the photos `without`. With lists, only the
+    /// `probes` nearest lists are searched.
     pub(super) fn neighbors(
         &self,
         queries: &[Descriptor],
@@ -212,7 +213,7 @@ impl Index {
     ) -> Vec<Neighbor> {
         let kernel = self.notes.norm.kernel(&Kernels::current());
         let mut lists = vec![Neighbor::NONE; queries.len() * k];
-        // Of photos, their descriptors.
+        // The number of the first descriptor of a photo.
         let first = |number: u32| {
             if (number as usize) < self.len() {
                 let (segment, photo) = self.place(number);
@@ -235,7 +236,7 @@ impl Index {
         }
         let probes = probes.min(self.lists());
         let near = self.centroids.nearest(queries, probes, u16::MAX, self.notes.norm, |_, _| true);
-        // As many queries together as threads allow: a list is read once for all that look into it.
+        // One chunk of queries for each thread: a chunk reads each list once, for all its queries that probe it.
         let some = queries.len().div_ceil(rayon::current_num_threads()).max(32);
         let chunks = queries.par_chunks(some).zip(near.par_chunks(some * probes));
         lists.par_chunks_mut(some * k).zip(chunks).for_each(|(lists, (queries, near))| {
@@ -252,7 +253,7 @@ impl Index {
                     let slots = &segment.slots()[start as usize * HAMMING_LANES..];
                     for &(_, query) in of_list {
                         let list = &mut lists[query * k..(query + 1) * k];
-                        // One more: of those at the same distance, lower indices may come later.
+                        // Includes ties with the k-th distance, as a lower index may follow in another list.
                         let bound = |list: &[Neighbor]| list[k - 1].distance.saturating_add(1);
                         scan(kernel, &queries[query], blocks, bound(list), &mut |found, _| {
                             let slot = slots[found.index as usize];

@@ -176,7 +176,11 @@ impl RowSink for FileSink {
     }
 
     fn write(&mut self, batch: RowBatch) -> Result<()> {
-        Table::guarded(self, |sink| &mut sink.table, |sink| sink.add(batch))
+        // An error, or a panic that the caller catches, leaves it broken.
+        let was_broken = std::mem::replace(&mut self.table.broken, true);
+        self.add(batch)?;
+        self.table.broken = was_broken;
+        Ok(())
     }
 
     fn finish(mut self) -> Result<SinkReport> {

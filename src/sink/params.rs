@@ -289,6 +289,10 @@ impl FileParams {
             return Ok(());
         }
         let format = self.format.as_str();
+        if self.row_group_rows != DEFAULT_ROW_GROUP_ROWS {
+            let allowed = "only for Parquet: CSV has no row groups";
+            return Err(Error::param("row_group_rows", self.row_group_rows, allowed));
+        }
         if !matches!(self.codec(), Codec::Uncompressed | Codec::Gzip) {
             return Err(Error::param("codec", self.codec(), "uncompressed or gzip for CSV"));
         }

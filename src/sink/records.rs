@@ -94,16 +94,14 @@ impl RecordSink {
     /// # Errors
     /// [`Error::Write`], naming the file; the result is not committed then.
     pub fn write(&mut self, batch: RecordBatch) -> Result<()> {
-        Table::guarded(
-            self,
-            |sink| &mut sink.table,
-            |sink| {
-                let rows = batch.num_rows();
-                sink.table.set_schema(batch.schema())?;
-                let chunk: Arc<dyn Chunk> = Arc::new(batch);
-                sink.table.add(&chunk, rows)
-            },
-        )
+        // An error, or a panic that the caller catches, leaves it broken.
+        let was_broken = std::mem::replace(&mut self.table.broken, true);
+        let rows = batch.num_rows();
+        self.table.set_schema(batch.schema())?;
+        let chunk: Arc<dyn Chunk> = Arc::new(batch);
+        self.table.add(&chunk, rows)?;
+        self.table.broken = was_broken;
+        Ok(())
     }
 
     /// Completes the result and makes it visible.

@@ -30,7 +30,7 @@ pub(super) struct Table {
     pub notes: Vec<KeyValue>,
     run_id: String,
     /// Whether a write failed, so that something is missing from the files.
-    broken: bool,
+    pub broken: bool,
     part: Option<Part>,
     pub report: SinkReport,
     schema: Option<SchemaRef>,
@@ -114,7 +114,8 @@ impl Table {
     pub fn set_schema(&mut self, schema: SchemaRef) -> Result<SchemaRef> {
         let failed = |why| Error::write_to(self.target.uri(""), why);
         match &self.schema {
-            Some(first) if *first != schema => {
+            // Only the fields must agree: the metadata is the caller's own.
+            Some(first) if first.fields() != schema.fields() => {
                 Err(failed("a batch has other columns than the batches before it"))
             }
             Some(first) => Ok(Arc::clone(first)),
@@ -129,7 +130,7 @@ impl Table {
         }
     }
 
-    /// Notes what the files themselves do not tell of their columns.
+    /// Notes the column types that the format lacks: all in CSV, Spark's in Parquet.
     fn note_columns(&mut self, schema: &SchemaRef) -> Result<()> {
         if self.params.format() != FileFormat::Parquet {
             let columns = super::columns::column_types(schema, self.params.format());
@@ -148,18 +149,6 @@ impl Table {
             Err(_) => {}
         }
         Ok(())
-    }
-
-    /// Runs `add`; an error, or a panic that the caller catches, marks the table as broken.
-    pub fn guarded<S>(
-        sink: &mut S,
-        table: impl Fn(&mut S) -> &mut Self,
-        add: impl FnOnce(&mut S) -> Result<()>,
-    ) -> Result<()> {
-        let was_broken = std::mem::replace(&mut table(sink).broken, true);
-        let taken = add(sink);
-        table(sink).broken = was_broken || taken.is_err();
-        taken
     }
 
     /// The number of rows of the file with this number, from 0.
@@ -182,7 +171,11 @@ impl Table {
             (u128::from(expected) * u128::from(files_before) / u128::from(files)) as u64
         };
         let rows = up_to(number + 1) - up_to(number);
-        if number >= files.into() || rows > groups {
+        if number >= files.into() {
+            let why = format!("there are more rows than the {expected} that were announced");
+            return Err(Error::write_to(self.target.uri(""), why));
+        }
+        if rows > groups {
             let why = format!("{expected} rows do not fit into {files} files");
             return Err(Error::write_to(self.target.uri(""), why));
         }

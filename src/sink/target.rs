@@ -16,7 +16,7 @@ use super::notes::PREFIX;
 #[cfg(feature = "s3")]
 use super::s3::{Content, S3Target, Upload};
 use super::staging::Staging;
-use crate::error::{Error, Result};
+use crate::error::{BoxError, Error, Result};
 
 /// A place in which files are gathered until all of them become visible together.
 ///
@@ -162,8 +162,8 @@ fn same_columns(
     Err(Error::write_to(uri, format!("its columns differ from those of {other}")))
 }
 
-/// The path of the first file with such a name in a folder: the oldest, as files that were added by force may have other
-/// notes, and names tell runs apart but not their order.
+/// The path of the oldest file with such a name in a folder. The age decides, because files added by force may have
+/// other notes, and names do not tell the order of the runs.
 fn first_path(folder: &Path, is_taken: fn(&str) -> bool) -> Option<PathBuf> {
     let is_file = |e: &std::fs::DirEntry| e.file_type().is_ok_and(|t| t.is_file());
     let entries = std::fs::read_dir(folder).ok()?;
@@ -177,9 +177,13 @@ fn first_path(folder: &Path, is_taken: fn(&str) -> bool) -> Option<PathBuf> {
 
 fn first_in_folder(folder: &Path) -> Result<Option<First>> {
     let schema_of = |path: &Path| {
-        let file = File::open(path).map_err(|e| Error::write(path, e))?;
-        let other =
-            ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| Error::write(path, e))?;
+        let failed = |e: BoxError| {
+            let why =
+                format!("rows cannot be added to {}, which cannot be read: {e}", path.display());
+            Error::write_to(folder.display().to_string(), why)
+        };
+        let file = File::open(path).map_err(|e| failed(e.into()))?;
+        let other = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| failed(e.into()))?;
         Ok::<_, Error>(Arc::clone(other.schema()))
     };
     if let Some(path) = first_path(folder, is_parquet) {

@@ -63,21 +63,21 @@ impl fmt::Debug for ImageObject {
     }
 }
 
-/// An image of a list, by which another process or machine finds it: a line of a job that is shared out.
+/// A reference to a listed image, for a job that several processes or machines share.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageRef {
     /// The path, or the whole URI of an object.
     pub uri: String,
     /// In bytes, if that is known.
     pub size: Option<u64>,
-    /// The ETag of the object that was listed: another is not read for it.
+    /// The ETag of the listed object; reading fails if the object has changed.
     pub etag: Option<String>,
 }
 
 /// Something that can be opened as a stream of images.
 ///
-/// Every iterator of results of [`ListedImage`]s or [`ImageObject`]s is a source. A job that ends early waits until `next`
-/// returns: waits for S3 are broken off, those of a source of your own are not, so give them a limit.
+/// Every iterator of results of [`ListedImage`]s or [`ImageObject`]s is a source. A job that ends early waits until
+/// `next` returns. It cancels waits for S3; a custom source must limit its own waits.
 pub trait ImageSource {
     /// An image: read already, or still to be read by the thread that takes it.
     type Image: Into<ListedImage> + Send + 'static;

@@ -170,9 +170,29 @@ impl S3Source {
     }
 
     fn open_keys(&self) -> Result<Keys> {
+        self.check()?;
         let options = self.clone();
         let opening = self.s3.spawn(async move { Keys::open(&options).await });
         self.s3.wait_for(Task(opening))?
+    }
+
+    fn check(&self) -> Result<()> {
+        if !(1..=MAX_PAGE_SIZE).contains(&self.page_size) {
+            return Err(Error::param("page_size", self.page_size, "1 to 1000"));
+        }
+        // The queue holds twice as many items, and may hold at most `MAX_PERMITS`.
+        let most = Semaphore::MAX_PERMITS / 2;
+        if self.requests_in_flight == 0 || self.requests_in_flight > most {
+            return Err(Error::param(
+                "requests_in_flight",
+                self.requests_in_flight,
+                format!("1 to {most}"),
+            ));
+        }
+        if self.bytes_in_flight == 0 {
+            return Err(Error::param("bytes_in_flight", 0, "at least 1"));
+        }
+        Ok(())
     }
 
     /// Sets how many keys one listing request asks for, 1 to 1000 (default 1000).
@@ -216,21 +236,6 @@ impl ImageSource for S3Source {
     /// [`Error::List`] if the bucket does not exist, access to it is denied, or the server cannot be reached;
     /// [`Error::InvalidParam`].
     fn open(self) -> Result<S3Images> {
-        if !(1..=MAX_PAGE_SIZE).contains(&self.page_size) {
-            return Err(Error::param("page_size", self.page_size, "1 to 1000"));
-        }
-        // The queue holds twice as many items, and may hold at most `MAX_PERMITS`.
-        let most = Semaphore::MAX_PERMITS / 2;
-        if self.requests_in_flight == 0 || self.requests_in_flight > most {
-            return Err(Error::param(
-                "requests_in_flight",
-                self.requests_in_flight,
-                format!("1 to {most}"),
-            ));
-        }
-        if self.bytes_in_flight == 0 {
-            return Err(Error::param("bytes_in_flight", 0, "at least 1"));
-        }
         let keys = self.open_keys()?;
         let s3 = self.s3.clone();
         let taker = Taker::new(self, &keys)?;
@@ -294,6 +299,10 @@ impl Keys {
         if let Some(listed) = &options.listed {
             let page = listed.iter().map(|image| {
                 let at: S3Location = image.uri.parse()?;
+                let is_below = at.key().starts_with(&folder) || at.key() == options.root.key();
+                if at.bucket() != options.root.bucket() || !is_below {
+                    return Err(Error::param("listed", &image.uri, format!("of {}", options.root)));
+                }
                 let ImageRef { size, etag, .. } = image.clone();
                 Ok(Listed { key: at.key().to_owned(), size, etag, modified: None })
             });
@@ -367,7 +376,7 @@ impl Keys {
                     let token = token.take()?;
                     self.turn(options, Some(token)).await
                 }
-                Rest::File(listing) => match listing.next_page(&self.s3).await {
+                Rest::File(listing) => match next_page(listing, options, &self.s3).await {
                     Ok(page) if page.is_empty() => return None,
                     Ok(page) => {
                         self.page = page.into();
@@ -382,6 +391,19 @@ impl Keys {
                 return Some(Err(error));
             }
         }
+    }
+}
+
+/// The next objects of a listing. Fails if the selection needs sizes and one is missing.
+async fn next_page(listing: &mut Listing, options: &S3Source, s3: &S3) -> Result<Vec<Listed>> {
+    let page = listing.next_page(s3).await?;
+    let unknown = page.iter().find(|object| object.size.is_none());
+    match (unknown, &options.listing) {
+        (Some(object), Some(file)) if options.selection.sizes.is_some() => {
+            let why = format!("it does not give the size of {}, by which to select", object.key);
+            Err(Error::list(file.display().to_string(), why))
+        }
+        _ => Ok(page),
     }
 }
 
@@ -473,15 +495,15 @@ impl Taker {
             seen.elsewhere += 1;
             return false;
         };
+        let is_single = self.folder != self.options.root.folder();
         // Consoles create such objects as placeholders for folders.
         let is_folder = relative.is_empty() || relative.ends_with('/');
-        let is_hidden = relative.split('/').any(|segment| segment.starts_with('.'));
+        let is_hidden = !is_single && relative.split('/').any(|segment| segment.starts_with('.'));
         let is_deeper = !self.options.selection.recursive && relative.contains('/');
         if is_folder || is_hidden || is_deeper {
             return false;
         }
         seen.below += 1;
-        let is_single = self.folder != self.options.root.folder();
         let is_taken = is_single
             || (self.matcher.takes(Path::new(relative)) && self.matcher.takes_size(|| object.size));
         seen.taken += u64::from(is_taken);

@@ -26,7 +26,7 @@ pub const IMAGE_EXTENSIONS: [&str; 12] =
 pub struct Selection {
     glob: Option<String>,
     extensions: Option<Vec<String>>,
-    sizes: Option<(Bound<u64>, Bound<u64>)>,
+    pub(super) sizes: Option<(Bound<u64>, Bound<u64>)>,
     pub(super) recursive: bool,
     /// Whether it is of the files of a table.
     #[serde(skip)]
@@ -82,9 +82,9 @@ impl Selection {
         self
     }
 
-    /// The same for the files of a table: those with these endings, unless others are set, or a single one with any. Names that begin with an
-    /// underscore, and everything in such folders, are skipped too: Spark and this crate put there what is not part of a
-    /// table.
+    /// The same for the files of a table: those with these endings, unless endings or a glob are set. A single file may
+    /// have any ending. Also skips names that begin with an underscore, and everything in such folders: Spark and this
+    /// crate use such names for files that are not part of a table.
     #[cfg(feature = "table")]
     pub(crate) fn of_tables(self, extensions: impl IntoIterator<Item = &'static str>) -> Self {
         let selection = if self.extensions.is_none() && self.glob.is_none() {
@@ -201,18 +201,22 @@ impl Selection {
 pub(super) struct Matcher {
     glob: Option<GlobMatcher>,
     extensions: Option<Vec<String>>,
-    sizes: Option<(Bound<u64>, Bound<u64>)>,
+    pub(super) sizes: Option<(Bound<u64>, Bound<u64>)>,
     of_tables: bool,
 }
 
 impl Matcher {
     /// Whether the glob and the endings take a path below the root.
     pub fn takes(&self, relative: &Path) -> bool {
+        let name = relative.file_name().unwrap_or_default().as_encoded_bytes();
+        // Compares the end of the name, as an extension may contain a dot: `ome.tif`.
         let has_extension = |known: &Vec<String>| {
-            relative
-                .extension()
-                .and_then(|e| e.to_str())
-                .is_some_and(|e| known.iter().any(|known| e.eq_ignore_ascii_case(known)))
+            known.iter().any(|known| {
+                let dot = name.len().checked_sub(known.len() + 1).filter(|&dot| dot > 0);
+                dot.is_some_and(|dot| {
+                    name[dot] == b'.' && name[dot + 1..].eq_ignore_ascii_case(known.as_bytes())
+                })
+            })
         };
         // A folder such as `_date=1` is a Hive partition.
         let is_aside = |name: &OsStr| {
@@ -250,6 +254,9 @@ mod tests {
         assert!(!takes(Some("*.txt"), None, "a/b.txt"));
         assert!(takes(Some("a/*"), Some(&[".jpg", "txt"]), "a/b.txt"));
         assert!(!takes(Some("a/*"), Some(&["jpg"]), "a/b.txt"));
+        assert!(takes(None, Some(&["ome.tif"]), "a/b.OME.tif"));
+        assert!(!takes(None, Some(&["ome.tif"]), "a/b.tif"));
+        assert!(!takes(None, Some(&["jpg"]), "a/.jpg"));
     }
 
     #[test]

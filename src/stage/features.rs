@@ -109,8 +109,8 @@ where
     }
 
     /// Sets whether each image keeps its pixels, at its own size: grey of grey images, else BGR (default: no). This
-    /// decodes it a second time, unless the extractor wants the same pixels. As results that wait hold pixels then,
-    /// each thread runs ahead by one image, or one batch.
+    /// decodes it a second time, unless the extractor wants the same pixels. Waiting results then hold pixels, so each
+    /// thread runs ahead by only one image, or one batch.
     pub fn with_pixels(self, keep: bool) -> Self {
         self.with(|setup| setup.pixels = keep)
     }

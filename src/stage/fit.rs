@@ -1,6 +1,8 @@
 //! The first pass of a fit: spools all batches and accumulates their moments.
 
-use crate::error::Result;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::{Error, Result};
 use crate::features::VectorsView;
 use crate::pca::{self, FirstPass, Moments, PcaInput, PcaModel, PcaParams, Totals};
 use crate::rows::{RowBatch, Spool, SpooledBatches, Spooling};
@@ -23,10 +25,20 @@ impl Spooled {
     /// # Errors
     /// As [`Moments::fit`], and [`Error::Spool`](crate::Error::Spool) if the batches cannot be read again.
     pub fn fit(&mut self, params: &PcaParams) -> Result<PcaModel> {
+        self.fit_until(params, &AtomicBool::new(false))
+    }
+
+    /// [`fit`](Self::fit), which fails with [`Error::Interrupted`] at the next batch after `stop` is set.
+    pub(crate) fn fit_until(&mut self, params: &PcaParams, stop: &AtomicBool) -> Result<PcaModel> {
         let Self { moments, totals, batches } = self;
         let again = &mut |work: &mut dyn FnMut(VectorsView<'_>) -> Result<()>| {
             batches.rewind()?;
-            batches.try_for_each(|batch| work(batch?.vectors().view()))
+            batches.try_for_each(|batch| {
+                if stop.load(Ordering::Relaxed) {
+                    return Err(Error::Interrupted);
+                }
+                work(batch?.vectors().view())
+            })
         };
         let model = pca::fit(moments.as_ref(), totals.as_ref(), params, again);
         batches.rewind()?;
@@ -47,4 +59,30 @@ pub(super) fn spool(
     }
     let FirstPass { moments, totals, .. } = sums;
     Ok(Spooled { moments, totals, batches: spooling.finish()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::StageExt as _;
+    use crate::features::{ImageFeatures, Vectors};
+    use crate::pixels::ImageMeta;
+
+    #[test]
+    fn passes_over_the_batches_end_when_they_are_told() {
+        let d = 5000;
+        let image = |seed: usize| {
+            let numbers = (0..40 * d).map(|i| ((i * 7919 + seed) % 1013) as f32).collect();
+            let vectors = Vectors::from_f32(numbers, d)?;
+            Ok(ImageFeatures::new(Arc::new(ImageMeta::new("a.jpg")), vectors))
+        };
+        let batches = (0..3).map(image).explode();
+        let mut spooled = batches.spool(&Spool::default(), PcaInput::default()).unwrap();
+        let params = PcaParams::new(2);
+        let ended = spooled.fit_until(&params, &AtomicBool::new(true));
+        assert!(matches!(ended, Err(Error::Interrupted)), "{ended:?}");
+        spooled.fit(&params).unwrap();
+    }
 }

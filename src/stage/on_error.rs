@@ -317,7 +317,12 @@ impl<I: Iterator<Item = Result<ImageFeatures>>> Iterator for Tolerant<I> {
         if self.is_done {
             return None;
         }
-        let Some(image) = self.images.next() else {
+        let image = self.images.next().filter(|image| {
+            // The only item of a source without images.
+            let is_nothing = self.seen == 0 && matches!(image, Err(Error::NoInput { .. }));
+            !(is_nothing && self.policy.allow_empty)
+        });
+        let Some(image) = image else {
             self.is_done = true;
             return self.judge(true).err().map(Err);
         };

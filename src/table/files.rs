@@ -99,7 +99,7 @@ impl TableSource {
     }
 }
 
-/// A column that a folder's name gives, as in Hive: `key=value`.
+/// A Hive partition column and its value, from a folder `key=value`.
 type Partition = (String, Option<String>);
 
 /// The columns that the folders below the root give, in their order.
@@ -116,7 +116,7 @@ fn partitions_of(root: &str, uri: &str) -> Vec<Partition> {
         .collect()
 }
 
-/// A name in which Hive has written odd characters as `%20`.
+/// Decodes the percent-encoding of Hive's folder names.
 fn unescaped(name: &str) -> String {
     let (mut bytes, mut rest) = (Vec::new(), name.as_bytes());
     while let [first, tail @ ..] = rest {
@@ -163,8 +163,8 @@ enum Content {
 pub(crate) type Rows = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>;
 
 impl TableFile {
-    /// Opens the file. `columns` checks its columns, the last of which are those that folders give, and says which of a
-    /// Parquet file are read.
+    /// Opens the file. `columns` checks the schema, whose last columns are the partition columns, and returns the
+    /// indices to read; of a CSV file, all its own columns are read.
     pub fn rows(
         &self,
         columns: impl FnOnce(&Schema) -> Result<Vec<usize>, String>,

@@ -237,7 +237,7 @@ impl TableImages {
     ) -> Result<ImageObject> {
         let path = ImageColumns::text(columns.path.as_ref(), row)
             .or_else(|| ImageColumns::text(columns.origin.as_ref(), row));
-        // A name that is made up has no folder to be labelled by.
+        // Without a path, only a Hive rule gives a label, from the table file's path.
         let label = match &columns.label {
             Some(labels) => ImageColumns::text(Some(labels), row),
             None => match (&path, &self.options.label) {

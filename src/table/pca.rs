@@ -26,8 +26,8 @@ pub const DEFAULT_OUTPUT_COLUMN: &str = "pca";
 /// Fits a PCA to a column of vectors of a table, and writes the table with the scores as one more column.
 ///
 /// The column holds bytes of a fixed length, lists of numbers, Spark's vectors, dense or sparse, or, in CSV, texts such
-/// as `[0.5, 1]`. Numbers are taken as float32. The table is read twice; vectors of more than 4,096 elements up to five
-/// times.
+/// as `[0.5, 1]`. Numbers are taken as float32. The table is read twice; vectors of more than 4,096 elements up to
+/// twelve times.
 ///
 /// # Examples
 /// ```no_run
@@ -227,7 +227,7 @@ impl TablePca {
         Ok((model, rows))
     }
 
-    /// Reads the table: each batch, of all columns or of that of the vectors alone, and its vectors.
+    /// Reads the table in batches of all columns, or of only the column of vectors, each with its vectors.
     fn scan(&self, all_columns: bool) -> Result<Scan> {
         Ok(Scan {
             files: Box::new(self.table.files()?),
@@ -283,7 +283,7 @@ struct OpenFile {
     batch: Option<RecordBatch>,
 }
 
-/// Most bytes of vectors that are made of a table at a time: sparse ones may be far longer than they look.
+/// Most bytes of vectors in memory at a time: a sparse vector becomes dense, which may take far more memory.
 const VECTOR_BYTES: usize = 4 << 20;
 
 impl Scan {
@@ -305,7 +305,7 @@ impl Scan {
                 }
                 continue;
             };
-            // One row first, which tells the length.
+            // The first batch has one row, to learn the length of a vector.
             let rows = self.len.map_or(1, |len| (VECTOR_BYTES / (4 * len.max(1))).max(1));
             let rows = rows.min(batch.num_rows());
             file.batch = Some(batch.slice(rows, batch.num_rows() - rows));

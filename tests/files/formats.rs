@@ -298,7 +298,7 @@ fn a_number_of_files_is_kept_to_the_row() {
     };
     let error = sink.write(batches().next().unwrap()).unwrap_err().to_line();
     assert!(error.contains("known in advance"), "{error}");
-    for (told, says) in [(1, "do not fit"), (10_000, "announced")] {
+    for (told, says) in [(1, "more rows than the 1 that"), (10_000, "announced")] {
         let mut sink = FileSink::create(bench.out("wrong"), params.clone()).unwrap();
         sink.expect(told, 0);
         let written = sink.write(batches().next().unwrap());

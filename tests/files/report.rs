@@ -182,6 +182,30 @@ fn what_is_missing_is_said() {
     let unlisted = report(&at("unlisted"), &params);
     assert_eq!((unlisted.run.images, unlisted.n_labels), (61, 7));
     check(&unlisted.to_html().unwrap());
+    // Its run knows of more images, and is the right one all the same.
+    let more = run(&at("more"), images(), orb(), None);
+    fs::remove_dir_all(at("more/_images")).unwrap();
+    report(&at("more"), &ReportParams::default().with_run(more));
+}
+
+/// A result that photos were added to twice.
+#[test]
+fn a_path_may_be_in_a_result_twice() {
+    let root = tempfile::tempdir().unwrap();
+    let out = root.path().join("out");
+    run(&out, images(), orb(), None);
+    let params = FileParams::default().with_mode(WriteMode::Append).with_force(true);
+    let sink = FileSink::create(&out, params).unwrap();
+    Pipeline::new(MemorySource::new(images()), orb(), sink)
+        .without_pca()
+        .with_on_error(OnError::Skip)
+        .run()
+        .unwrap();
+    let report = report(&out, &ReportParams::default());
+    check(&report.to_html().unwrap());
+    let mixups = report.mixups.unwrap();
+    assert_eq!(mixups.among, 61, "each path once");
+    assert!(mixups.shown.iter().all(|mixed| mixed.photo.path != mixed.nearest.path));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
 
+use arrow_array::types::Float32Type;
 use arrow_array::{
     ArrayRef, FixedSizeBinaryArray, FixedSizeListArray, Float32Array, Int32Array, ListArray,
     RecordBatch, StringArray,
@@ -194,6 +195,42 @@ fn of_descriptors(other: &[(&'static str, ArrayRef)]) -> RecordBatch {
         }
     }
     RecordBatch::try_from_iter(columns).unwrap()
+}
+
+/// Vectors of floats stay what they are, whole numbers or not; ORB's descriptors belong to keypoints.
+#[test]
+fn vectors_are_not_taken_for_other_ones() {
+    let root = tempfile::tempdir().unwrap();
+    let list = |values: [f32; 8]| -> ArrayRef {
+        let lists = values.as_chunks::<4>().0.iter().map(|row| Some(row.map(Some).to_vec()));
+        Arc::new(FixedSizeListArray::from_iter_primitive::<Float32Type, _, _>(lists, 4))
+    };
+    let path = root.path().join("floats.parquet");
+    let whole = of_descriptors(&[("descriptor", list([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]))]);
+    let other = of_descriptors(&[
+        ("path", Arc::new(StringArray::from(vec!["b.jpg", "b.jpg"]))),
+        ("descriptor", list([0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])),
+    ]);
+    let file = fs::File::create(&path).unwrap();
+    let mut writer = ArrowWriter::try_new(file, whole.schema(), None).unwrap();
+    for batch in [whole, other] {
+        writer.write(&batch).unwrap();
+        writer.flush().unwrap();
+    }
+    writer.close().unwrap();
+    let photos = ResultReader::open(root.path()).unwrap().photos().unwrap();
+    let photos: Vec<Photo> = photos.map(Result::unwrap).collect();
+    assert_eq!(photos.len(), 2);
+    assert!(photos.iter().all(|photo| photo.vectors.format() == VectorFormat::f32(4)));
+
+    let folder = root.path().join("pixels");
+    let sink = FileSink::create(&folder, FileParams::default()).unwrap();
+    let pixels = PixelParams::default().with_size(8, 4).build().unwrap();
+    let job = Pipeline::new(MemorySource::new(images()), pixels, sink).without_pca();
+    job.with_on_error(OnError::Skip).run().unwrap();
+    let photo = ResultReader::open(&folder).unwrap().photos().unwrap().next().unwrap().unwrap();
+    assert_eq!(photo.vectors.format(), VectorFormat::u8(32));
+    assert!(photo.descriptors().unwrap_err().to_line().contains("with keypoints"));
 }
 
 #[test]

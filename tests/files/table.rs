@@ -511,6 +511,29 @@ fn a_csv_of_any_columns_tells_nulls_and_is_added_to() {
 }
 
 #[test]
+fn a_table_of_others_is_written_by_its_columns() {
+    let root = tempfile::tempdir().unwrap();
+    // Text under the name of a column of numbers, and metadata that differs.
+    let sizes: ArrayRef = Arc::new(StringArray::from(vec!["large"; 1000]));
+    let field = Field::new("size", DataType::Utf8, false);
+    let batch = |note: &str| {
+        let metadata = [("pandas".to_owned(), note.to_owned())].into();
+        let schema = Schema::new_with_metadata(vec![field.clone()], metadata);
+        RecordBatch::try_new(Arc::new(schema), vec![Arc::clone(&sizes)]).unwrap()
+    };
+    let mut sink = RecordSink::create(root.path().join("out"), FileParams::default()).unwrap();
+    sink.write(batch("a")).unwrap();
+    sink.write(batch("b")).unwrap();
+    assert_eq!(sink.finish().unwrap().rows, 2000);
+    let file = File::open(first(&root.path().join("out"), "parquet")).unwrap();
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+    assert!(reader.metadata().row_group(0).column(0).dictionary_page_offset().is_some());
+    let csv = FileParams::default().with_format(FileFormat::Csv).with_row_group_rows(10);
+    let error = RecordSink::create(root.path().join("csv"), csv).unwrap_err().to_line();
+    assert!(error.contains("row_group_rows"), "{error}");
+}
+
+#[test]
 fn folders_of_a_partitioned_table_are_columns() {
     let root = tempfile::tempdir().unwrap();
     let column = |text: &str| Arc::new(StringArray::from(vec![text, "[2, 1]"])) as ArrayRef;

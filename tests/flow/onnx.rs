@@ -273,6 +273,14 @@ fn a_network_that_cannot_be_used_says_why() {
         (load(&image, &sized.clone().with_size(0, 4)), "invalid size: 0 x 4"),
         (load(&image, &sized.clone().with_batch(0)), "invalid batch: 0"),
         (load(&image, &sized.clone().with_channels(PixelFormat::Gray)), "not that of gray images"),
+        (load(&identity(&[1, 3, 1_000_000, 1_000_000], 1), &params), "1000000 x 1000000"),
+        (
+            load(
+                &identity(&[0, 0, 0, 3], 1),
+                &params.clone().with_size(4096, 4096).with_batch(1024),
+            ),
+            "268435456 elements in all",
+        ),
     ] {
         assert!(line.contains(says), "{says}: {line}");
         assert!(!line.contains('\n') && line.len() < 400, "{line}");

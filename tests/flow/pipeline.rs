@@ -426,6 +426,16 @@ fn a_job_of_which_every_image_fails_is_no_result_unless_it_may_be_empty() {
     };
     assert!(matches!(nothing().run(), Err(Error::NoInput { .. })));
     assert_eq!(nothing().with_allow_empty(true).run().unwrap().images, 0);
+    // Nor does an empty folder, which says so itself.
+    let folder = tempfile::tempdir().unwrap();
+    let job = || {
+        let source = FsSource::new(folder.path());
+        Pipeline::new(source, orb(), NullSink::default()).without_pca()
+    };
+    assert!(matches!(job().run(), Err(Error::NoInput { .. })));
+    assert_eq!(job().with_allow_empty(true).run().unwrap().images, 0);
+    std::fs::remove_dir(folder.path()).unwrap();
+    assert!(matches!(job().with_allow_empty(true).run(), Err(Error::List { .. })));
 }
 
 #[test]

@@ -239,6 +239,24 @@ fn failures_come_with_the_rows() {
     assert!(matches!(lost().explode().next(), Some(Err(Error::Shape(_)))));
 }
 
+#[test]
+fn failures_without_a_format_are_bounded() {
+    let failed = || {
+        let error = Error::shape("no image");
+        Ok(ImageOutcome::Failed(FailedImage::from(&error)))
+    };
+    let explode = |n: usize| std::iter::repeat_with(failed).take(n).explode();
+    let mut endless = explode(usize::MAX);
+    let error = endless.next().unwrap().unwrap_err().to_line();
+    assert!(error.contains("the first 65536 images failed"), "{error}");
+    assert!(explode(5).next().unwrap().unwrap_err().to_line().contains("all 5 images failed"));
+    let all: usize = explode(70_000)
+        .with_format(VectorFormat::u8(32))
+        .map(|batch| batch.unwrap().failed().len())
+        .sum();
+    assert_eq!(all, 70_000);
+}
+
 fn good_batches() -> impl Iterator<Item = Result<RowBatch>> + Send {
     parallel(MemorySource::new(photos(30)).open().unwrap()).explode().with_batch_rows(7)
 }

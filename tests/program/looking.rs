@@ -76,6 +76,11 @@ fn keypoints_are_drawn_from_photos_and_from_results() {
         &["torn.jpg", "not all"],
     );
     assert_eq!(testkit::names(&bench.path("d")), ["000-000.png", "002-001.png"]);
+    // No photo is drawn over before it is read.
+    fs::copy(bench.path("in/kiwi/001.jpg"), bench.path("d/001-b.png")).unwrap();
+    fs::copy(bench.path("in/kiwi/001.jpg"), bench.path("b.jpg")).unwrap();
+    let over = ["draw", "d/001-b.png", "b.jpg", "-o", "d"];
+    bench.fails(&over, 2, &["001-b.png", "not written over"]);
     bench.fails(&["draw", "in/apple/000.jpg", "-o", "a.gif"], 2, &["a.gif", ".png or .svg"]);
     bench.fails(&["draw", "in/apple", "-o", "a.png"], 1, &["in/apple", "one photo"]);
     bench.fails(&["draw", "gone.jpg", "-o", "a.png"], 1, &["gone.jpg"]);
@@ -123,6 +128,7 @@ fn two_photos_are_matched_and_drawn() {
     let inliers = matches.iter().filter(|m| m["inlier"] == true).count();
     assert_eq!(inliers as u64, found["inliers"].as_u64().unwrap());
     assert!(image::open(bench.path("m.png")).unwrap().width() > 600);
+    bench.fails(&["match", "gone.png", "moved.png", "-o", "m.gif"], 2, &["m.gif", ".png or .svg"]);
     let text = bench.ok(&args);
     assert!(text.contains("inliers") && text.contains("pixels off, in the mean"), "{text}");
     // Nothing to find.
@@ -171,6 +177,12 @@ fn photos_are_found_by_an_index() {
     assert!(table.contains("right        36 of 36: 1.000"), "{table}");
 
     bench.fails(&["search", "x", "odd/2.jpg"], 1, &["odd/2.jpg"]);
+    // A folder without photos keeps none of the others from being searched for.
+    fs::create_dir(bench.path("nothing")).unwrap();
+    let output = bench.run(&["search", "x", "nothing", "odd/1.jpg"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("odd/1.jpg: "));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("nothing"));
     bench.fails(&["search", "gone", "odd/1.jpg"], 1, &["gone"]);
     bench.fails(&["search", "odd/1.jpg", "odd/1.jpg"], 1, &["odd/1.jpg", "no index"]);
     bench.fails(&["search", "x", "odd/1.jpg", "--ratio", "0"], 2, &["ratio"]);

@@ -353,6 +353,8 @@ fn a_server_without_conditions_on_writes_is_refused() {
     });
     let line = write(&server.connect(), WriteMode::Overwrite, "c").unwrap_err().to_line();
     assert!(line.contains("does not check conditions on writes"), "{line}");
+    write(&alone, WriteMode::Overwrite, "d").unwrap();
+    assert_eq!(visible(&memory), rows(&[("d", 10)]));
     // A server that refuses conditions only for existing objects, and one that denies access instead.
     for (status, code, says) in [
         (501, "NotImplemented", "does not check conditions on writes"),
@@ -805,6 +807,24 @@ fn an_upload_whose_completion_is_refused_is_not_lost() {
     server.heal();
     write(&s3, WriteMode::Append, "c").unwrap();
     assert_eq!(visible(&memory), rows(&[("a", 10), ("b", 10), ("c", 10)]));
+}
+
+/// An upload whose parts will never make a file is given up: the old result stays, and later runs are not blocked.
+#[test]
+fn an_upload_whose_parts_are_refused_is_lost() {
+    let (memory, server) = serve();
+    let s3 = server.connect();
+    write(&s3, WriteMode::Error, "a").unwrap();
+    server.plan(|asked| {
+        let completes = asked.method == "POST" && asked.query.contains("uploadId=");
+        completes.then_some(Fault::Error(400, "InvalidPart"))
+    });
+    let line = write(&s3, WriteMode::Overwrite, "b").unwrap_err().to_line();
+    assert!(line.contains("does not take their parts"), "{line}");
+    server.heal();
+    assert_eq!((visible(&memory), others(&memory)), complete(rows(&[("a", 10)])));
+    write(&s3, WriteMode::Append, "c").unwrap();
+    assert_eq!(visible(&memory), rows(&[("a", 10), ("c", 10)]));
 }
 
 /// Without a manifest, columns and notes are read from the footers of the files, however long these are.

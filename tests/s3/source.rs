@@ -181,13 +181,16 @@ fn any_key_is_unharmed() {
 
 #[test]
 fn a_place_can_be_a_bucket_a_folder_or_an_object() {
-    let (_memory, server) =
+    let (memory, server) =
         serve(&[("a.jpg", b"1"), ("x/a.jpg", b"2"), ("x/y", b"3"), ("x/y/z.jpg", b"4")]);
     assert_eq!(
         uris(source(&server, "s3://lab")),
         ["s3://lab/a.jpg", "s3://lab/x/a.jpg", "s3://lab/x/y/z.jpg"]
     );
     assert_eq!(uris(source(&server, "s3://lab/x/")), ["s3://lab/x/a.jpg", "s3://lab/x/y/z.jpg"]);
+    // Whatever its name.
+    memory.seed("lab", "x/.b.jpg", b"5".to_vec());
+    assert_eq!(uris(source(&server, "s3://lab/x/.b.jpg")), ["s3://lab/x/.b.jpg"]);
     let one = all(source(&server, "s3://lab/x/a.jpg"));
     let one = one[0].as_ref().unwrap();
     assert_eq!((one.uri.as_str(), one.label.as_deref()), ("s3://lab/x/a.jpg", Some("x")));
@@ -231,6 +234,11 @@ fn a_list_is_shared_out_to_other_sources() {
     assert_eq!(facts(parts.collect()), whole);
     // Nothing is listed again.
     assert_eq!(server.requests(), requests + 3);
+    // Another bucket's or folder's are refused.
+    for place in ["s3://other/in", "s3://lab/in/a"] {
+        let other = source(&server, place).with_listed(listed.clone());
+        assert!(other.open().unwrap_err().to_line().contains("invalid listed: s3://lab/in/"));
+    }
     // Another object than the one that was listed is not read for it.
     memory.seed("lab", "in/a/1.jpg", b"another".to_vec());
     let found = part(&listed);
@@ -564,6 +572,8 @@ fn bad_parameters_are_named() {
         (source().with_selection(Selection::default().with_glob("a{b")), "glob"),
         (source().with_selection(Selection::default().with_extensions([""; 0])), "extensions"),
     ] {
+        let listed = source.clone().list().err().unwrap().to_line();
+        assert!(listed.contains(name), "{name}: {listed}");
         assert!(source.open().unwrap_err().to_line().contains(name), "{name}");
     }
     for (params, name) in [
@@ -1130,6 +1140,21 @@ mod listing {
         let source = source(&server, "s3://lab").with_listing(folder.path().join("e"));
         let line = all(source).pop().unwrap().unwrap_err().to_line();
         assert!(line.contains("line 1: the key has 1025 bytes"), "{line}");
+    }
+
+    #[test]
+    fn sizes_are_selected_by_a_listing_that_gives_them() {
+        let (_memory, server) = serve_keys();
+        let path = tempfile::NamedTempFile::new().unwrap();
+        let sized = |text: &str| {
+            fs::write(path.path(), text).unwrap();
+            let selection = Selection::default().with_sizes(1..);
+            let source = source(&server, "s3://lab").with_selection(selection);
+            all(source.with_listing(path.path()))
+        };
+        assert!(sized("s3://lab/in/b.jpg\t8\n").iter().all(Result::is_ok));
+        let error = sized("in/b.jpg\n").pop().unwrap().unwrap_err().to_line();
+        assert!(error.contains("does not give the size of in/b.jpg"), "{error}");
     }
 
     #[test]

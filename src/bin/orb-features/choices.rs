@@ -38,9 +38,9 @@ impl fmt::Display for Size {
     }
 }
 
-/// The threads of a job, and of its PCA, which takes rayon's.
+/// The threads of a job, and those of rayon's global pool, which the PCA uses.
 pub fn threads(n: u16) -> Result<Parallelism, Exit> {
-    // Fails only if there are such threads already, which then do the work.
+    // Fails only if the global pool exists already; it is used then.
     let _ = rayon::ThreadPoolBuilder::new().num_threads(n.into()).build_global();
     Ok(Parallelism::new(n.into())?)
 }

@@ -9,7 +9,7 @@ use orb_features::prelude::*;
 use orb_features::results::ResultReader;
 
 use crate::choices::names;
-use crate::exit::{Exit, show};
+use crate::exit::{Exit, print};
 use crate::orb::OrbArgs;
 use crate::photo;
 use crate::place::Place;
@@ -44,10 +44,19 @@ impl Draw {
     pub fn run(&self) -> Result<(), Exit> {
         let s3 = photo::connect(&self.s3, self.photos.iter().chain(&self.result))?;
         let inputs: Vec<&Path> = self.photos.iter().map(photo::path_of).collect();
-        photo::check_output(&self.output, &inputs)?;
+        let several = self.photos.len() > 1 || self.output.is_dir();
+        let outputs: Vec<PathBuf> = if several {
+            let named = self.photos.iter().enumerate();
+            named.map(|(i, place)| self.output.join(name_of(place, i))).collect()
+        } else {
+            format_of(&self.output)?;
+            vec![self.output.clone()]
+        };
+        for path in &outputs {
+            photo::check_output(path, &inputs)?;
+        }
         let orb = self.orb.params(OpenCvBuild::default()).build()?;
         let mut decode = DecodeParams::default().with_gray_mode(self.gray);
-        let several = self.photos.len() > 1 || self.output.is_dir();
         if several && ["png", "svg"].contains(&&*ending_of(&self.output)) && !self.output.is_dir() {
             let name = self.output.display();
             return Err(Exit::usage(&format!(
@@ -70,9 +79,7 @@ impl Draw {
         let params =
             self.scale.map_or(DrawParams::default(), |n| DrawParams::default().with_scale(n));
         let mut failed = None;
-        for (i, place) in self.photos.iter().enumerate() {
-            let path =
-                if several { self.output.join(name_of(place, i)) } else { self.output.clone() };
+        for (i, (place, path)) in self.photos.iter().zip(&outputs).enumerate() {
             let drawn = photo::read(place, s3.as_ref()).and_then(|object| {
                 let keypoints = match &mut known {
                     Some(known) => {
@@ -92,10 +99,10 @@ impl Draw {
             });
             match drawn {
                 Ok((drawing, n)) => {
-                    write(&path, &drawing)?;
+                    write(path, &drawing)?;
                     let (path, place) = (path.display().to_string(), place.to_string());
                     let (path, place) = (photo::shown(&path), photo::shown(&place));
-                    show(&format!("{path}: {n} keypoints of {place}"))?;
+                    print(&format!("{path}: {n} keypoints of {place}"))?;
                 }
                 Err(error) if several => {
                     // The others are drawn all the same.
@@ -112,7 +119,7 @@ impl Draw {
         }
     }
 
-    /// The keypoints of the photos in a result, of those that are there.
+    /// The keypoints of each photo in a result; `None` for a photo that the result does not have.
     fn known(&self, result: &ResultReader) -> Result<Vec<Option<Vec<KeyPoint>>>> {
         let mut known = vec![None; self.photos.len()];
         let mut keep = |path: &str, keypoints: &[KeyPoint]| {
@@ -172,14 +179,28 @@ fn ending_of(path: &Path) -> String {
     path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_lowercase()
 }
 
-/// Writes a drawing in the format that the file's name asks for.
-pub fn write(path: &Path, drawing: &Drawing) -> Result<(), Exit> {
+/// A file's format by its name.
+#[derive(Clone, Copy)]
+pub enum Format {
+    Svg,
+    Png,
+}
+
+pub fn format_of(path: &Path) -> Result<Format, Exit> {
     match &*ending_of(path) {
-        "svg" => photo::write(path, drawing.to_svg().as_bytes()),
-        "png" => photo::write(path, &drawing.to_png()?),
+        "svg" => Ok(Format::Svg),
+        "png" => Ok(Format::Png),
         _ => Err(Exit::usage(&format!(
             "{}: a name that ends in .png or .svg is due",
             path.display()
         ))),
+    }
+}
+
+/// Writes a drawing in the format that the file's name asks for.
+pub fn write(path: &Path, drawing: &Drawing) -> Result<(), Exit> {
+    match format_of(path)? {
+        Format::Svg => photo::write(path, drawing.to_svg().as_bytes()),
+        Format::Png => photo::write(path, &drawing.to_png()?),
     }
 }

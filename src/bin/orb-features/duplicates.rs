@@ -5,7 +5,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use orb_features::prelude::*;
 use orb_features::search::{Duplicate, DuplicateParams, duplicates};
 
-use crate::exit::{Exit, show};
+use crate::exit::{Exit, print};
 use crate::photo;
 use crate::place::Place;
 use crate::s3::S3Args;
@@ -48,7 +48,7 @@ impl Duplicates {
         }
         if self.json {
             for duplicate in &found {
-                show(&serde_json::json!(duplicate).to_string())?;
+                print(&serde_json::json!(duplicate).to_string())?;
             }
             return Ok(());
         }
@@ -56,15 +56,15 @@ impl Duplicates {
         let (paths, kinds) =
             (width(|d| d.path.chars().count()).max(5), width(|d| d.kind.as_str().len()).max(4));
         if !found.is_empty() {
-            show(&format!("{:<kinds$}  share  {:<paths$}  of", "kind", "photo"))?;
+            print(&format!("{:<kinds$}  share  {:<paths$}  of", "kind", "photo"))?;
         }
         for Duplicate { kind, path, of, share, .. } in &found {
             let (path, of) = (photo::shown(path), photo::shown(of));
-            show(&format!("{kind:<kinds$}  {share:>5.2}  {path:<paths$}  {of}"))?;
+            print(&format!("{kind:<kinds$}  {share:>5.2}  {path:<paths$}  {of}"))?;
         }
         let count = |kind| found.iter().filter(|d| d.kind == kind).count();
         let kinds =
             orb_features::search::DuplicateKind::ALL.map(|kind| format!("{} {kind}", count(kind)));
-        show(&kinds.join(", "))
+        print(&kinds.join(", "))
     }
 }

@@ -45,11 +45,15 @@ pub fn text_of_done(why: &str, json: bool) -> String {
 
 /// Prints the report of a result that is complete.
 pub fn show(text: &str) -> Result<(), Exit> {
+    print(text).map_err(|exit| Exit { message: exit.message + " (the result is complete)", ..exit })
+}
+
+/// Prints what a command found.
+pub fn print(text: &str) -> Result<(), Exit> {
     match writeln!(std::io::stdout(), "{text}") {
         // A reader that has gone needs no report.
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
-            let message = format!("cannot write the report: {e} (the result is complete)");
-            Err(Exit { message, status: 1 })
+            Err(Exit { message: format!("cannot write the report: {e}"), status: 1 })
         }
         _ => Ok(()),
     }

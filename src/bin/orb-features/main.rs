@@ -70,7 +70,7 @@ enum Command {
     Report(Box<ReportOf>),
 }
 
-/// Sets from which size on glibc's malloc maps a buffer, which goes back to the system when it is freed.
+/// Sets the size from which glibc's malloc uses mmap: such buffers return to the system when they are freed.
 ///
 /// By default, glibc raises the threshold to the size of each mapped buffer that is freed. Smaller buffers then
 /// stay with the process: 80 MB instead of 50 MB after 50,000 photos. A network has large buffers for every image, and

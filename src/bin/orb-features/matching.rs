@@ -10,13 +10,13 @@ use orb_features::prelude::*;
 use serde::Serialize;
 
 use crate::choices::names;
-use crate::exit::{Exit, show, text_of};
+use crate::exit::{Exit, print, text_of};
 use crate::orb::OrbArgs;
 use crate::photo;
 use crate::place::Place;
 use crate::s3::S3Args;
 
-/// The quota of keypoints unless told otherwise: more than for a row each, as a homography needs many.
+/// Default quota of keypoints: higher than for `extract`, because a homography needs many.
 const N_FEATURES: u32 = 500;
 
 #[derive(Args)]
@@ -151,6 +151,7 @@ impl Match {
         if let Some(path) = &self.output {
             let inputs = [&self.first, &self.second].map(photo::path_of);
             photo::check_output(path, &inputs)?;
+            crate::draw::format_of(path)?;
         }
         let decode = DecodeParams::default().with_gray_mode(self.gray);
         let s3 = photo::connect(&self.s3, [&self.first, &self.second])?;
@@ -199,7 +200,6 @@ impl Match {
             rms_error: found.as_ref().map(|found| found.rms_error),
             corner_error,
         };
-        show(&text_of(&outcome, self.json))?;
         if let Some(path) = &self.output {
             let one = Side { photo: first.0.view(), keypoints: &first.1.keypoints };
             let other = Side { photo: second.0.view(), keypoints: &second.1.keypoints };
@@ -210,7 +210,7 @@ impl Match {
             let drawing = drawing.map_err(|e| Error::write_to(path.display().to_string(), e))?;
             crate::draw::write(path, &drawing)?;
         }
-        Ok(())
+        print(&text_of(&outcome, self.json))
     }
 }
 

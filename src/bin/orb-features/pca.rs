@@ -155,7 +155,7 @@ impl PcaArgs {
             Some(Solver::Covariance) if self.seed.is_some() => {
                 Err(Exit::usage("--seed has no part in --solver covariance"))
             }
-            // It may choose either, by numbers that are known at the end.
+            // `auto` may choose covariance, which takes no seed; this is known only at the end.
             Some(Solver::Auto { .. }) if self.seed.is_some() => {
                 Err(Exit::usage("--seed has no part in --solver auto: name --solver randomized"))
             }
@@ -177,7 +177,7 @@ impl PcaArgs {
     }
 }
 
-/// A path without `.` and `..`, also of what does not exist: a missing folder is left by `..` as it was entered.
+/// A path without `.` and `..`; it need not exist. A `..` after a missing folder removes that folder.
 fn resolved(path: &Path) -> PathBuf {
     let mut at = std::env::current_dir().unwrap_or_default();
     for part in path.components() {

@@ -31,7 +31,7 @@ pub fn result_and_photos(args: &S3Args, place: &Place) -> Result<(ResultReader, 
         return Ok((result_at(place, s3.as_ref())?, s3));
     }
     let result = result_at(place, None)?;
-    // All photos of a result are of one place, or nearly.
+    // Judged by the first photo: usually, all come from one place.
     let listed = result.images()?.next().transpose()?.and_then(|image| image.path);
     let first = match listed {
         Some(path) => Some(path),
@@ -98,7 +98,7 @@ pub fn read_again(path: &str, s3: Option<&S3>) -> Option<Vec<u8>> {
     read(&place, s3).ok().map(|object| object.bytes.to_vec())
 }
 
-/// Decodes a photo in colour, upright.
+/// Decodes a photo in colour, turned as `decode` says.
 pub fn pixels(object: &ImageObject, decode: &DecodeParams) -> Result<Pixels> {
     let mut decoder = orb_features::decode::Decoder::new(decode.clone());
     Ok(decoder.decode_object(object, PixelSpec::new(PixelFormat::Rgb))?.pixels)
@@ -128,7 +128,7 @@ pub fn check_output(output: &Path, inputs: &[&Path]) -> Result<(), Exit> {
     Ok(())
 }
 
-/// The folder of a place, unless it is in S3.
+/// The local path of a place; empty for S3.
 pub fn path_of(place: &Place) -> &Path {
     match place {
         Place::Folder(path) => path,

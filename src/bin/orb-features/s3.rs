@@ -140,10 +140,10 @@ impl S3Args {
     }
 }
 
-/// How long requests are repeated without a word.
+/// How long requests may fail before a warning is printed.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// Says so, once each time, when requests have been repeated in vain for a while.
+/// Starts a thread that warns, once per outage, if requests fail for longer than [`SILENCE`].
 fn tell_of_trouble(s3: S3) {
     let watch = move || {
         let mut told = None;

@@ -9,7 +9,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use orb_features::prelude::*;
 use orb_features::search::{Found, Index, SearchParams};
 
-use crate::exit::{Exit, show};
+use crate::exit::{Exit, print};
 use crate::photo;
 use crate::place::Place;
 use crate::s3::S3Args;
@@ -88,7 +88,9 @@ impl Search {
             for image in images.features(&orb).with_decode(decode.clone()) {
                 let image = match image {
                     Ok(image) => image,
-                    Err(error) if error.is_of_one_image() => {
+                    Err(error)
+                        if error.is_of_one_image() || matches!(error, Error::NoInput { .. }) =>
+                    {
                         eprintln!("error: {}", error.to_line());
                         failed += 1;
                         continue;
@@ -105,14 +107,14 @@ impl Search {
                     confusion.add(image.meta.label.clone(), label);
                 } else if self.json {
                     let line = serde_json::json!({ "path": image.meta.uri, "keypoints": query.len(), "found": found });
-                    show(&line.to_string())?;
+                    print(&line.to_string())?;
                 } else {
-                    show(&text(&image.meta.uri, &query, &found))?;
+                    print(&text(&image.meta.uri, &query, &found))?;
                 }
             }
         }
         if self.confusion {
-            show(&confusion.text())?;
+            print(&confusion.text())?;
         }
         if failed > 0 {
             let message =

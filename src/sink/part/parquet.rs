@@ -8,6 +8,7 @@ use parquet::arrow::arrow_writer::{
     ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves,
 };
 use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
+use parquet::basic::LogicalType;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
@@ -231,7 +232,9 @@ pub(in crate::sink) fn properties(
     let leaves = ArrowSchemaConverter::new().convert(schema);
     let leaves = leaves.map_err(|e| Error::write_to("the columns", BoxError::from(e)))?;
     for (i, leaf) in leaves.columns().iter().enumerate() {
-        if let Some(is_dictionary) = is_dictionary(leaves.get_column_root(i).name()) {
+        // A table of others may have text under the name of a column of numbers.
+        let is_text = matches!(leaf.logical_type_ref(), Some(LogicalType::String));
+        if !is_text && let Some(is_dictionary) = is_dictionary(leaves.get_column_root(i).name()) {
             builder = builder.set_column_dictionary_enabled(leaf.path().clone(), is_dictionary);
         }
     }

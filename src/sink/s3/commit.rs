@@ -10,7 +10,6 @@
 //! Steps 3 to 5 need only the manifest: the next run finishes what a dead run began.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -39,33 +38,49 @@ const AT_A_TIME: usize = 16;
 const ROUNDS: u32 = 1000;
 
 /// Why an output cannot be written.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(super) enum CommitError {
-    /// A request failed.
+    #[error("{0}")]
     Request(Fault),
-    /// The output exists, and the mode forbids changing it.
+    /// The mode forbids changing it.
+    #[error("it exists")]
     Exists,
-    /// The output holds something that is not part of a result, so it is not overwritten.
+    #[error("it holds {0:?}, which is not part of a result: it is not overwritten")]
     Foreign(String),
     /// The manifest is not one of ours, or has content that this crate never writes.
+    #[error(
+        "{MANIFEST} is not one that this version of the crate writes, so nothing here is touched: {0} (move it away \
+         to go on)"
+    )]
     Manifest(String),
-    /// A run with the caller's run id is in the result already.
+    /// A run with the caller's run id is in the result.
+    #[error("this run is part of it already")]
     Committed,
     /// A run with the caller's run id was committed, but its files are gone.
+    #[error("the run {0} was committed and has been replaced since: give another run id")]
     Replaced(String),
-    /// The manifest would be too long to be read.
+    #[error("{MANIFEST} would be longer than {MAX_MANIFEST_BYTES} bytes: there are too many files")]
     TooManyFiles,
-    /// Uploads of this run are gone.
+    /// Uploads of this run are gone, or will never be complete.
+    #[error(
+        "the server has lost the uploads of {} (a lifecycle rule, or someone, aborted them), or does not take their \
+         parts",
+        some_of(.0)
+    )]
     Lost(Vec<String>),
-    /// The result to append to has other columns by now.
+    #[error("its columns differ from those of the rows that were added meanwhile")]
     Columns,
     /// The result to append to was made with other parameters, according to its notes.
+    #[error("rows that were added meanwhile were made otherwise ({0}); only force adds to them")]
     Notes(String),
-    /// Other runs keep changing the manifest.
+    #[error("other runs write to it all the time")]
     Contended,
-    /// The server does not check conditions on writes.
+    #[error(
+        "the server does not check conditions on writes, so that two runs could mix: use another, or see to it that \
+         there is one run at a time and say so"
+    )]
     NoConditions,
-    /// The caller asked to stop.
+    #[error("interrupted")]
     Interrupted,
 }
 
@@ -74,54 +89,6 @@ impl From<Fault> for CommitError {
         Self::Request(fault)
     }
 }
-
-impl fmt::Display for CommitError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Request(fault) => fault.fmt(f),
-            Self::Exists => f.write_str("it exists"),
-            Self::Foreign(name) => {
-                write!(f, "it holds {name:?}, which is not part of a result: it is not overwritten")
-            }
-            Self::Manifest(why) => write!(
-                f,
-                "{MANIFEST} is not one that this version of the crate writes, so nothing here is touched: {why} \
-                 (move it away to go on)"
-            ),
-            Self::Committed => f.write_str("this run is part of it already"),
-            Self::Replaced(id) => write!(
-                f,
-                "the run {id} was committed and has been replaced since: give another run id"
-            ),
-            Self::TooManyFiles => write!(
-                f,
-                "{MANIFEST} would be longer than {MAX_MANIFEST_BYTES} bytes: there are too many files"
-            ),
-            Self::Lost(names) => write!(
-                f,
-                "the server has lost the uploads of {} (a lifecycle rule, or someone, aborted them)",
-                some_of(names)
-            ),
-            Self::Columns => {
-                f.write_str("its columns differ from those of the rows that were added meanwhile")
-            }
-            Self::Notes(why) => {
-                write!(
-                    f,
-                    "rows that were added meanwhile were made otherwise ({why}); only force adds to them"
-                )
-            }
-            Self::Contended => f.write_str("other runs write to it all the time"),
-            Self::NoConditions => f.write_str(
-                "the server does not check conditions on writes, so that two runs could mix: use \
-                 another, or see to it that there is one run at a time and say so",
-            ),
-            Self::Interrupted => f.write_str("interrupted"),
-        }
-    }
-}
-
-impl std::error::Error for CommitError {}
 
 /// Columns and notes of a run's rows.
 #[derive(Debug)]

@@ -106,7 +106,9 @@ impl S3Target {
         let renewal = Renewal::begin(&s3, output.bucket.clone(), key.clone(), holder, lease);
         self.lease = Some(renewal);
         let opening = s3.spawn(async move {
-            match output.s3.put(&output.bucket, &key, body.clone(), &Condition::Absent).await {
+            let is_checked = output.s3.has_conditional_writes();
+            let condition = if is_checked { Condition::Absent } else { Condition::None };
+            match output.s3.put(&output.bucket, &key, body.clone(), &condition).await {
                 Ok(_) => {}
                 // Run ids are unique, so an attempt whose answer was lost has written it.
                 Err(fault) if fault.kind == Kind::Precondition => {}
@@ -115,7 +117,7 @@ impl S3Target {
                 }
                 Err(fault) => return Err(fault.into()),
             }
-            if output.s3.has_conditional_writes() {
+            if is_checked {
                 output.probe(&key, &body).await?;
             }
             let (manifest, _) = output.settle().await?;
