@@ -1,5 +1,7 @@
 //! Errors as Python's exceptions: one hierarchy, each with `uri`, `stage` and `code`.
 
+use std::fmt::Display;
+
 use orb_features::{Error, Stage};
 use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
@@ -40,7 +42,7 @@ impl From<Failure> for PyErr {
 }
 
 /// The error of a parameter that is not allowed.
-pub fn param(name: &'static str, value: impl Into<String>, allowed: impl Into<String>) -> PyErr {
-    let (value, allowed): (String, String) = (value.into(), allowed.into());
-    Failure(Error::InvalidParam { name, value: value.into(), allowed: allowed.into() }).into()
+pub fn param(name: &'static str, value: impl Display, allowed: impl Into<Box<str>>) -> PyErr {
+    let value = value.to_string().into();
+    Failure(Error::InvalidParam { name, value, allowed: allowed.into() }).into()
 }

@@ -38,7 +38,7 @@ impl PyExtraction {
         Origin::new(&self.job.orb, &self.job.decode)
     }
 
-    /// Begins to note what a run does. Runs that overlap share the notes.
+    /// Resets the notes on the last run, except for its model, and returns a new tally.
     fn begin(&self) -> Tally {
         let mut last = lock(&self.last);
         *last = LastRun { model: last.model.take(), ..LastRun::default() };
@@ -120,7 +120,7 @@ impl PyExtraction {
 #[pymethods]
 impl PyExtraction {
     #[new]
-    #[pyo3(signature = (source="", orb="{}", *, pca=None, rows="descriptor", layout="arrow", label="parent", glob=None, extensions=None, recursive=true, on_error="fail", max_failures=None, allow_empty=false, gray="bgr", exif="apply", solver="randomized", seed=None, centering="mean", pca_input="bytes", threads=None, storage_options=None, requests_in_flight=None, listing=None, listed=None, force=false))]
+    #[pyo3(signature = (source="", orb="{}", *, pca=None, rows="descriptor", layout="arrow", label="parent", glob=None, extensions=None, recursive=true, on_error="fail", max_failures=None, allow_empty=false, gray="bgr", exif="apply", solver=None, seed=None, centering=None, pca_input=None, threads=None, storage_options=None, requests_in_flight=None, listing=None, listed=None, force=false))]
     #[expect(clippy::too_many_arguments, reason = "options of the job, by name")]
     fn new(
         source: &str,
@@ -137,10 +137,10 @@ impl PyExtraction {
         allow_empty: bool,
         gray: &str,
         exif: &str,
-        solver: &str,
+        solver: Option<&str>,
         seed: Option<u64>,
-        centering: &str,
-        pca_input: &str,
+        centering: Option<&str>,
+        pca_input: Option<&str>,
         threads: Option<usize>,
         storage_options: Option<HashMap<String, String>>,
         requests_in_flight: Option<usize>,
@@ -157,8 +157,7 @@ impl PyExtraction {
             selection = selection.with_extensions(extensions);
         }
         selection.check().map_err(Failure)?;
-        let (orb, scores) =
-            (orb_of(orb)?, scores_of(pca, solver, seed, centering, parsed(pca_input)?)?);
+        let (orb, scores) = (orb_of(orb)?, scores_of(pca, solver, seed, centering, pca_input)?);
         let table = TableParams::default().with_rows(parsed(rows)?).with_layout(parsed(layout)?);
         let k = match &scores {
             Scores::Model(model) => Some(model.n_components()),
@@ -176,13 +175,10 @@ impl PyExtraction {
         let decode = DecodeParams::default()
             .with_gray_mode(parsed(gray)?)
             .with_exif_orientation(parsed(exif)?);
-        if let Scores::Model(model) = &scores {
-            if pca_input != "bytes" && pca_input != model.input().as_str() {
-                return Err(param("pca_input", pca_input, "that of the PCA that is given"));
-            }
-            if !force {
-                model.check_origin(&Origin::new(&orb, &decode)).map_err(Failure)?;
-            }
+        if let Scores::Model(model) = &scores
+            && !force
+        {
+            model.check_origin(&Origin::new(&orb, &decode)).map_err(Failure)?;
         }
         let image = |(uri, size, etag)| ImageRef { uri, size, etag };
         let job = Job {
@@ -324,8 +320,8 @@ impl PyExtraction {
         Ok(images.into_iter().map(|image| (image.uri, image.size, image.etag)).collect())
     }
 
-    /// The rows of the images in a batch, as batches, and the numbers of images that failed by cause: what a task of Spark runs, on the calling thread if `threads` is 1.
-    /// `path` and `content` are the names of the batch's columns of names and of encoded images.
+    /// The rows of the images in a batch, as batches, and the numbers of failed images by cause. Spark's tasks call it.
+    /// With one thread, it works on the calling thread. `path` and `content` name the columns of names and of images.
     #[pyo3(signature = (batch, path="path", content="content"))]
     fn rows_of(
         &self,
@@ -411,7 +407,7 @@ impl Iterator for Encoded {
     fn next(&mut self) -> Option<Self::Item> {
         let at = (self.next < self.paths.len()).then_some(self.next)?;
         self.next += 1;
-        // A null is an empty name, or an image without bytes; Arrow may keep some of either below it.
+        // A null is an empty name or an empty image; Arrow may keep a value behind the null.
         let uri = match self.paths.data_type() {
             _ if self.paths.is_null(at) => "",
             DataType::Utf8 => self.paths.as_string::<i32>().value(at),

@@ -38,7 +38,7 @@ pub struct Job {
     pub scores: Scores,
     pub threads: Option<usize>,
     pub s3: S3Params,
-    /// A model of other features is taken, too.
+    /// Whether a model that was fitted to other features is accepted.
     pub force: bool,
 }
 
@@ -156,7 +156,7 @@ impl Job {
             }
         };
         let schema = self.schema(model.as_ref().map(PcaModel::n_components));
-        // A part may have no good image, but then it must be the images' fault.
+        // A part may have no good image, but it is an error if none of them can be read.
         let part_of = self.listed.is_some().then(|| (self.source.clone(), tally.clone()));
         Ok((Batches { rows, table: self.table, schema, part_of }, model))
     }
@@ -236,7 +236,7 @@ impl Iterator for Batches {
     }
 }
 
-/// The error of a part of a job of which no image could be read.
+/// The error for a part of a job whose images all failed at the source.
 fn unreadable(source: &str, tally: &Tally) -> Option<Error> {
     let (progress, causes) = (tally.progress(), tally.failed_by_cause());
     let first = tally.first_failures();
@@ -275,19 +275,41 @@ pub fn policy_of(
     Ok(policy)
 }
 
-/// No PCA, one to fit, or one that is given.
+/// No PCA, one to fit, or one that is given. Options that would have no effect are refused.
 pub fn scores_of(
     pca: Option<&Bound<'_, PyAny>>,
-    solver: &str,
+    solver: Option<&str>,
     seed: Option<u64>,
-    centering: &str,
-    input: PcaInput,
+    centering: Option<&str>,
+    input: Option<&str>,
 ) -> PyResult<Scores> {
-    let Some(pca) = pca else { return Ok(Scores::None) };
-    if let Ok(model) = pca.cast::<PyPca>() {
-        return Ok(Scores::Model(Box::new(model.get().model.clone())));
+    let of_a_fit = [("solver", solver.map(str::to_owned)), ("seed", seed.map(|s| s.to_string()))];
+    let of_any =
+        [("centering", centering.map(str::to_owned)), ("pca_input", input.map(str::to_owned))];
+    let refuse = |given: &[(&'static str, Option<String>)], allowed: &str| match given
+        .iter()
+        .find_map(|(name, value)| Some((*name, value.clone()?)))
+    {
+        Some((name, value)) => Err(param(name, value, allowed)),
+        None => Ok(()),
+    };
+    let Some(pca) = pca else {
+        refuse(&of_a_fit, "none without pca")?;
+        refuse(&of_any, "none without pca")?;
+        return Ok(Scores::None);
+    };
+    let input: Option<PcaInput> = input.map(parsed).transpose()?;
+    let Ok(model) = pca.cast::<PyPca>() else {
+        return Ok(Scores::Fit(params(pca, solver, seed, centering, input.unwrap_or_default())?));
+    };
+    refuse(&of_a_fit, "none for a Pca, which is fitted")?;
+    let model = model.get().model.clone();
+    if let Some(input) = input.filter(|input| *input != model.input()) {
+        let allowed = format!("{}, as the Pca that is given", model.input());
+        return Err(param("pca_input", input.as_str(), allowed));
     }
-    Ok(Scores::Fit(params(pca, solver, seed, centering, input)?))
+    let centering = centering.map(parsed).transpose()?.unwrap_or(model.centering());
+    Ok(Scores::Model(Box::new(model.with_centering(centering))))
 }
 
 /// The names of storage options, without the prefix `aws_` that they may have.

@@ -83,7 +83,7 @@ impl From<Vec<KeyPoint>> for Named {
 }
 
 impl Named {
-    /// Gives keypoints, some of these in another order, their numbers. Equal ones get theirs in order.
+    /// Restores the `class_id`s of a reordered subset of these keypoints. Equal keypoints get theirs in order.
     pub fn name(&self, keypoints: Vec<KeyPoint>) -> Self {
         if self.class_ids.iter().all(|&id| id == NO_CLASS) {
             return keypoints.into();

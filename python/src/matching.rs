@@ -87,8 +87,8 @@ impl PyMatcher {
         Ok((column(|m| m.query_idx), column(|m| m.train_idx), column(|m| m.distance)))
     }
 
-    /// The k nearest train descriptors of each query descriptor: arrays of shape (n, k) of train index and distance, with -1
-    /// where there are fewer.
+    /// The k nearest train descriptors of each query descriptor: arrays of shape (n, min(k, len(train))) of train index and
+    /// distance, with -1 where the mask or the distance leaves fewer.
     #[pyo3(signature = (query, train, k, mask = None))]
     fn knn<'py>(
         &self,
@@ -100,6 +100,7 @@ impl PyMatcher {
     ) -> PyResult<Tables<'py>> {
         let (query, train, mask) =
             (query.as_array(), train.as_array(), mask.as_ref().map(PyReadonlyArray2::as_array));
+        let n_train = train.shape().first().map_or(0, |&n| n);
         let found: Result<Vec<Vec<DMatch>>> = py.detach(|| {
             let (query, train) = (descriptors(&query)?, descriptors(&train)?);
             Ok(match mask {
@@ -108,7 +109,7 @@ impl PyMatcher {
             })
         });
         let found = found?;
-        let columns = found.iter().map(Vec::len).max().unwrap_or(0);
+        let columns = k.min(n_train);
         let table = |value: fn(&DMatch) -> u32| {
             let value = |(row, column): (usize, usize)| {
                 found[row].get(column).map_or(-1, |m| value(m) as i32)

@@ -89,14 +89,14 @@ impl PyMoments {
 
     /// Fits a PCA. `n_components`: a number, 20 by default, or a share of the variance such as 0.95. `origin`: the job that made
     /// the descriptors; the model then knows its parameters, and is not applied to descriptors of others.
-    #[pyo3(signature = (n_components=None, *, solver="randomized", seed=None, centering="mean", origin=None))]
+    #[pyo3(signature = (n_components=None, *, solver=None, seed=None, centering=None, origin=None))]
     fn fit(
         &self,
         py: Python<'_>,
         n_components: Option<&Bound<'_, PyAny>>,
-        solver: &str,
+        solver: Option<&str>,
         seed: Option<u64>,
-        centering: &str,
+        centering: Option<&str>,
         origin: Option<&Bound<'_, PyExtraction>>,
     ) -> PyResult<PyPca> {
         let mut model = fit(py, &self.moments, n_components, solver, seed, centering)?;

@@ -96,7 +96,8 @@ impl PyOrb {
         + Send
         + Sync,
     ) -> PyResult<T> {
-        if mask.is_some_and(|mask| mask.0.ndim() != 2) {
+        let is_gray = |mask: &Pixels<'_>| matches!(mask.0.shape(), [_, _] | [_, _, 1]);
+        if !mask.is_none_or(is_gray) {
             return Err(PyValueError::new_err("mask: an array of shape (height, width) is due"));
         }
         let (image, mask) = (image.0.as_array(), mask.map(|mask| mask.0.as_array()));
@@ -180,15 +181,17 @@ fn same_len<'py>(
     Err(param(name, format!("{} of them", items.len()), format!("one for each of {images} images")))
 }
 
-fn score_type(number: i32) -> Result<ScoreType> {
+/// Converts a signed number of cv2 to the unsigned type of a parameter.
+fn whole<T: TryFrom<i64>>(name: &'static str, value: i64) -> PyResult<T> {
+    let most = (1_u64 << (8 * size_of::<T>())) - 1;
+    T::try_from(value).map_err(|_| param(name, value, format!("0 to {most}")))
+}
+
+fn score_type(number: i32) -> PyResult<ScoreType> {
     match number {
         0 => Ok(ScoreType::Harris),
         1 => Ok(ScoreType::Fast),
-        _ => Err(Failure(Error::InvalidParam {
-            name: "scoreType",
-            value: number.to_string().into(),
-            allowed: "HARRIS_SCORE (0) or FAST_SCORE (1)".into(),
-        })),
+        _ => Err(param("scoreType", number, "HARRIS_SCORE (0) or FAST_SCORE (1)")),
     }
 }
 
@@ -196,14 +199,19 @@ fn score_type(number: i32) -> Result<ScoreType> {
 #[allow(non_snake_case, reason = "cv2's names")]
 #[expect(clippy::unused_self, reason = "methods in cv2, too")]
 impl PyOrb {
+    /// True, as of cv2's ORB: it has nothing to load.
+    fn empty(&self) -> bool {
+        true
+    }
+
     #[pyo3(name = "getMaxFeatures")]
     fn get_n_features(&self) -> u32 {
         self.orb.params().n_features()
     }
 
     #[pyo3(name = "setMaxFeatures")]
-    fn set_n_features(&mut self, value: u32) -> PyResult<()> {
-        Ok(self.set(self.params().with_n_features(value))?)
+    fn set_n_features(&mut self, value: i64) -> PyResult<()> {
+        Ok(self.set(self.params().with_n_features(whole("n_features", value)?))?)
     }
 
     #[pyo3(name = "getScaleFactor")]
@@ -222,8 +230,8 @@ impl PyOrb {
     }
 
     #[pyo3(name = "setNLevels")]
-    fn set_n_levels(&mut self, value: u32) -> PyResult<()> {
-        Ok(self.set(self.params().with_n_levels(value))?)
+    fn set_n_levels(&mut self, value: i64) -> PyResult<()> {
+        Ok(self.set(self.params().with_n_levels(whole("n_levels", value)?))?)
     }
 
     #[pyo3(name = "getEdgeThreshold")]
@@ -232,8 +240,8 @@ impl PyOrb {
     }
 
     #[pyo3(name = "setEdgeThreshold")]
-    fn set_edge_threshold(&mut self, value: u32) -> PyResult<()> {
-        Ok(self.set(self.params().with_edge_threshold(value))?)
+    fn set_edge_threshold(&mut self, value: i64) -> PyResult<()> {
+        Ok(self.set(self.params().with_edge_threshold(whole("edge_threshold", value)?))?)
     }
 
     #[pyo3(name = "getFirstLevel")]
@@ -242,8 +250,8 @@ impl PyOrb {
     }
 
     #[pyo3(name = "setFirstLevel")]
-    fn set_first_level(&mut self, value: u32) -> PyResult<()> {
-        Ok(self.set(self.params().with_first_level(value))?)
+    fn set_first_level(&mut self, value: i64) -> PyResult<()> {
+        Ok(self.set(self.params().with_first_level(whole("first_level", value)?))?)
     }
 
     #[pyo3(name = "getWTA_K")]
@@ -252,8 +260,8 @@ impl PyOrb {
     }
 
     #[pyo3(name = "setWTA_K")]
-    fn set_wta_k(&mut self, value: u32) -> PyResult<()> {
-        Ok(self.set(self.params().with_wta_k(value))?)
+    fn set_wta_k(&mut self, value: i64) -> PyResult<()> {
+        Ok(self.set(self.params().with_wta_k(whole("wta_k", value)?))?)
     }
 
     #[pyo3(name = "getPatchSize")]
@@ -262,8 +270,8 @@ impl PyOrb {
     }
 
     #[pyo3(name = "setPatchSize")]
-    fn set_patch_size(&mut self, value: u32) -> PyResult<()> {
-        Ok(self.set(self.params().with_patch_size(value))?)
+    fn set_patch_size(&mut self, value: i64) -> PyResult<()> {
+        Ok(self.set(self.params().with_patch_size(whole("patch_size", value)?))?)
     }
 
     #[pyo3(name = "getFastThreshold")]
@@ -272,8 +280,8 @@ impl PyOrb {
     }
 
     #[pyo3(name = "setFastThreshold")]
-    fn set_fast_threshold(&mut self, value: u8) -> PyResult<()> {
-        Ok(self.set(self.params().with_fast_threshold(value))?)
+    fn set_fast_threshold(&mut self, value: i64) -> PyResult<()> {
+        Ok(self.set(self.params().with_fast_threshold(whole("fast_threshold", value)?))?)
     }
 
     #[pyo3(name = "getScoreType")]
@@ -336,14 +344,23 @@ impl PyOrb {
         Ok((keypoints, descriptors.map(Bound::into_any)))
     }
 
-    /// Keypoints as a tuple, and descriptors of shape (n, 32), or None if there are none.
-    #[pyo3(name = "detectAndCompute", signature = (image, mask=None))]
+    /// Keypoints as a tuple, and descriptors of shape (n, 32), or None if there are none. The last two arguments are
+    /// only for cv2's signature, and must have its defaults: `compute` takes keypoints.
+    #[pyo3(name = "detectAndCompute", signature = (image, mask=None, descriptors=None, useProvidedKeypoints=false))]
     fn detect_and_compute<'py>(
         &self,
         py: Python<'py>,
         image: Pixels<'py>,
         mask: Option<Pixels<'py>>,
+        descriptors: Option<&Bound<'py, PyAny>>,
+        useProvidedKeypoints: bool,
     ) -> PyResult<Found<'py>> {
+        if descriptors.is_some() {
+            return Err(param("descriptors", "an array", "None: they are returned"));
+        }
+        if useProvidedKeypoints {
+            return Err(param("useProvidedKeypoints", "True", "False: compute takes keypoints"));
+        }
         let (named, found) = self.find(py, &image, mask.as_ref())?;
         as_cv2(py, &named, &found)
     }
@@ -451,30 +468,27 @@ impl PyOrb {
 #[expect(clippy::too_many_arguments, reason = "as many as cv2's has")]
 #[allow(non_snake_case, reason = "cv2's names")]
 pub fn orb_create(
-    nfeatures: u32,
+    nfeatures: i64,
     scaleFactor: f32,
-    nlevels: u32,
-    edgeThreshold: u32,
-    firstLevel: u32,
-    WTA_K: u32,
+    nlevels: i64,
+    edgeThreshold: i64,
+    firstLevel: i64,
+    WTA_K: i64,
     scoreType: i32,
-    patchSize: u32,
-    fastThreshold: u8,
+    patchSize: i64,
+    fastThreshold: i64,
     compat: &str,
 ) -> PyResult<PyOrb> {
-    let build = |compat: &str| -> Result<PyOrb> {
-        let params = OrbParams::default()
-            .with_n_features(nfeatures)
-            .with_scale_factor(scaleFactor)
-            .with_n_levels(nlevels)
-            .with_edge_threshold(edgeThreshold)
-            .with_first_level(firstLevel)
-            .with_wta_k(WTA_K)
-            .with_score_type(score_type(scoreType)?)
-            .with_patch_size(patchSize)
-            .with_fast_threshold(fastThreshold)
-            .with_compat(compat.parse::<OpenCvBuild>()?);
-        Ok(PyOrb { orb: params.build()? })
-    };
-    Ok(build(compat)?)
+    let params = OrbParams::default()
+        .with_n_features(whole("n_features", nfeatures)?)
+        .with_scale_factor(scaleFactor)
+        .with_n_levels(whole("n_levels", nlevels)?)
+        .with_edge_threshold(whole("edge_threshold", edgeThreshold)?)
+        .with_first_level(whole("first_level", firstLevel)?)
+        .with_wta_k(whole("wta_k", WTA_K)?)
+        .with_score_type(score_type(scoreType)?)
+        .with_patch_size(whole("patch_size", patchSize)?)
+        .with_fast_threshold(whole("fast_threshold", fastThreshold)?)
+        .with_compat(compat.parse::<OpenCvBuild>().map_err(Failure)?);
+    Ok(PyOrb { orb: params.build().map_err(Failure)? })
 }

@@ -8,7 +8,8 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::errors::{Failure, Result};
+use crate::errors::{Failure, param};
+use crate::job::parsed;
 use crate::rows::{moments_of, name_of, with_rows};
 use crate::run::on_threads;
 
@@ -26,24 +27,32 @@ pub fn components(k: &Bound<'_, PyAny>) -> PyResult<Components> {
 /// Parameters of a fit.
 pub fn params(
     n_components: &Bound<'_, PyAny>,
-    solver: &str,
+    solver: Option<&str>,
     seed: Option<u64>,
-    centering: &str,
+    centering: Option<&str>,
     input: PcaInput,
 ) -> PyResult<PcaParams> {
     let components = components(n_components)?;
-    let made = || -> Result<PcaParams> {
-        let solver = match (solver.parse()?, seed) {
-            (Solver::Randomized { .. }, Some(seed)) => Solver::seeded(seed),
-            (Solver::Auto { .. }, Some(seed)) => Solver::Auto { seed },
-            (solver, _) => solver,
-        };
-        Ok(PcaParams::of(components)
-            .with_solver(solver)
-            .with_centering(centering.parse::<Centering>()?)
-            .with_input(input))
+    if let (Components::Share(_), Some(solver)) = (components, solver) {
+        return Err(param("solver", solver, "none with a share, which takes all components"));
+    }
+    let solver = solver.map(parsed).transpose()?.unwrap_or_default();
+    let solver = match (solver, seed) {
+        (_, Some(seed)) if matches!(components, Components::Share(_)) => {
+            return Err(param("seed", seed, "none with a share, which takes all components"));
+        }
+        (Solver::Randomized { .. }, Some(seed)) => Solver::seeded(seed),
+        (Solver::Auto { .. }, Some(seed)) => Solver::Auto { seed },
+        (solver, Some(seed)) => {
+            return Err(param("seed", seed, format!("none with the solver {solver}")));
+        }
+        (solver, None) => solver,
     };
-    Ok(made()?)
+    let centering: Option<Centering> = centering.map(parsed).transpose()?;
+    Ok(PcaParams::of(components)
+        .with_solver(solver)
+        .with_centering(centering.unwrap_or_default())
+        .with_input(input))
 }
 
 /// Fits a PCA to moments, to 20 components by default.
@@ -51,9 +60,9 @@ pub fn fit(
     py: Python<'_>,
     moments: &Moments,
     n_components: Option<&Bound<'_, PyAny>>,
-    solver: &str,
+    solver: Option<&str>,
     seed: Option<u64>,
-    centering: &str,
+    centering: Option<&str>,
 ) -> PyResult<PcaModel> {
     let default = 20_usize.into_pyobject(py)?.into_any();
     let k = n_components.unwrap_or(&default);
@@ -71,16 +80,16 @@ pub struct PyPca {
 #[pymethods]
 impl PyPca {
     /// Fits a PCA to rows: an array of shape (n, d) of uint8 or float32, or a column of Arrow. `pca_input="bits"` takes the
-    /// bits of bytes.
+    /// bits of bytes. `solver`: "randomized" (the default), "covariance" or "auto". `centering`: "mean" (the default) or "none".
     #[staticmethod]
-    #[pyo3(signature = (rows, n_components=None, *, solver="randomized", seed=None, centering="mean", pca_input="bytes"))]
+    #[pyo3(signature = (rows, n_components=None, *, solver=None, seed=None, centering=None, pca_input="bytes"))]
     fn fit(
         py: Python<'_>,
         rows: &Bound<'_, PyAny>,
         n_components: Option<&Bound<'_, PyAny>>,
-        solver: &str,
+        solver: Option<&str>,
         seed: Option<u64>,
-        centering: &str,
+        centering: Option<&str>,
         pca_input: &str,
     ) -> PyResult<Self> {
         let moments = moments_of(py, rows, pca_input)?;

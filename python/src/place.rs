@@ -5,7 +5,8 @@ use pyo3::PyResult;
 
 use crate::errors::param;
 
-/// A local path, or `s3://..`: `file:` URIs lose their scheme, `s3a://` is S3, and of `pathlib.Path("s3://..")` the slash is mended.
+/// A local path, or `s3://..`. Drops the scheme of `file:` URIs, replaces `s3a:` and `s3n:` by `s3:`, and restores the
+/// second slash that `pathlib.Path("s3://..")` drops.
 pub fn place(name: &'static str, text: &str) -> PyResult<String> {
     let Some((scheme, rest)) = text.split_once(":/") else { return Ok(text.to_owned()) };
     let below = rest.strip_prefix('/');

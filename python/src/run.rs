@@ -16,11 +16,11 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::errors::Failure;
 
-/// How often a job that runs looks whether Ctrl-C was pressed.
+/// Interval between checks for Ctrl-C while a job runs.
 const LOOK: Duration = Duration::from_millis(50);
-/// How long an interrupted job may take to end before it is left alone.
+/// Grace period for an interrupted job; afterwards its thread is no longer waited for.
 const GRACE: Duration = Duration::from_secs(10);
-/// Batches that are made before somebody takes them.
+/// Capacity of the channel of batches between the job and its reader.
 const AHEAD: usize = 2;
 
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -64,7 +64,7 @@ fn spawn(work: impl FnOnce() + Send + 'static) -> PyResult<()> {
     thread.map(drop).map_err(|e| PyRuntimeError::new_err(format!("no thread for the job: {e}")))
 }
 
-/// Runs `work` while signals are looked for. What a handler raises is raised here, once the job has ended or had its time.
+/// Runs `work` and checks for signals. If a signal handler raises, stops the job, waits up to [`GRACE`], and raises.
 pub fn interruptible<T: Send + 'static>(
     py: Python<'_>,
     work: impl FnOnce(&Stop) -> Result<T> + Send + 'static,
@@ -73,7 +73,7 @@ pub fn interruptible<T: Send + 'static>(
     let (done, wait) = sync_channel(1);
     let of_work = stop.clone();
     spawn(move || drop(done.send(work(&of_work))))?;
-    // A lock, as a receiver is of one thread.
+    // A mutex, because a receiver is not `Sync`.
     let wait = Mutex::new(wait);
     loop {
         match py.detach(|| lock(&wait).recv_timeout(LOOK)) {
@@ -92,7 +92,7 @@ pub fn interruptible<T: Send + 'static>(
     }
 }
 
-/// Runs `work` on this process's threads: a fork has those of its parent's pools no more.
+/// Runs `work` on a thread pool of this process: the threads of a parent's pool do not survive a fork.
 pub fn on_threads<T: Send>(work: impl FnOnce() -> Result<T, Failure> + Send) -> Result<T, Failure> {
     static POOL: Mutex<Option<(u32, Arc<ThreadPool>)>> = Mutex::new(None);
     let process = std::process::id();
@@ -103,7 +103,7 @@ pub fn on_threads<T: Send>(work: impl FnOnce() -> Result<T, Failure> + Send) -> 
             let made = ThreadPoolBuilder::new().build();
             let failed = |e| Failure(Error::Fit(format!("no threads: {e}").into()));
             let threads = Arc::new(made.map_err(failed)?);
-            // The parent's pool is forgotten, as its end would wait for threads that are not there.
+            // Leaks the parent's pool: dropping it would wait for threads that do not exist here.
             if let Some((_, old)) = pool.replace((process, Arc::clone(&threads))) {
                 std::mem::forget(old);
             }
@@ -119,7 +119,7 @@ pub fn on_threads<T: Send>(work: impl FnOnce() -> Result<T, Failure> + Send) -> 
 pub struct LastRun {
     pub model: Option<PcaModel>,
     pub tally: Tally,
-    /// Files with a name that no list can hold.
+    /// Files whose names are not UTF-8.
     pub unnamed: u64,
     pub error: Option<PyErr>,
 }
@@ -144,7 +144,7 @@ impl Stream {
     ) -> PyResult<Self> {
         let (full, received) = sync_channel(AHEAD);
         spawn(move || {
-            // The last item says that nothing panicked. The reader may have gone.
+            // A final `None` tells a normal end from a panic. Sending fails if the reader has been dropped.
             for batch in batches.map(Some).chain([None]) {
                 if full.send(batch).is_err() {
                     return;
@@ -161,12 +161,12 @@ impl Stream {
         })
     }
 
-    /// The next batch. Whoever reads holds no lock of Python, and its interpreter sees no signal until the end of the stream:
-    /// hence it is looked for here.
+    /// The next batch. Checks for signals, because a reader without the interpreter's lock would handle none until the
+    /// end of the stream.
     #[expect(clippy::redundant_closure_for_method_calls, reason = "a method is of one lifetime")]
     fn wait(&mut self) -> Result<Option<RecordBatch>, PyErr> {
         loop {
-            // At a batch, too: they may come faster than it is looked.
+            // Before each batch, too, as batches may come faster than the interval.
             if self.looked.elapsed() >= LOOK {
                 self.looked = Instant::now();
                 // None if the interpreter is about to end.
@@ -223,7 +223,7 @@ impl RecordBatchReader for Stream {
 }
 
 impl Drop for Stream {
-    /// Nobody reads on: the job ends.
+    /// Stops the job, as nothing reads its batches any more.
     fn drop(&mut self) {
         self.stop.tell();
     }

@@ -74,6 +74,29 @@ def test_a_model_of_other_features_is_refused(photos, tmp_path):
     forced.write_parquet(tmp_path / "out")
     with pytest.raises(orb_features.ParamError, match="pca_input"):
         orb_features.extract(photos, pca=model, pca_input="bits")
+    # The centring of a model may be changed, as by the program.
+    scores = {c: pyarrow.table(orb_features.extract(photos, pca=model, centering=c))["pca"] for c in (None, "mean", "none")}
+    assert scores[None] == scores["mean"] != scores["none"]
+
+
+def test_options_without_effect_are_refused(photos):
+    model = orb_features.Pca.fit(numpy.random.default_rng(0).integers(0, 256, (40, 32), "u1"), 3)
+    for options in [
+        {"solver": "covariance"},
+        {"seed": 1},
+        {"centering": "none"},
+        {"pca_input": "bits"},
+        {"pca": model, "solver": "covariance"},
+        {"pca": model, "seed": 1},
+        {"pca": 3, "solver": "covariance", "seed": 1},
+        {"pca": 0.9, "solver": "randomized"},
+        {"pca": 0.9, "seed": 1},
+        {"pca": 3, "solver": "nonsense"},
+        {"pca": 3, "centering": "nonsense"},
+        {"pca": model, "centering": "nonsense"},
+    ]:
+        with pytest.raises(orb_features.ParamError):
+            orb_features.extract(photos, **options)
 
 
 def test_failed_photos_by_policy(damaged, tmp_path):

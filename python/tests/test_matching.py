@@ -58,6 +58,10 @@ def test_ratio_and_distance_are_limits():
     near = orb_features.Matcher(max_distance=3).match(query, train)
     assert near[2].max() <= 3
     assert near[0].tolist() == [m.queryIdx for m, _ in pairs if m.distance <= 3]
+    # The shape is that of the call, whatever is found.
+    index, distance = orb_features.Matcher(max_distance=3).knn(query, train, 5)
+    assert index.shape == distance.shape == (200, 5) and index[:, 4].max() == -1
+    assert orb_features.Matcher().knn(query, train, 10**12)[0].shape == (200, 300)
 
 
 def test_what_is_wrong_is_said():

@@ -77,6 +77,21 @@ def test_getters_and_setters_are_cv2s():
     assert all(getattr(ours, name)() == getattr(cv2.ORB_create(**other), name)() for name in same)
 
 
+def test_arguments_may_be_written_as_for_cv2():
+    image, mask = drawn(200, 1), numpy.full((200, 200, 1), 255, "u1")
+    ours = orb_features.ORB_create()
+    want = rows(*cv2.ORB_create().detectAndCompute(image, mask, None, False))
+    assert rows(*ours.detectAndCompute(image, mask, None, False)) == want
+    assert rows(*ours.detectAndCompute(image, mask=None, useProvidedKeypoints=False)) == want
+    assert ours.empty() == cv2.ORB_create().empty()
+    with pytest.raises(orb_features.ParamError, match="compute takes keypoints"):
+        ours.detectAndCompute(image, None, None, True)
+    with pytest.raises(orb_features.ParamError, match="n_features: -1"):
+        orb_features.ORB_create(nfeatures=-1)
+    with pytest.raises(orb_features.ParamError, match="fast_threshold: 300 .0 to 255"):
+        ours.setFastThreshold(300)
+
+
 def test_one_import_changes_a_notebook():
     from orb_features import cv2 as drop_in
 

@@ -11,6 +11,7 @@ STORAGE_OPTIONS: tuple[str, ...]
 
 _Pixels: TypeAlias = npt.NDArray[np.uint8]
 _KeyPoints: TypeAlias = Sequence[Any] | npt.NDArray[np.void]
+_Solver: TypeAlias = Literal["randomized", "covariance", "auto"]
 _Centering: TypeAlias = Literal["mean", "none"]
 _PcaInput: TypeAlias = Literal["bytes", "bits"]
 _Listed: TypeAlias = tuple[str, int | None, str | None]
@@ -43,7 +44,9 @@ class ORB:
     def compat(self) -> str: ...
     def detect(self, image: _Pixels | Sequence[_Pixels], mask: _Pixels | Sequence[_Pixels] | None = None) -> tuple[Any, ...]: ...
     def compute(self, image: _Pixels | Sequence[_Pixels], keypoints: Any) -> tuple[tuple[Any, ...], Any]: ...
-    def detectAndCompute(self, image: _Pixels, mask: _Pixels | None = None) -> tuple[tuple[Any, ...], _Pixels | None]: ...
+    def detectAndCompute(
+        self, image: _Pixels, mask: _Pixels | None = None, descriptors: None = None, useProvidedKeypoints: Literal[False] = False
+    ) -> tuple[tuple[Any, ...], _Pixels | None]: ...
     def detect_array(self, image: _Pixels, mask: _Pixels | None = None) -> npt.NDArray[np.void]: ...
     def compute_array(self, image: _Pixels, keypoints: _KeyPoints) -> tuple[npt.NDArray[np.void], _Pixels]: ...
     def detect_and_compute_array(self, image: _Pixels, mask: _Pixels | None = None) -> tuple[npt.NDArray[np.void], _Pixels]: ...
@@ -51,6 +54,7 @@ class ORB:
     def descriptorType(self) -> int: ...
     def defaultNorm(self) -> int: ...
     def getDefaultName(self) -> str: ...
+    def empty(self) -> bool: ...
     def getMaxFeatures(self) -> int: ...
     def setMaxFeatures(self, value: int) -> None: ...
     def getScaleFactor(self) -> float: ...
@@ -126,9 +130,9 @@ class Moments:
         self,
         n_components: float | None = None,
         *,
-        solver: str = "randomized",
+        solver: _Solver | None = None,
         seed: int | None = None,
-        centering: _Centering = "mean",
+        centering: _Centering | None = None,
         origin: Extraction | None = None,
     ) -> Pca: ...
     def to_bytes(self) -> bytes: ...
@@ -144,9 +148,9 @@ class Pca:
         rows: _Rows,
         n_components: float | None = None,
         *,
-        solver: str = "randomized",
+        solver: _Solver | None = None,
         seed: int | None = None,
-        centering: _Centering = "mean",
+        centering: _Centering | None = None,
         pca_input: _PcaInput = "bytes",
     ) -> Pca: ...
     def transform(self, rows: _Rows) -> npt.NDArray[np.float64]: ...
@@ -197,10 +201,10 @@ class Extraction:
         allow_empty: bool = False,
         gray: Literal["bgr", "luma"] = "bgr",
         exif: Literal["apply", "ignore"] = "apply",
-        solver: str = "randomized",
+        solver: _Solver | None = None,
         seed: int | None = None,
-        centering: _Centering = "mean",
-        pca_input: _PcaInput = "bytes",
+        centering: _Centering | None = None,
+        pca_input: _PcaInput | None = None,
         threads: int | None = None,
         storage_options: Mapping[str, str] | None = None,
         requests_in_flight: int | None = None,

@@ -133,11 +133,11 @@ def extract_df(frame, **options):
     return frame.mapInArrow(extract(**options), schema(**options))
 
 
-# Functions that come from a function are pickled whole, as no worker may have this module.
+# Nested functions are pickled by value, because a worker may lack this module.
 
 
 def _plain_code():
-    """A function that makes binary and lists of a fixed length those of any length, as Spark has no other."""
+    """Makes a function that turns fixed-size binary and lists into variable-size ones, the only ones Spark has."""
 
     def plain(batch):
         import pyarrow
@@ -364,7 +364,7 @@ def _data_source():
             # Some 64 KB for a photo whose size is not known.
             sizes = [64 << 10 if photo[1] is None else photo[1] for photo in photos]
             if size is None:
-                # Tasks of a second or two, and sixteen of them at least, unless the start of a task then takes most of it.
+                # Sixteen tasks, but of 4 to 32 MiB each: smaller ones would mostly wait for their start.
                 size = min(32 << 20, max(4 << 20, sum(sizes) // 16))
             parts, part, filled = [], [], 0
             for photo, length in zip(photos, sizes, strict=True):
