@@ -29,7 +29,10 @@ pub(super) fn decode(
     let (width, height) = decoder.dimensions();
     // The memory needed: the decoder's pixels, and ours, which are made from them.
     let area = u64::from(width) * u64::from(height);
-    let beside = beside + format.channels() as u64;
+    let color = decoder.color_type();
+    let (channels, wide) = (color.channel_count(), color.bytes_per_pixel() > color.channel_count());
+    // Samples of more than a byte are copied to bytes first.
+    let beside = beside + format.channels() as u64 + if wide { channels.into() } else { 0 };
     let bytes = decoder.total_bytes().saturating_add(area.saturating_mul(beside));
     let left = check_limits(params, width as usize, height as usize, bytes)?;
     check_memory(usize::try_from(bytes).unwrap_or(usize::MAX))?;

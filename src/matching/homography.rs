@@ -20,8 +20,24 @@ impl From<KeyPoint> for Point {
 ///
 /// The matrix is by rows, its last element 1.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Unchecked")]
 pub struct Homography {
     matrix: [[f64; 3]; 3],
+}
+
+/// A [`Homography`] as it is read.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Unchecked {
+    matrix: [[f64; 3]; 3],
+}
+
+impl TryFrom<Unchecked> for Homography {
+    type Error = &'static str;
+
+    fn try_from(read: Unchecked) -> std::result::Result<Self, Self::Error> {
+        Self::from_rows(read.matrix).ok_or("the matrix is no homography")
+    }
 }
 
 impl Homography {

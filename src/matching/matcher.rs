@@ -85,7 +85,7 @@ impl DMatch {
 
 /// Parameters of a [`Matcher`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 #[must_use]
 pub struct MatchParams {
     norm: HammingNorm,

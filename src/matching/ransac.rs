@@ -15,7 +15,7 @@ const DRAWS: usize = 100;
 
 /// Parameters of [`Homography::find`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 #[must_use]
 pub struct RansacParams {
     threshold: f64,

@@ -143,7 +143,7 @@ choice!(
 ///
 /// OpenCV does not limit ties: a repeating pattern in a large image gives millions of keypoints, whatever the quota.
 /// Here an image with more than `max_keypoints` gives an [`Error::TooManyKeypoints`]; [`Orb`] raises it before it
-/// describes them. The limit changes no keypoint of an image within it.
+/// describes those of the level that exceeds it. The limit changes no keypoint of an image within it.
 ///
 /// # Examples
 /// ```

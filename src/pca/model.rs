@@ -489,7 +489,11 @@ impl PcaModel {
                 return Err(format!("its {name} is not finite"));
             }
         }
-        // A mean in this range also keeps 32-bit scores finite.
+        // A mean in these ranges also keeps 32-bit scores finite.
+        if self.element == Element::F32 && self.mean.iter().any(|mean| mean.abs() > f32::MAX.into())
+        {
+            return Err("its mean is not that of 32-bit floats".to_owned());
+        }
         let most = if self.input == PcaInput::Bits { 1.0 } else { 255.0 };
         let is_byte = |mean: &f64| (0.0..=most).contains(mean);
         if self.element == Element::U8 && !self.mean.iter().all(is_byte) {

@@ -69,6 +69,9 @@ impl PartialEq for Moments {
 /// The number of rows whose products of bytes sum exactly in float32: 256 * 255^2 < 2^24.
 const EXACT_ROWS: usize = 256;
 
+/// Most bytes of the matrices of products that threads fill side by side.
+const PARTS_BYTES: usize = 256 << 20;
+
 /// The first bytes of [`Moments::to_bytes`].
 const MAGIC: &[u8; 8] = b"orbmom01";
 /// The maximum number of rows: all sums fit in 64 bits, and products of two sums in 128 bits.
@@ -157,26 +160,33 @@ impl Moments {
     /// [`Error::Shape`] for rows of another length, or for moments of floats.
     pub fn push_rows(&mut self, rows: ArrayView2<'_, u8>) -> Result<()> {
         self.check(Element::U8, self.input.dimensions(rows.ncols()))?;
-        if self.input == PcaInput::Bits {
-            // Blocks, as the bits take eight times the memory.
-            let blocks = rows.axis_chunks_iter(Axis(0), TASK_ROWS);
-            blocks.for_each(|rows| self.add(bits_of(rows).view()));
+        let of_a_part = 8 * self.dimensions * self.dimensions;
+        let most = (PARTS_BYTES / of_a_part.max(1)).min(rows.nrows() / TASK_ROWS);
+        // Few rows start no pool.
+        let parts = if most < 2 { 1 } else { most.min(rayon::current_num_threads()) };
+        if parts < 2 {
+            self.add_rows(rows);
             return Ok(());
         }
-        if rows.nrows() < 2 * TASK_ROWS {
-            self.add(rows);
-            return Ok(());
-        }
-        let tasks: Vec<_> = rows.axis_chunks_iter(Axis(0), TASK_ROWS).collect();
-        let parts = tasks.into_par_iter().fold(
-            || Self::new(rows.ncols()),
-            |mut part, rows| {
-                part.add(rows);
-                part
-            },
-        );
+        let rows: Vec<_> = rows.axis_chunks_iter(Axis(0), rows.nrows().div_ceil(parts)).collect();
+        let parts = rows.into_par_iter().map(|rows| {
+            let mut part = Self { input: self.input, ..Self::new(self.dimensions) };
+            part.add_rows(rows);
+            part
+        });
         let parts: Vec<Self> = parts.collect();
         parts.iter().try_for_each(|part| self.merge(part))
+    }
+
+    /// Adds rows of bytes on this thread.
+    fn add_rows(&mut self, rows: ArrayView2<'_, u8>) {
+        // Blocks, as the bits take eight times the memory.
+        for rows in rows.axis_chunks_iter(Axis(0), TASK_ROWS) {
+            match self.input {
+                PcaInput::Bits => self.add(bits_of(rows).view()),
+                PcaInput::Bytes => self.add(rows),
+            }
+        }
     }
 
     /// Adds rows of floats: an array of shape (rows, dimensions). The products are shared out to the threads of
@@ -375,6 +385,13 @@ impl Moments {
                     || gram.iter().any(|sum| is_above(sum, most * greatest))
                 {
                     return Err(bad("so many rows of bytes do not have such sums"));
+                }
+                // A variance is not negative.
+                let is_off = |(i, &sum): (usize, &u64)| {
+                    u128::from(count) * u128::from(gram[(i, i)]) < u128::from(sum).pow(2)
+                };
+                if sum.iter().enumerate().any(is_off) {
+                    return Err(bad("its sums do not fit its sums of squares"));
                 }
             }
             ElementSums::F32 { sum, gram, .. } => {

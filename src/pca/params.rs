@@ -16,6 +16,11 @@ pub const DEFAULT_OVERSAMPLES: usize = 10;
 /// Default of the seed of [`Solver::Randomized`].
 pub const DEFAULT_SEED: u64 = 0;
 
+/// Most oversamples.
+const MAX_OVERSAMPLES: usize = 4096;
+/// Most power iterations.
+const MAX_ITERATIONS: usize = 1_000_000;
+
 /// How many power iterations the randomized solver takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -31,7 +36,7 @@ pub enum PowerIterations {
 
 /// How the components are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum Solver {
     /// A random range finder with power iterations, run on the covariance matrix.
@@ -298,13 +303,32 @@ impl PcaParams {
     /// Checks the parameters for rows of `dimensions` elements, before there is any row.
     ///
     /// # Errors
-    /// [`Error::InvalidParam`] unless there are 1 to `dimensions` components, or a share above 0 and below 1.
+    /// [`Error::InvalidParam`] unless there are 1 to `dimensions` components, or a share above 0 and below 1; for more
+    /// than 4,096 oversamples, or 1,000,000 power iterations.
     pub fn check(&self, dimensions: usize) -> Result<()> {
         let (is_good, allowed) = match self.components {
             Components::Number(k) => ((1..=dimensions).contains(&k), format!("1 to {dimensions}")),
-            Components::Share(share) => (0.0 < share && share < 1.0, "above 0 and below 1".into()),
+            Components::Share(share) => {
+                let is_good = dimensions > 0 && 0.0 < share && share < 1.0;
+                (is_good, "above 0 and below 1, of vectors with elements".into())
+            }
         };
-        if is_good { Ok(()) } else { Err(Error::param("n_components", self.components, allowed)) }
+        if !is_good {
+            return Err(Error::param("n_components", self.components, allowed));
+        }
+        let Solver::Randomized { oversamples, power_iterations, .. } = self.solver else {
+            return Ok(());
+        };
+        if oversamples > MAX_OVERSAMPLES {
+            let allowed = format!("0 to {MAX_OVERSAMPLES}");
+            return Err(Error::param("oversamples", oversamples, allowed));
+        }
+        match power_iterations {
+            PowerIterations::Fixed(n) if n > MAX_ITERATIONS => {
+                Err(Error::param("power_iterations", n, format!("0 to {MAX_ITERATIONS}")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The components that are computed from this number of rows, before a share decides.
@@ -339,6 +363,29 @@ impl PcaParams {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_no_fit_can_do_is_refused() {
+        let solver = |oversamples, power_iterations| {
+            PcaParams::new(2).with_solver(Solver::Randomized {
+                oversamples,
+                power_iterations,
+                seed: 0,
+            })
+        };
+        solver(4096, PowerIterations::Fixed(1_000_000)).check(9).unwrap();
+        for (params, name) in [
+            (solver(usize::MAX, PowerIterations::Auto), "oversamples"),
+            (solver(2, PowerIterations::Fixed(usize::MAX)), "power_iterations"),
+            (PcaParams::new(10), "n_components"),
+        ] {
+            assert!(params.check(9).unwrap_err().to_line().contains(name), "{name}");
+        }
+        PcaParams::of_share(0.5).check(0).unwrap_err();
+        let unknown =
+            r#"{"randomized":{"oversamples":1,"power_iterations":"auto","seed":0,"x":1}}"#;
+        serde_json::from_str::<Solver>(unknown).unwrap_err();
+    }
 
     #[test]
     fn auto_is_covariance_for_few_or_tall_rows_and_for_most_components() {

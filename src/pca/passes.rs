@@ -1,6 +1,6 @@
 //! The PCA of vectors so long that a matrix of dimensions x dimensions does not pay: the rows are read several times.
 
-use ndarray::{Array1, Array2, ArrayView2, Axis, s};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, s};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
@@ -21,6 +21,8 @@ const EXACT_ROWS: u64 = 2048;
 const EXACT_BYTES: u64 = 512 << 20;
 /// Most bytes of the basis and of its image.
 const BASIS_BYTES: usize = 384 << 20;
+/// Below this ratio of the least to the largest variance, rounding leaves components that are not orthonormal.
+const LEAST_RATIO: f64 = 1e-7;
 /// Most passes of [`PowerIterations::Auto`], besides the first, for the mean.
 const MOST_PASSES: usize = 10;
 /// They end earlier once the residual of every component, relative to the largest eigenvalue, is at most this.
@@ -163,33 +165,40 @@ fn exact(mean: &Array1<f64>, n: u64, k: usize, rows: &mut Rows<'_>) -> Result<Fo
         let norm = component.dot(&component).sqrt();
         component.mapv_inplace(|v| if i < rank && norm > 0.0 { v / norm } else { 0.0 });
     }
+    if rank > 0 && variance[rank - 1] < LEAST_RATIO * variance[0] {
+        let mut of_rank = components.slice_mut(s![..rank, ..]);
+        let basis = orthonormal(of_rank.t().to_owned());
+        of_rank.assign(&basis.t());
+    }
     complete(&mut components, rank);
     Ok((variance, components))
 }
 
 /// Replaces the rows from `rank` on by unit vectors orthogonal to all rows before them.
 fn complete(components: &mut Array2<f64>, rank: usize) {
-    let mut axis = 0;
+    // Of each axis, the squared length of what is orthogonal to the rows so far.
+    let mut rests = Array1::ones(components.ncols());
+    let take = |rests: &mut Array1<f64>, row: ArrayView1<'_, f64>| {
+        rests.zip_mut_with(&row, |rest, v| *rest -= v * v);
+    };
+    components.rows().into_iter().take(rank).for_each(|row| take(&mut rests, row));
     for i in rank..components.nrows() {
         let (before, mut row) = components.view_mut().split_at(Axis(0), i);
         let mut row = row.row_mut(0);
-        loop {
-            row.fill(0.0);
-            row[axis] = 1.0;
-            axis += 1;
-            // Twice: rounding leaves something the first time.
-            for _ in 0..2 {
-                for other in before.rows() {
-                    let along = other.dot(&row);
-                    row.scaled_add(-along, &other);
-                }
+        let longest =
+            |longest: usize, axis| if rests[axis] > rests[longest] { axis } else { longest };
+        row.fill(0.0);
+        row[(0..rests.len()).fold(0, longest)] = 1.0;
+        // Twice: rounding leaves something the first time.
+        for _ in 0..2 {
+            for other in before.rows() {
+                let along = other.dot(&row);
+                row.scaled_add(-along, &other);
             }
             let norm = row.dot(&row).sqrt();
-            if norm > 0.1 {
-                row.mapv_inplace(|v| v / norm);
-                break;
-            }
+            row.mapv_inplace(|v| v / norm);
         }
+        take(&mut rests, row.view());
     }
 }
 
@@ -242,11 +251,18 @@ fn krylov(
             return Ok(((variance, components), pass - 1));
         }
         before.copy_from_slice(&values[..k]);
-        let last = images.last().expect("an image has just been added").clone();
-        if basis.len() == most_blocks {
+        if 2 * width > d {
+            // There is no room for a second block: subspace iteration.
+            (basis, images) = (Vec::new(), Vec::new());
+            next = orthonormal(image);
+        } else if basis.len() == most_blocks || (basis.len() + 1) * width > d {
+            // A restart with the Ritz vectors and their residuals.
+            next = orthogonal_to(std::slice::from_ref(&ritz), image.clone());
             (basis, images) = (vec![ritz], vec![image]);
+        } else {
+            let last = images.last().expect("an image has just been added").clone();
+            next = orthogonal_to(&basis, last);
         }
-        next = orthogonal_to(&basis, last);
     }
     unreachable!("the passes are counted")
 }
@@ -275,4 +291,84 @@ fn combined(blocks: &[Array2<f64>], weights: &Array2<f64>, n: usize) -> Array2<f
         add_product(block.view(), weights, &mut out);
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows whose covariance has these standard deviations along turned axes.
+    fn rows_of(n: usize, deviations: &[f64]) -> Array2<f32> {
+        let d = deviations.len();
+        let mut random = ChaCha8Rng::seed_from_u64(7);
+        let turned =
+            orthonormal(Array2::from_shape_fn((d, d), |_| StandardNormal.sample(&mut random)));
+        let scores = Array2::from_shape_fn((n, d), |(_, j)| {
+            let score: f64 = StandardNormal.sample(&mut random);
+            score * deviations[j]
+        });
+        (scores.dot(&turned.t()) + 1.0).mapv(|v| v as f32)
+    }
+
+    fn is_orthonormal(components: &Array2<f64>, tolerance: f64) -> bool {
+        let products = components.dot(&components.t());
+        products
+            .indexed_iter()
+            .all(|((i, j), &v)| (v - if i == j { 1.0 } else { 0.0 }).abs() < tolerance)
+    }
+
+    #[test]
+    fn a_basis_that_does_not_fit_starts_again() {
+        let d = 40_usize;
+        let deviations: Vec<f64> = (0..d).map(|i| 0.9_f64.powi(i as i32)).collect();
+        let rows = rows_of(500, &deviations);
+        let mut totals = Totals::new(VectorFormat::f32(d), PcaInput::Bytes);
+        totals.add(rows.view()).unwrap();
+        let mean = &totals.sum / 500.0;
+        let variances = (&totals.squares - &totals.sum * &totals.sum / 500.0) / 499.0;
+        let again =
+            &mut |work: &mut dyn FnMut(ArrayView2<'_, f32>) -> Result<()>| work(rows.view());
+        let covariance = Covariance::new(&mean, &variances, 500);
+        // Blocks that fit a few times, once and not once.
+        for width in [7, 16, 20, 21, 33, 40] {
+            let mut random = ChaCha8Rng::seed_from_u64(1);
+            let start = Array2::from_shape_fn((d, width), |_| StandardNormal.sample(&mut random));
+            let k = width.min(12);
+            let fixed = PowerIterations::Fixed(40);
+            let ((found, components), _) = krylov(&covariance, k, start, fixed, again).unwrap();
+            assert!(is_orthonormal(&components, 1e-9), "{width}");
+            let (want, _) = exact(&mean, 500, k, again).unwrap();
+            for (found, want) in found.iter().zip(&want) {
+                assert!((found - want).abs() < 1e-5 * want, "{width}: {found} for {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn components_are_orthonormal_whatever_their_variances() {
+        let (n, d) = (30, 64);
+        let mut rows = rows_of(n, &vec![1.0; d]);
+        // Pairs that are almost the same.
+        for i in [4, 8, 12] {
+            let other = rows.row(i).mapv(|v| v + 3e-6 * (v * 77.0).sin());
+            rows.row_mut(i + 1).assign(&other);
+        }
+        let mean = rows.mapv(f64::from).mean_axis(Axis(0)).unwrap();
+        let again =
+            &mut |work: &mut dyn FnMut(ArrayView2<'_, f32>) -> Result<()>| work(rows.view());
+        let (variance, components) = exact(&mean, n as u64, n, again).unwrap();
+        assert!(variance[n - 2] < 1e-9 * variance[0] && solve::rank(&variance, d) == n - 1);
+        assert!(is_orthonormal(&components, 1e-9));
+    }
+
+    #[test]
+    fn directions_without_variance_are_completed_to_the_last() {
+        let d = 900;
+        let mut random = ChaCha8Rng::seed_from_u64(3);
+        let found = Array2::from_shape_fn((d, d / 2), |_| StandardNormal.sample(&mut random));
+        let mut components = Array2::zeros((d, d));
+        components.slice_mut(s![..d / 2, ..]).assign(&orthonormal(found).t());
+        complete(&mut components, d / 2);
+        assert!(is_orthonormal(&components, 1e-9));
+    }
 }

@@ -1,7 +1,7 @@
 //! The eigen-decomposition of a covariance matrix, exact or randomized.
 
 use nalgebra::{DMatrix, DVector, SymmetricEigen};
-use ndarray::{Array1, Array2, ArrayView1, ArrayViewMut1};
+use ndarray::{Array1, Array2, ArrayView1, ArrayViewMut1, Axis};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
@@ -65,12 +65,16 @@ pub(super) fn fit(
             *variance = 0.0;
         }
     }
+    // Noise behind what is none: one variance may be large enough beside those of its elements, and a larger one not.
+    let mut order: Vec<usize> = (0..k).collect();
+    order.sort_by_key(|&i| variance[i] == 0.0);
+    let variance = variance.select(Axis(0), &order);
     let total = match element {
         Element::U8 => total,
         // Rounding errors in the sums can make the trace less than the sum of the variances.
         Element::F32 => total.max(variance.sum()),
     };
-    let components = Array2::from_shape_fn((k, dimensions), |(i, j)| eigen.vectors[(j, i)]);
+    let components = Array2::from_shape_fn((k, dimensions), |(i, j)| eigen.vectors[(j, order[i])]);
     let found = (variance, components);
     model(element, rows, mean.into(), total, found, (solver, iterations), params)
 }
@@ -282,6 +286,23 @@ mod tests {
     use ndarray::array;
 
     use super::*;
+
+    /// The difference of two equal elements of a large variance is noise; a smaller variance of others is not.
+    #[test]
+    fn noise_stands_behind_what_is_none() {
+        let d = 513;
+        let mut covariance = DMatrix::from_diagonal_element(d, d, 0.083);
+        for (i, j) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            covariance[(i, j)] = if i == j { 3.3e5 } else { 3.3e5 - 0.2 };
+        }
+        let params = PcaParams::new(6);
+        let model = fit(Element::F32, 100_000, vec![0.0; d], covariance, &params);
+        let variance = &model.explained_variance;
+        assert!((variance[0] - 6.6e5).abs() < 1.0 && (variance[1] - 0.083).abs() < 1e-6);
+        assert_eq!((variance[5], model.rank), (0.0, 5));
+        let json = serde_json::to_string(&model).unwrap();
+        assert_eq!(serde_json::from_str::<PcaModel>(&json).unwrap(), model);
+    }
 
     #[test]
     fn what_is_noise_beside_the_largest_variance_is_no_rank() {

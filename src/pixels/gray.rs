@@ -343,8 +343,9 @@ pub(super) fn samples_of(image: &image::DynamicImage) -> (Cow<'_, [u8]>, u8) {
 impl From<&image::DynamicImage> for GrayImage {
     fn from(image: &image::DynamicImage) -> Self {
         let (width, height) = (image.width() as usize, image.height() as usize);
-        let (samples, channels) = samples_of(image);
-        let pixels = match channels {
+        let (samples, of_a_pixel) = samples_of(image);
+        let channels = image.color().channel_count();
+        let pixels = match of_a_pixel {
             1 => samples.into_owned(),
             2 => samples.iter().step_by(2).copied().collect(),
             3 => return Self::of_color(&samples, width, height, ColorOrder::Rgb, channels),

@@ -76,7 +76,7 @@ impl IndexParams {
 
 /// Parameters of a search.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 #[must_use]
 pub struct SearchParams {
     pub(super) photos: usize,
