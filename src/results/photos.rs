@@ -1,6 +1,7 @@
 //! The rows of a result, put together photo by photo.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use arrow_array::cast::AsArray as _;
 use arrow_array::{Array, ArrayRef, Float32Array, Int64Array, RecordBatch, StringArray};
@@ -9,7 +10,7 @@ use arrow_schema::{DataType, Schema};
 use super::value::{floats, int, ints, text, texts};
 use crate::error::{Error, Result};
 use crate::features::{DESCRIPTOR_LEN, Descriptor, KeyPoint, VectorFormat, Vectors};
-use crate::table::{Rows, TableFile, missing, read_vectors};
+use crate::table::{FileBatch, TableBatches, TableSource, missing, read_vectors};
 
 /// A photo of a result, with all its rows.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,14 +59,11 @@ impl Photo {
     }
 }
 
-type Files = Box<dyn Iterator<Item = Result<TableFile>> + Send>;
-
 /// The photos of a result, in order.
 pub struct Photos {
-    files: Files,
-    open: Option<(String, Rows)>,
-    /// The rest of a batch, and its next row.
-    batch: Option<(Columns, usize)>,
+    batches: TableBatches,
+    /// The rest of a batch, its next row, and its file.
+    batch: Option<(Columns, usize, Arc<str>)>,
     /// The photo whose rows may go on.
     photo: Option<Photo>,
     /// The formats of the vectors and scores, once they are known.
@@ -104,13 +102,18 @@ impl std::fmt::Debug for Photos {
 }
 
 impl Photos {
-    pub(super) fn new(files: Files) -> Self {
-        Self { files, open: None, batch: None, photo: None, formats: None, ended: false }
+    pub(super) fn new(table: &TableSource) -> Result<Self> {
+        let batches = table.batches(|_, schema| {
+            vector_column(schema)?;
+            let fields = schema.fields().iter().enumerate();
+            Ok(fields.filter(|(_, field)| field.name() != "image").map(|(i, _)| i).collect())
+        })?;
+        Ok(Self { batches, batch: None, photo: None, formats: None, ended: false })
     }
 
     fn step(&mut self) -> Result<Option<Photo>> {
         loop {
-            if let (Some((columns, row)), Some((uri, _))) = (&mut self.batch, &self.open) {
+            if let Some((columns, row, uri)) = &mut self.batch {
                 if *row < columns.len() {
                     let rows = columns.rows_of_photo(*row);
                     let (mut found, is_first) =
@@ -143,27 +146,10 @@ impl Photos {
                 }
                 self.batch = None;
             }
-            if let Some((uri, rows)) = &mut self.open {
-                match rows.next() {
-                    Some(batch) => {
-                        let columns =
-                            batch.map_err(|e| e.to_string()).and_then(|batch| Columns::of(&batch));
-                        self.batch =
-                            Some((columns.map_err(|why| Error::table(uri.as_str(), why))?, 0));
-                    }
-                    None => self.open = None,
-                }
-                continue;
-            }
-            let Some(file) = self.files.next() else { return Ok(self.photo.take()) };
-            let file = file?;
-            let rows = file.rows(|schema| {
-                vector_column(schema)?;
-                let is_ours = |name: &str| name != "image";
-                let fields = schema.fields().iter().enumerate();
-                Ok(fields.filter(|(_, field)| is_ours(field.name())).map(|(i, _)| i).collect())
-            })?;
-            self.open = Some((file.uri, rows));
+            let Some(batch) = self.batches.next() else { return Ok(self.photo.take()) };
+            let FileBatch { uri, rows, .. } = batch?;
+            let columns = Columns::of(&rows).map_err(|why| Error::table(&*uri, why))?;
+            self.batch = Some((columns, 0, uri));
         }
     }
 }

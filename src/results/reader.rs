@@ -20,7 +20,7 @@ use crate::sink::{ERRORS, IMAGES, NOTE_PREFIX, SUCCESS};
 use crate::sink::{MANIFEST, files_of_manifest};
 #[cfg(feature = "s3")]
 use crate::source::{ImageRef, ImageSource as _, S3Source};
-use crate::table::{Rows, TableSource};
+use crate::table::TableSource;
 
 /// A result in a folder or in S3, opened for reading.
 ///
@@ -248,7 +248,7 @@ impl ResultReader {
     /// # Errors
     /// [`Error::List`]; as an item, [`Error::Table`] for a file that cannot be read or has no vectors.
     pub fn photos(&self) -> Result<Photos> {
-        Ok(Photos::new(Box::new(self.rows.files()?)))
+        Photos::new(&self.rows)
     }
 
     /// All images of the run, also those that failed; nothing if the result does not list them.
@@ -280,29 +280,6 @@ impl ResultReader {
 
 /// The batches of a table, with all columns.
 fn batches(table: &TableSource) -> Result<ResultBatches> {
-    let mut files = table.files()?;
-    let mut open: Option<(String, Rows)> = None;
-    let mut next = move || -> Result<Option<RecordBatch>> {
-        loop {
-            if let Some((uri, rows)) = &mut open {
-                match rows.next() {
-                    Some(batch) => {
-                        return batch.map(Some).map_err(|e| Error::table(uri.as_str(), e));
-                    }
-                    None => open = None,
-                }
-                continue;
-            }
-            let Some(file) = files.next() else { return Ok(None) };
-            let file = file?;
-            let rows = file.rows(|schema| Ok((0..schema.fields().len()).collect()))?;
-            open = Some((file.uri, rows));
-        }
-    };
-    let mut ended = false;
-    Ok(ResultBatches(Box::new(std::iter::from_fn(move || {
-        let item = if ended { None } else { next().transpose() };
-        ended = !matches!(item, Some(Ok(_)));
-        item
-    }))))
+    let batches = table.batches(|_, schema| Ok((0..schema.fields().len()).collect()))?;
+    Ok(ResultBatches(Box::new(batches.map(|batch| Ok(batch?.rows)))))
 }

@@ -66,13 +66,23 @@ impl TableSource {
         self
     }
 
-    /// The files, in the order of their names.
+    /// The rows of all files, in the order of their names. `columns` checks the schema of a file, whose last columns are
+    /// the partition columns, and returns the indices to read; of a CSV file, all its own columns are read.
     ///
     /// # Errors
     /// [`Error::List`] if the place cannot be listed.
-    pub(crate) fn files(&self) -> Result<impl Iterator<Item = Result<TableFile>> + Send + use<>> {
+    pub(crate) fn batches(
+        &self,
+        columns: impl FnMut(&Arc<str>, &Schema) -> Result<Vec<usize>, String> + Send + 'static,
+    ) -> Result<TableBatches> {
+        let files = self.files()?;
+        Ok(Box::new(Batches { files, columns, open: None, first: 0, retries: 0, ended: false }))
+    }
+
+    /// The files, in the order of their names.
+    pub(crate) fn files(&self) -> Result<Files> {
         let escape = self.escape;
-        let files: Box<dyn Iterator<Item = Result<TableFile>> + Send> = match &self.place {
+        Ok(match &self.place {
             Place::Folder(path) => {
                 let selection = Selection::default().of_tables(EXTENSIONS);
                 let files = FsSource::new(path).with_selection(selection).open()?;
@@ -94,8 +104,70 @@ impl TableSource {
                     Ok(TableFile { uri, retries, content, partitions, escape })
                 }))
             }
-        };
-        Ok(files)
+        })
+    }
+}
+
+pub(crate) type Files = Box<dyn Iterator<Item = Result<TableFile>> + Send>;
+
+/// Rows of one file of a table.
+pub(crate) struct FileBatch {
+    /// The file.
+    pub uri: Arc<str>,
+    /// The number of the first row in the file.
+    pub first: usize,
+    /// Repeated requests since the batch before.
+    pub retries: u32,
+    pub rows: RecordBatch,
+}
+
+/// The rows of a table, file by file. An error is the last item.
+pub(crate) type TableBatches = Box<dyn Iterator<Item = Result<FileBatch>> + Send>;
+
+/// The state of [`TableBatches`].
+struct Batches<C> {
+    files: Files,
+    columns: C,
+    open: Option<(Arc<str>, Rows)>,
+    first: usize,
+    retries: u32,
+    ended: bool,
+}
+
+impl<C: FnMut(&Arc<str>, &Schema) -> Result<Vec<usize>, String>> Batches<C> {
+    fn step(&mut self) -> Result<Option<FileBatch>> {
+        loop {
+            if let Some((uri, batches)) = &mut self.open {
+                if let Some(rows) = batches.next() {
+                    let rows = rows.map_err(|e| Error::table(&**uri, e))?;
+                    let (uri, first) = (Arc::clone(uri), self.first);
+                    self.first += rows.num_rows();
+                    let retries = std::mem::take(&mut self.retries);
+                    return Ok(Some(FileBatch { uri, first, retries, rows }));
+                }
+                self.open = None;
+            }
+            let Some(file) = self.files.next() else { return Ok(None) };
+            let file = file?;
+            let uri: Arc<str> = file.uri.as_str().into();
+            let rows = file.rows(|schema| (self.columns)(&uri, schema))?;
+            self.retries += file.retries;
+            self.first = 0;
+            self.open = Some((uri, rows));
+        }
+    }
+}
+
+impl<C: FnMut(&Arc<str>, &Schema) -> Result<Vec<usize>, String>> Iterator for Batches<C> {
+    type Item = Result<FileBatch>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let step = self.step().transpose();
+        self.ended = !matches!(step, Some(Ok(_)));
+        step
     }
 }
 
@@ -144,9 +216,9 @@ fn of_table(error: Error) -> Error {
 /// A file of a table.
 #[derive(Debug)]
 pub(crate) struct TableFile {
-    pub uri: String,
+    uri: String,
     /// Requests that were repeated to read it.
-    pub retries: u32,
+    retries: u32,
     content: Content,
     partitions: Vec<Partition>,
     escape: bool,
@@ -160,11 +232,10 @@ enum Content {
 }
 
 /// The rows of a file, a batch at a time.
-pub(crate) type Rows = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>;
+type Rows = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>;
 
 impl TableFile {
-    /// Opens the file. `columns` checks the schema, whose last columns are the partition columns, and returns the
-    /// indices to read; of a CSV file, all its own columns are read.
+    /// Opens the file; `columns` is as of [`TableSource::batches`].
     pub fn rows(
         &self,
         columns: impl FnOnce(&Schema) -> Result<Vec<usize>, String>,

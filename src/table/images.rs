@@ -9,7 +9,7 @@ use arrow_schema::{DataType, Schema};
 use bytes::Bytes;
 
 use super::TableSource;
-use super::files::{Rows, TableFile, missing};
+use super::files::{FileBatch, TableBatches, missing};
 use crate::error::{DecodeCause, Error, Result};
 use crate::source::{ImageObject, ImageSource, LabelRule};
 
@@ -67,19 +67,22 @@ impl ImageSource for ImageTable {
     /// # Errors
     /// [`Error::List`] if the place of the table cannot be listed.
     fn open(self) -> Result<TableImages> {
-        let files = Box::new(self.table.files()?);
-        Ok(TableImages { options: self, files, open: None, batch: None, retries: 0, ended: false })
+        let column = self.column.clone();
+        let batches = self.table.batches(move |_, schema| {
+            let names = [column_of_texts(schema, PATH)?, column_of_texts(schema, LABEL)?];
+            let image = column_of_images(schema, column.as_deref())?;
+            Ok(names.into_iter().flatten().chain([image]).collect())
+        })?;
+        Ok(TableImages { options: self, batches, batch: None, retries: 0, ended: false })
     }
 }
 
 /// The stream of an [`ImageTable`].
 pub struct TableImages {
     options: ImageTable,
-    files: Box<dyn Iterator<Item = Result<TableFile>> + Send>,
-    /// The file in progress: its name, its rows, and how many of them are done.
-    open: Option<(String, Rows, usize)>,
+    batches: TableBatches,
     /// The batch in progress, and how many of its rows are done.
-    batch: Option<(ImageColumns, usize)>,
+    batch: Option<(ImageBatch, usize)>,
     /// Repeated requests that no image tells of yet.
     retries: u32,
     ended: bool,
@@ -100,6 +103,14 @@ struct ImageColumns {
     label: Option<ArrayRef>,
     /// The names in the structs.
     origin: Option<ArrayRef>,
+}
+
+/// Rows of one file.
+struct ImageBatch {
+    columns: ImageColumns,
+    uri: Arc<str>,
+    /// The number of the first row in the file.
+    first: usize,
 }
 
 /// Names of the column of images, if none is given.
@@ -228,13 +239,8 @@ fn netpbm(width: i32, height: i32, channels: i32, mut data: Vec<u8>) -> Result<B
 
 impl TableImages {
     /// The image of a row.
-    fn image(
-        &self,
-        columns: &ImageColumns,
-        row: usize,
-        file: &str,
-        number: usize,
-    ) -> Result<ImageObject> {
+    fn image(&self, batch: &ImageBatch, row: usize) -> Result<ImageObject> {
+        let ImageBatch { columns, uri: file, first } = batch;
         let path = ImageColumns::text(columns.path.as_ref(), row)
             .or_else(|| ImageColumns::text(columns.origin.as_ref(), row));
         // Without a path, only a Hive rule gives a label, from the table file's path.
@@ -246,7 +252,7 @@ impl TableImages {
                 (None, _) => None,
             },
         };
-        let uri = path.unwrap_or_else(|| format!("{file}#{number}"));
+        let uri = path.unwrap_or_else(|| format!("{file}#{}", first + row));
         match columns.bytes(row) {
             Ok(bytes) => Ok(ImageObject { label, ..ImageObject::new(uri, bytes) }),
             Err(why) => Err(Error::decode(uri, DecodeCause::Corrupt, why).with_facts(label, None)),
@@ -255,30 +261,13 @@ impl TableImages {
 
     /// Goes to the next batch; false at the end.
     fn advance(&mut self) -> Result<bool> {
-        loop {
-            let column = self.options.column.as_deref();
-            if let Some((uri, rows, _)) = &mut self.open {
-                match rows.next() {
-                    Some(batch) => {
-                        let batch = batch.map_err(|e| Error::table(uri.as_str(), e))?;
-                        let columns = ImageColumns::of(&batch, column);
-                        let columns = columns.map_err(|why| Error::table(uri.as_str(), why))?;
-                        self.batch = Some((columns, 0));
-                        return Ok(true);
-                    }
-                    None => self.open = None,
-                }
-            }
-            let Some(file) = self.files.next() else { return Ok(false) };
-            let file = file?;
-            let rows = file.rows(|schema| {
-                let names = [column_of_texts(schema, PATH)?, column_of_texts(schema, LABEL)?];
-                let image = column_of_images(schema, column)?;
-                Ok(names.into_iter().flatten().chain([image]).collect())
-            })?;
-            self.retries += file.retries;
-            self.open = Some((file.uri, rows, 0));
-        }
+        let Some(batch) = self.batches.next() else { return Ok(false) };
+        let FileBatch { uri, first, retries, rows } = batch?;
+        let columns = ImageColumns::of(&rows, self.options.column.as_deref());
+        let columns = columns.map_err(|why| Error::table(&*uri, why))?;
+        self.retries += retries;
+        self.batch = Some((ImageBatch { columns, uri, first }, 0));
+        Ok(true)
     }
 }
 
@@ -287,13 +276,12 @@ impl Iterator for TableImages {
 
     fn next(&mut self) -> Option<Self::Item> {
         while !self.ended {
-            if let (Some((columns, row)), Some((file, _, number))) = (&self.batch, &self.open)
-                && *row < columns.len()
+            if let Some((batch, row)) = &self.batch
+                && *row < batch.columns.len()
             {
-                let image = self.image(columns, *row, file, *number);
-                if let (Some((_, row)), Some((.., number))) = (&mut self.batch, &mut self.open) {
+                let image = self.image(batch, *row);
+                if let Some((_, row)) = &mut self.batch {
                     *row += 1;
-                    *number += 1;
                 }
                 let retries = std::mem::take(&mut self.retries);
                 return Some(image.map(|image| ImageObject { retries, ..image }));

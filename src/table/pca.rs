@@ -10,7 +10,7 @@ use arrow_schema::{ArrowError, Field, Fields, Schema};
 use serde::{Deserialize, Serialize};
 
 use super::TableSource;
-use super::files::{Rows, TableFile, missing};
+use super::files::{FileBatch, TableBatches, missing};
 use super::vectors::read_vectors;
 use crate::error::{Error, Result};
 use crate::features::{Vectors, VectorsView};
@@ -229,17 +229,24 @@ impl TablePca {
 
     /// Reads the table in batches of all columns, or of only the column of vectors, each with its vectors.
     fn scan(&self, all_columns: bool) -> Result<Scan> {
-        Ok(Scan {
-            files: Box::new(self.table.files()?),
-            open: None,
-            column: self.column.clone(),
-            output_column: self.output_column.clone(),
-            all_columns,
-            len: None,
-            first: None,
-            stop: Arc::clone(&self.stop),
-            ended: false,
-        })
+        let (column, output) = (self.column.clone(), self.output_column.clone());
+        // The first file's name and columns.
+        let mut first: Option<(Arc<str>, Fields)> = None;
+        let batches = self.table.batches(move |uri, schema| {
+            let index = schema.index_of(&column).map_err(|_| missing(&column, schema))?;
+            if schema.index_of(&output).is_ok() {
+                let why = "already: name the scores otherwise";
+                return Err(format!("it has a column {output:?} {why}"));
+            }
+            let (first, fields) =
+                first.get_or_insert_with(|| (Arc::clone(uri), schema.fields().clone()));
+            if fields != schema.fields() {
+                return Err(format!("its columns differ from those of {first}"));
+            }
+            Ok(if all_columns { (0..schema.fields().len()).collect() } else { vec![index] })
+        })?;
+        let (column, stop) = (self.column.clone(), Arc::clone(&self.stop));
+        Ok(Scan { batches, rest: None, column, len: None, stop, ended: false })
     }
 }
 
@@ -260,27 +267,14 @@ fn with_scores(
 
 /// The batches of a table.
 struct Scan {
-    files: Box<dyn Iterator<Item = Result<TableFile>> + Send>,
-    open: Option<OpenFile>,
+    batches: TableBatches,
+    /// The rest of the batch in progress.
+    rest: Option<FileBatch>,
     column: String,
-    output_column: String,
-    all_columns: bool,
     /// The length of a vector, once it is known.
     len: Option<usize>,
-    /// The first file's name and columns.
-    first: Option<(Arc<str>, Fields)>,
     stop: Arc<AtomicBool>,
     ended: bool,
-}
-
-/// A file in progress.
-struct OpenFile {
-    uri: Arc<str>,
-    rows: Rows,
-    /// The number of rows that are done.
-    done: usize,
-    /// The rest of the batch in progress.
-    batch: Option<RecordBatch>,
 }
 
 /// Most bytes of vectors in memory at a time: a sparse vector becomes dense, which may take far more memory.
@@ -292,54 +286,27 @@ impl Scan {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted);
             }
-            let Some(file) = &mut self.open else {
-                let Some(file) = self.files.next() else { return Ok(None) };
-                self.open = Some(self.open(&file?)?);
+            let Some(batch) = self.rest.take().filter(|batch| batch.rows.num_rows() > 0) else {
+                let Some(batch) = self.batches.next() else { return Ok(None) };
+                self.rest = Some(batch?);
                 continue;
             };
-            let failed = |why: String| Error::table(&*file.uri, why);
-            let Some(batch) = file.batch.take().filter(|batch| batch.num_rows() > 0) else {
-                match file.rows.next() {
-                    Some(batch) => file.batch = Some(batch.map_err(|e| failed(e.to_string()))?),
-                    None => self.open = None,
-                }
-                continue;
-            };
+            let FileBatch { uri, first, rows, .. } = batch;
+            let failed = |why: String| Error::table(&*uri, why);
             // The first batch has one row, to learn the length of a vector.
-            let rows = self.len.map_or(1, |len| (VECTOR_BYTES / (4 * len.max(1))).max(1));
-            let rows = rows.min(batch.num_rows());
-            file.batch = Some(batch.slice(rows, batch.num_rows() - rows));
-            let batch = batch.slice(0, rows);
-            let column = batch.column_by_name(&self.column);
-            let column = column.ok_or_else(|| failed(missing(&self.column, &batch.schema())))?;
-            let vectors = read_vectors(column, self.len, file.done)
+            let n = self.len.map_or(1, |len| (VECTOR_BYTES / (4 * len.max(1))).max(1));
+            let n = n.min(rows.num_rows());
+            let some = rows.slice(0, n);
+            let column = some.column_by_name(&self.column);
+            let column = column.ok_or_else(|| failed(missing(&self.column, &some.schema())))?;
+            let vectors = read_vectors(column, self.len, first)
                 .map_err(|why| failed(format!("column {:?}: {why}", self.column)))?;
-            file.done += rows;
             self.len = Some(vectors.format().len());
-            return Ok(Some((batch, vectors, Arc::clone(&file.uri))));
+            let rest = rows.slice(n, rows.num_rows() - n);
+            let (uri, first) = (Arc::clone(&uri), first + n);
+            self.rest = Some(FileBatch { uri: Arc::clone(&uri), first, retries: 0, rows: rest });
+            return Ok(Some((some, vectors, uri)));
         }
-    }
-
-    /// Opens a file, which must have the columns of the first.
-    fn open(&mut self, file: &TableFile) -> Result<OpenFile> {
-        let uri: Arc<str> = file.uri.as_str().into();
-        let rows = file.rows(|schema| {
-            let index = schema.index_of(&self.column);
-            let index = index.map_err(|_| missing(&self.column, schema))?;
-            if schema.index_of(&self.output_column).is_ok() {
-                let name = &self.output_column;
-                return Err(format!("it has a column {name:?} already: name the scores otherwise"));
-            }
-            match &self.first {
-                Some((first, fields)) if fields != schema.fields() => {
-                    return Err(format!("its columns differ from those of {first}"));
-                }
-                Some(_) => {}
-                None => self.first = Some((Arc::clone(&uri), schema.fields().clone())),
-            }
-            Ok(if self.all_columns { (0..schema.fields().len()).collect() } else { vec![index] })
-        })?;
-        Ok(OpenFile { uri, rows, done: 0, batch: None })
     }
 }
 
