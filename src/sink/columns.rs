@@ -2,16 +2,16 @@
 
 use arrow_schema::{DataType, Field, IntervalUnit, Schema, TimeUnit};
 
-use super::layout::FileFormat;
+use super::format::FileFormat;
 
 /// The key of the note of CSV files that tells their columns.
 pub(super) const NOTE: &str = "columns";
 
-/// The columns by name and type, such as `label: string, nullable`; before them the format, unless it is Parquet. Two
+/// The columns by name and type, such as `label: string, nullable`; before them the format, if its files have no footer. Two
 /// results have the same list if and only if their format and their columns are the same. The names of types are our
 /// own, as arrow may rename its types.
 pub(super) fn column_types(schema: &Schema, format: FileFormat) -> Vec<String> {
-    let format = Some(format).filter(|format| *format != FileFormat::Parquet);
+    let format = Some(format).filter(|format| !format.has_footer());
     let format = format.map(|format| format!("in {format}"));
     let fields = schema.fields().iter();
     let columns = fields.map(|f| format!("{}: {}", f.name(), named(f)));

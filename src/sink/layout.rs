@@ -15,6 +15,7 @@ use std::ffi::{OsStr, OsString};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::format::{ENDINGS, PARQUET};
 use crate::choice::choice;
 
 /// What to do when the output folder exists.
@@ -64,33 +65,6 @@ pub fn is_run_id(text: &str) -> bool {
     Uuid::try_parse(text).is_ok_and(|id| id.simple().to_string() == text)
 }
 
-/// The format of the files of rows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum FileFormat {
-    /// Parquet.
-    #[default]
-    Parquet,
-    /// CSV with a header; a vector is one column of text: `"[0.5, 1.0]"`.
-    Csv,
-    /// CSV with a header, and a column for each element of a vector: `pca_0`, `pca_1`..
-    CsvColumns,
-}
-
-choice!(FileFormat, "format", Parquet = "parquet", Csv = "csv", CsvColumns = "csv-columns");
-
-/// Endings of the names of files of rows.
-const ENDINGS: [&str; 3] = [".parquet", ".csv.gz", ".csv"];
-
-pub fn is_parquet(name: &str) -> bool {
-    name.ends_with(ENDINGS[0])
-}
-
-pub fn is_csv(name: &str) -> bool {
-    ENDINGS[1..].iter().any(|ending| name.ends_with(ending))
-}
-
 /// The name of a file of rows. Names sort in the order of their numbers.
 ///
 /// A number of more than five digits gets a prefix of nines, so that it sorts after all shorter ones: 99999, then
@@ -107,7 +81,7 @@ pub fn part_name(number: u64, run: &str, ending: &str) -> String {
 
 /// The name of a file in a folder beside the rows.
 pub fn side_name(side: &str, number: u64, run: &str) -> String {
-    format!("{side}/{}", part_name(number, run, ENDINGS[0]))
+    format!("{side}/{}", part_name(number, run, PARQUET))
 }
 
 /// The run that wrote a file of rows, or one beside them, whose path is relative to the output; `None` if this crate

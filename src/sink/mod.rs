@@ -3,11 +3,15 @@
 #[cfg(feature = "parquet")]
 mod chunk;
 #[cfg(feature = "parquet")]
+mod codec;
+#[cfg(feature = "parquet")]
 mod columns;
 #[cfg(feature = "parquet")]
 mod files;
 #[cfg(feature = "parquet")]
 mod folder;
+#[cfg(feature = "parquet")]
+mod format;
 #[cfg(feature = "parquet")]
 mod layout;
 #[cfg(feature = "parquet")]
@@ -40,18 +44,20 @@ use crate::parallel::Parallelism;
 use crate::rows::RowBatch;
 
 #[cfg(feature = "parquet")]
+pub use codec::Codec;
+#[cfg(feature = "parquet")]
 pub use files::FileSink;
+#[cfg(feature = "parquet")]
+pub use format::FileFormat;
+#[cfg(feature = "parquet")]
+pub use layout::WriteMode;
 #[cfg(feature = "table")]
 pub(crate) use layout::{ERRORS, IMAGES, SUCCESS};
-#[cfg(feature = "parquet")]
-pub use layout::{FileFormat, WriteMode};
 #[cfg(feature = "table")]
 pub(crate) use notes::PREFIX as NOTE_PREFIX;
 pub use null::NullSink;
 #[cfg(feature = "parquet")]
-pub use params::{
-    Codec, DEFAULT_ROW_GROUP_ROWS, DEFAULT_ROWS_PER_FILE, FileParams, MAX_RUN_ID_LEN,
-};
+pub use params::{DEFAULT_ROW_GROUP_ROWS, DEFAULT_ROWS_PER_FILE, FileParams, MAX_RUN_ID_LEN};
 #[cfg(feature = "parquet")]
 pub use records::RecordSink;
 #[cfg(feature = "s3")]

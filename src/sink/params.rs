@@ -1,12 +1,10 @@
 //! How the files of a result are written.
 
-use std::fmt;
-use std::str::FromStr;
-
-use parquet::basic::{Compression, GzipLevel, ZstdLevel};
 use serde::{Deserialize, Serialize};
 
-use super::layout::{FileFormat, WriteMode};
+use super::codec::Codec;
+use super::format::FileFormat;
+use super::layout::WriteMode;
 use crate::error::{Error, Result};
 use crate::rows::{Layout, RowShape, TableParams};
 
@@ -20,77 +18,6 @@ pub const MAX_RUN_ID_LEN: usize = 128;
 
 /// Parquet numbers row groups with a signed 16-bit integer.
 pub(super) const MAX_ROW_GROUPS: u64 = i16::MAX as u64;
-
-/// The compression of the columns, or of a CSV file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum Codec {
-    /// None.
-    Uncompressed,
-    /// Snappy, Spark's default.
-    Snappy,
-    /// Gzip.
-    Gzip,
-    /// LZ4, raw blocks.
-    Lz4,
-    /// Zstandard at a level, 1 to 22.
-    Zstd(i32),
-}
-
-impl fmt::Display for Codec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Uncompressed => f.pad("uncompressed"),
-            Self::Snappy => f.pad("snappy"),
-            Self::Gzip => f.pad("gzip"),
-            Self::Lz4 => f.pad("lz4"),
-            Self::Zstd(level) => write!(f, "zstd:{level}"),
-        }
-    }
-}
-
-impl FromStr for Codec {
-    type Err = Error;
-
-    /// Accepts the name of a codec; `zstd` also with its level: `zstd:3`.
-    fn from_str(name: &str) -> Result<Self> {
-        let bad = || Error::param("codec", name, "uncompressed, snappy, gzip, lz4, zstd or zstd:N");
-        Ok(match name {
-            "uncompressed" => Self::Uncompressed,
-            "snappy" => Self::Snappy,
-            "gzip" => Self::Gzip,
-            "lz4" => Self::Lz4,
-            "zstd" => Self::default(),
-            _ => {
-                let level = name.strip_prefix("zstd:").and_then(|level| level.parse().ok());
-                Self::Zstd(level.ok_or_else(bad)?)
-            }
-        })
-    }
-}
-
-/// Parquet's.
-impl Default for Codec {
-    fn default() -> Self {
-        Self::Zstd(1)
-    }
-}
-
-impl Codec {
-    pub(super) fn compression(self) -> Result<Compression> {
-        Ok(match self {
-            Self::Uncompressed => Compression::UNCOMPRESSED,
-            Self::Snappy => Compression::SNAPPY,
-            Self::Gzip => Compression::GZIP(GzipLevel::default()),
-            Self::Lz4 => Compression::LZ4_RAW,
-            Self::Zstd(level) => Compression::ZSTD(
-                ZstdLevel::try_new(level)
-                    .map_err(|_| Error::param("zstd level", level, "1 to 22"))?,
-            ),
-        })
-    }
-}
 
 /// How the files of a result are written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -217,10 +144,7 @@ impl FileParams {
     /// The compression.
     #[must_use]
     pub fn codec(&self) -> Codec {
-        self.codec.unwrap_or(match self.format {
-            FileFormat::Parquet => Codec::default(),
-            FileFormat::Csv | FileFormat::CsvColumns => Codec::Uncompressed,
-        })
+        self.codec.unwrap_or(self.format.default_codec())
     }
 
     /// The rows of a row group.
@@ -285,8 +209,9 @@ impl FileParams {
 
     /// Refuses what CSV cannot have.
     fn check_format(&self) -> Result<()> {
-        if self.format == FileFormat::Parquet {
-            return Ok(());
+        match self.format {
+            FileFormat::Parquet => return Ok(()),
+            FileFormat::Csv | FileFormat::CsvColumns => {}
         }
         let format = self.format.as_str();
         if self.row_group_rows != DEFAULT_ROW_GROUP_ROWS {
@@ -312,10 +237,6 @@ impl FileParams {
 
     /// The ending of the names of the files.
     pub(super) fn ending(&self) -> &'static str {
-        match (self.format, self.codec()) {
-            (FileFormat::Parquet, _) => ".parquet",
-            (_, Codec::Gzip) => ".csv.gz",
-            _ => ".csv",
-        }
+        self.format.ending(self.codec())
     }
 }

@@ -8,7 +8,7 @@ use arrow_array::RecordBatch;
 
 use super::SinkReport;
 use super::chunk::Chunk;
-use super::layout::{FileFormat, IMAGES};
+use super::layout::IMAGES;
 use super::params::FileParams;
 use super::side::{ListedRow, SideFile};
 use super::table::Table;
@@ -110,10 +110,10 @@ impl RecordSink {
     /// As [`write`](Self::write).
     pub fn finish(mut self) -> Result<SinkReport> {
         self.table.complete()?;
-        if self.table.params.format() == FileFormat::Parquet {
+        if self.table.params.format().has_footer() {
             return self.table.commit();
         }
-        // Files of CSV have no footers: the notes are in those of an empty list beside them.
+        // The notes are in the footer of an empty list.
         let mut list: SideFile<ListedRow> = SideFile::new(IMAGES, self.table.run_id());
         list.begin(&self.table.target)?;
         let (_, bytes) = list.close(&self.table.target, &self.table.notes)?;

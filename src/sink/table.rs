@@ -9,7 +9,8 @@ use parquet::file::metadata::KeyValue;
 
 use super::SinkReport;
 use super::chunk::Chunk;
-use super::layout::{self, FileFormat, WriteMode};
+use super::format::FileFormat;
+use super::layout::{self, WriteMode};
 use super::notes::PREFIX;
 use super::params::{FileParams, MAX_ROW_GROUPS};
 use super::part::Part;
@@ -132,7 +133,7 @@ impl Table {
 
     /// Notes the column types that the format lacks: all in CSV, Spark's in Parquet.
     fn note_columns(&mut self, schema: &SchemaRef) -> Result<()> {
-        if self.params.format() != FileFormat::Parquet {
+        if !self.params.format().has_footer() {
             let columns = super::columns::column_types(schema, self.params.format());
             let columns = serde_json::to_string(&columns).unwrap_or_default();
             self.annotate(super::columns::NOTE, &columns);

@@ -11,7 +11,8 @@ use parquet::file::metadata::KeyValue;
 
 use super::columns::{self, column_types};
 use super::folder::fsync;
-use super::layout::{FileFormat, IMAGES, is_csv, is_parquet};
+use super::format::{FileFormat, is_csv, is_parquet};
+use super::layout::IMAGES;
 use super::notes::PREFIX;
 #[cfg(feature = "s3")]
 use super::s3::{Content, S3Target, Upload};
@@ -122,7 +123,7 @@ struct First {
     /// Its schema, whose metadata are the footer's notes. A file of CSV has none: this is the schema of the list of
     /// images beside it, if there is one.
     schema: Option<SchemaRef>,
-    is_csv: bool,
+    has_footer: bool,
 }
 
 impl First {
@@ -141,13 +142,13 @@ fn same_columns(
     let Some(found) = found else { return Ok(()) };
     let other = &found.uri;
     let is_same = match &found.schema {
-        _ if found.is_csv != (format != FileFormat::Parquet) => {
+        _ if found.has_footer != format.has_footer() => {
             return Err(Error::write_to(
                 uri,
                 format!("{other} is in another format than {format}"),
             ));
         }
-        Some(columns) if !found.is_csv => columns.fields() == schema.fields(),
+        Some(columns) if found.has_footer => columns.fields() == schema.fields(),
         _ => {
             let Some(columns) = found.note(columns::NOTE) else {
                 let why = format!("nothing tells the types of the columns of {other}");
@@ -188,22 +189,22 @@ fn first_in_folder(folder: &Path) -> Result<Option<First>> {
     };
     if let Some(path) = first_path(folder, is_parquet) {
         let schema = Some(schema_of(&path)?);
-        return Ok(Some(First { uri: path.display().to_string(), schema, is_csv: false }));
+        return Ok(Some(First { uri: path.display().to_string(), schema, has_footer: true }));
     }
     let Some(path) = first_path(folder, is_csv) else { return Ok(None) };
     let images = first_path(&folder.join(IMAGES), is_parquet);
     let schema = images.map(|path| schema_of(&path)).transpose()?;
-    Ok(Some(First { uri: path.display().to_string(), schema, is_csv: true }))
+    Ok(Some(First { uri: path.display().to_string(), schema, has_footer: false }))
 }
 
 #[cfg(feature = "s3")]
 fn first_in_s3(target: &S3Target) -> Result<Option<First>> {
     if let Some((uri, schema)) = schema_in_s3(target, "part-")? {
-        return Ok(Some(First { uri, schema: Some(schema), is_csv: false }));
+        return Ok(Some(First { uri, schema: Some(schema), has_footer: true }));
     }
     let Some(uri) = target.first_file("part-", is_csv)? else { return Ok(None) };
     let schema = schema_in_s3(target, &format!("{IMAGES}/part-"))?.map(|(_, schema)| schema);
-    Ok(Some(First { uri, schema, is_csv: true }))
+    Ok(Some(First { uri, schema, has_footer: false }))
 }
 
 /// The URI of the first Parquet file in S3 whose name begins so, and its schema; reads only the footer.

@@ -19,8 +19,9 @@ use crate::error::{BoxError, Error, Result};
 use crate::parallel::{Parallelism, UnderWay};
 use crate::rows::vector_fields;
 use crate::sink::chunk::Chunk;
-use crate::sink::layout::FileFormat;
-use crate::sink::params::{Codec, FileParams};
+use crate::sink::codec::Codec;
+use crate::sink::format::FileFormat;
+use crate::sink::params::FileParams;
 use crate::sink::target::{Target, TargetFile};
 
 /// Rows of a piece.

@@ -12,7 +12,7 @@ use arrow_schema::SchemaRef;
 use self::csv::CsvPart;
 use self::parquet::ParquetPart;
 use super::chunk::Chunk;
-use super::layout::FileFormat;
+use super::format::FileFormat;
 use super::params::FileParams;
 use super::target::Target;
 use crate::error::Result;
