@@ -46,3 +46,8 @@ pub fn param(name: &'static str, value: impl Display, allowed: impl Into<Box<str
     let value = value.to_string().into();
     Failure(Error::InvalidParam { name, value, allowed: allowed.into() }).into()
 }
+
+/// The choice of this name.
+pub fn parsed<T: std::str::FromStr<Err = Error>>(name: &str) -> PyResult<T> {
+    Ok(name.parse().map_err(Failure)?)
+}

@@ -14,8 +14,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyDict};
 use pyo3_arrow::{PyRecordBatch, PyRecordBatchReader, PySchema};
 
-use crate::errors::{Failure, param};
-use crate::job::{Job, Scores, orb_of, parsed, policy_of, s3_of, scores_of};
+use crate::errors::{Failure, param, parsed};
+use crate::job::{Job, Scores, orb_of, policy_of, s3_of, scores_of};
 use crate::pca::PyPca;
 use crate::place::place;
 use crate::run::{LastRun, Stop, Stream, interruptible, lock};
@@ -74,6 +74,7 @@ impl PyExtraction {
             let s3 = job.connect(Some(&out), stop)?;
             // Opened before the output is touched.
             let images = job.images(s3.as_ref())?;
+            let params = params.with_force(force);
             let sink = match s3.as_ref().filter(|_| S3Location::is_uri(&out)) {
                 Some(s3) => FileSink::create_in_s3(s3, out.as_str(), params)?,
                 None => FileSink::create(&out, params)?,

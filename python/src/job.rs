@@ -11,7 +11,7 @@ use orb_features::prelude::*;
 use orb_features::stage::MaxFailures;
 use pyo3::prelude::*;
 
-use crate::errors::{Failure, param};
+use crate::errors::{Failure, param, parsed};
 use crate::pca::{PyPca, params};
 use crate::run::Stop;
 
@@ -256,10 +256,6 @@ pub fn orb_of(params: &str) -> PyResult<Orb> {
     let params: OrbParams =
         serde_json::from_str(params).map_err(|e| param("ORB parameters", params, e.to_string()))?;
     Ok(params.build().map_err(Failure)?)
-}
-
-pub fn parsed<T: std::str::FromStr<Err = Error>>(text: &str) -> PyResult<T> {
-    Ok(text.parse().map_err(Failure)?)
 }
 
 pub fn policy_of(

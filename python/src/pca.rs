@@ -8,8 +8,7 @@ use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
-use crate::errors::{Failure, param};
-use crate::job::parsed;
+use crate::errors::{Failure, param, parsed};
 use crate::rows::{moments_of, name_of, with_rows};
 use crate::run::on_threads;
 

@@ -79,6 +79,15 @@ def test_a_model_of_other_features_is_refused(photos, tmp_path):
     assert scores[None] == scores["mean"] != scores["none"]
 
 
+def test_force_appends_to_a_result_of_other_parameters(photos, tmp_path):
+    orb_features.extract(photos).write_parquet(tmp_path / "out")
+    other = orb_features.extract(photos, wta_k=3)
+    with pytest.raises(orb_features.SinkError, match="wta_k"):
+        other.write_parquet(tmp_path / "out", mode="append")
+    report = other.write_parquet(tmp_path / "out", mode="append", force=True)
+    assert report["sink"]["files"] == 1 and len(list((tmp_path / "out").glob("*.parquet"))) == 2
+
+
 def test_options_without_effect_are_refused(photos):
     model = orb_features.Pca.fit(numpy.random.default_rng(0).integers(0, 256, (40, 32), "u1"), 3)
     for options in [
