@@ -55,7 +55,18 @@ else
 fi
 echo "features: $features"
 
-say "format and lints, with the Rust that is here"
+say "format and lints, with the Rust that is here; Miri beside them"
+if ! cargo +nightly miri --version >/dev/null 2>&1 && command -v rustup >/dev/null; then
+    rustup component add --toolchain nightly miri rust-src >/dev/null 2>&1 || true
+fi
+if cargo +nightly miri --version >/dev/null 2>&1; then
+    # The kernels that have pointers. On one thread: Clippy on the crate itself leaves a core idle.
+    RUSTFLAGS="-Ctarget-feature=+avx2,+fma,+bmi1,+bmi2,+lzcnt,+popcnt" \
+        cargo +nightly miri test --quiet --no-default-features --lib -- resized_rows sums_of_products >"$log.miri" 2>&1 &
+    miri=$!
+else
+    left_out+=("Miri on the kernels with pointers (needs nightly Rust with miri)")
+fi
 cargo fmt --all --check
 for set in "--no-default-features" ""; do
     # shellcheck disable=SC2086  # the set is words
@@ -82,18 +93,7 @@ else
     left_out+=("licences and sources of dependencies (need cargo-deny); its advisories are never asked for: they are on GitHub")
 fi
 
-say "tests without the optional features, on another architecture; Miri beside them"
-if ! cargo +nightly miri --version >/dev/null 2>&1 && command -v rustup >/dev/null; then
-    rustup component add --toolchain nightly miri rust-src >/dev/null 2>&1 || true
-fi
-if cargo +nightly miri --version >/dev/null 2>&1; then
-    # The kernels that have pointers. On one thread, while emulated tests leave the other core idle.
-    RUSTFLAGS="-Ctarget-feature=+avx2,+fma,+bmi1,+bmi2,+lzcnt,+popcnt" \
-        cargo +nightly miri test --quiet --no-default-features --lib -- resized_rows sums_of_products >"$log.miri" 2>&1 &
-    miri=$!
-else
-    left_out+=("Miri on the kernels with pointers (needs nightly Rust with miri)")
-fi
+say "tests without the optional features, on another architecture"
 aarch64=aarch64-unknown-linux-gnu
 if command -v qemu-aarch64 >/dev/null && command -v aarch64-linux-gnu-gcc >/dev/null &&
     command -v rustup >/dev/null && rustup target add $aarch64 >/dev/null 2>&1; then
@@ -154,29 +154,32 @@ rm -r "$packed"
 say "the recipes, as they stand in the docs"
 ci/recipes.sh target/debug/orb-features target/quickstart-test/photos tests/fixtures/onnx/nhwc.onnx
 
-say "other readers, another S3 server and the newest OpenCV, from PyPI"
+say "other readers and another S3 server, from PyPI"
 if wait "$pip"; then
     ORB_FEATURES_MOTO=$PWD/$venv/bin/moto_server \
         tests "${all[@]}" --test s3 -- --include-ignored other_server
-    # The program is the one that the tests have built. This takes one core for a minute.
-    $venv/bin/python ci/compare_wheel.py target/debug/orb-features target/quickstart-test/photos --keypoints 3000000 \
-        >"$log.opencv" 2>&1 &
-    opencv=$!
-    $venv/bin/python ci/read_back.py target/debug/orb-features target/quickstart-test/photos
-    $venv/bin/python ci/read_formats.py target/debug/orb-features target/quickstart-test/photos
     ORT_DYLIB_PATH=$(echo $PWD/$venv/lib/python3*/site-packages/onnxruntime/capi/libonnxruntime.so.*)
     export ORT_DYLIB_PATH
     tests "${all[@]}" --test flow onnx
+    # The wheel is built beside the readers, each of which works on one core.
+    rm -f target/wheels/*.whl
+    PATH=$PWD/$venv/bin:$PATH maturin build --quiet --profile dev -m python/Cargo.toml --out target/wheels \
+        >"$log.wheel" 2>&1 &
+    wheel=$!
+    $venv/bin/python ci/read_back.py target/debug/orb-features target/quickstart-test/photos
+    $venv/bin/python ci/read_formats.py target/debug/orb-features target/quickstart-test/photos
     for backend in tract onnxruntime; do
         $venv/bin/python ci/compare_embed.py target/debug/orb-features tests/fixtures/onnx/nhwc.onnx \
             target/quickstart-test/photos --backend $backend --repeat 1
     done
     say "the Python package, on Sail too"
-    began=$SECONDS
-    rm -f target/wheels/*.whl
-    PATH=$PWD/$venv/bin:$PATH maturin build --quiet --profile dev -m python/Cargo.toml --out target/wheels
-    echo "the wheel took $((SECONDS - began)) s"
+    end_of "$wheel" "$log.wheel"
+    echo "the wheel was built (after $SECONDS s)"
     install --reinstall --no-deps target/wheels/*.whl
+    # The program is the one that the tests have built. This takes one core for a minute, and so do the tests in Python.
+    $venv/bin/python ci/compare_wheel.py target/debug/orb-features target/quickstart-test/photos --keypoints 3000000 \
+        >"$log.opencv" 2>&1 &
+    opencv=$!
     ORB_FEATURES_PROGRAM=$PWD/target/debug/orb-features $venv/bin/python -m pytest --quiet python/tests | tee "$log.pytest"
     # For the summary, in the form of cargo's.
     awk '/ passed/ { for (i = 2; i <= NF; i++) n[$i] = $(i - 1)
