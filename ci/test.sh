@@ -55,18 +55,7 @@ else
 fi
 echo "features: $features"
 
-say "format and lints, with the Rust that is here; Miri beside them"
-if ! cargo +nightly miri --version >/dev/null 2>&1 && command -v rustup >/dev/null; then
-    rustup component add --toolchain nightly miri rust-src >/dev/null 2>&1 || true
-fi
-if cargo +nightly miri --version >/dev/null 2>&1; then
-    # The kernels that have pointers. On one thread: Clippy on the crate itself leaves a core idle.
-    RUSTFLAGS="-Ctarget-feature=+avx2,+fma,+bmi1,+bmi2,+lzcnt,+popcnt" \
-        cargo +nightly miri test --quiet --no-default-features --lib -- resized_rows sums_of_products >"$log.miri" 2>&1 &
-    miri=$!
-else
-    left_out+=("Miri on the kernels with pointers (needs nightly Rust with miri)")
-fi
+say "format and lints, with the Rust that is here"
 cargo fmt --all --check
 for set in "--no-default-features" ""; do
     # shellcheck disable=SC2086  # the set is words
@@ -93,7 +82,18 @@ else
     left_out+=("licences and sources of dependencies (need cargo-deny); its advisories are never asked for: they are on GitHub")
 fi
 
-say "tests without the optional features, on another architecture"
+say "tests without the optional features, on another architecture; Miri beside them"
+if ! cargo +nightly miri --version >/dev/null 2>&1 && command -v rustup >/dev/null; then
+    rustup component add --toolchain nightly miri rust-src >/dev/null 2>&1 || true
+fi
+if cargo +nightly miri --version >/dev/null 2>&1; then
+    # The kernels that have pointers. On one thread, while emulated tests leave the other core idle.
+    RUSTFLAGS="-Ctarget-feature=+avx2,+fma,+bmi1,+bmi2,+lzcnt,+popcnt" \
+        cargo +nightly miri test --quiet --no-default-features --lib -- resized_rows sums_of_products >"$log.miri" 2>&1 &
+    miri=$!
+else
+    left_out+=("Miri on the kernels with pointers (needs nightly Rust with miri)")
+fi
 aarch64=aarch64-unknown-linux-gnu
 if command -v qemu-aarch64 >/dev/null && command -v aarch64-linux-gnu-gcc >/dev/null &&
     command -v rustup >/dev/null && rustup target add $aarch64 >/dev/null 2>&1; then

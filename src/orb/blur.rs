@@ -46,21 +46,26 @@ impl Cover {
         (reach, rows): (isize, isize),
         width: usize,
     ) {
-        let Range { mut start, mut end } = self.near.clone();
+        let Range { mut start, end } = self.near.clone();
+        // A row at a time, in linear time: there may be many keypoints in each.
         while start < end && centres[start].1 < y - rows {
-            let at = self.columns.partition_point(|&x| x < centres[start].0);
-            self.columns.remove(at);
-            start += 1;
+            let row = centres[start].1;
+            self.columns.retain(|&x| {
+                let is_gone = start < end && centres[start] == (x, row);
+                start += usize::from(is_gone);
+                !is_gone
+            });
         }
-        while end < centres.len() && centres[end].1 <= y + rows {
-            let at = self.columns.partition_point(|&x| x < centres[end].0);
-            self.columns.insert(at, centres[end].0);
-            end += 1;
-        }
-        if self.near == (start..end) {
+        let added = centres[end..].iter().take_while(|centre| centre.1 <= y + rows).count();
+        if self.near.start == start && added == 0 {
             return;
         }
-        self.near = start..end;
+        if added > 0 {
+            self.columns.extend(centres[end..end + added].iter().map(|&(x, _)| x));
+            // It merges sorted runs.
+            self.columns.sort();
+        }
+        self.near = start..end + added;
         self.runs.clear();
         let inside = |x: isize| x.clamp(0, width as isize) as usize;
         let mut open = isize::MIN..isize::MIN;

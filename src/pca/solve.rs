@@ -65,7 +65,7 @@ pub(super) fn fit(
             *variance = 0.0;
         }
     }
-    // Noise behind what is none: one variance may be large enough beside those of its elements, and a larger one not.
+    // Zeroed variances go to the end: they are judged by the variances of their elements, not by their order.
     let mut order: Vec<usize> = (0..k).collect();
     order.sort_by_key(|&i| variance[i] == 0.0);
     let variance = variance.select(Axis(0), &order);
