@@ -47,7 +47,7 @@ impl Cover {
         width: usize,
     ) {
         let Range { mut start, end } = self.near.clone();
-        // A row at a time, in linear time: there may be many keypoints in each.
+        // A row at a time, not a keypoint: there may be thousands in each.
         while start < end && centres[start].1 < y - rows {
             let row = centres[start].1;
             self.columns.retain(|&x| {
@@ -62,8 +62,7 @@ impl Cover {
         }
         if added > 0 {
             self.columns.extend(centres[end..end + added].iter().map(|&(x, _)| x));
-            // It merges sorted runs.
-            self.columns.sort();
+            self.columns.sort_unstable();
         }
         self.near = start..end + added;
         self.runs.clear();

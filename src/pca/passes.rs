@@ -176,7 +176,7 @@ fn exact(mean: &Array1<f64>, n: u64, k: usize, rows: &mut Rows<'_>) -> Result<Fo
 
 /// Replaces the rows from `rank` on by unit vectors orthogonal to all rows before them.
 fn complete(components: &mut Array2<f64>, rank: usize) {
-    // Of each axis, the squared length of what is orthogonal to the rows so far.
+    // For each axis, the squared length of its component orthogonal to the rows so far.
     let mut rests = Array1::ones(components.ncols());
     let take = |rests: &mut Array1<f64>, row: ArrayView1<'_, f64>| {
         rests.zip_mut_with(&row, |rest, v| *rest -= v * v);

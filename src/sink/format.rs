@@ -1,7 +1,6 @@
 //! The formats of files of rows.
 //!
-//! What depends on the format is decided here, or by a `match` that names all formats: a new one does not compile until
-//! each of these knows it.
+//! Decisions by format are here, or in a `match` without a wildcard: the compiler then lists what a new format needs.
 
 use serde::{Deserialize, Serialize};
 
