@@ -279,26 +279,25 @@ pub fn scores_of(
     centering: Option<&str>,
     input: Option<&str>,
 ) -> PyResult<Scores> {
-    let of_a_fit = [("solver", solver.map(str::to_owned)), ("seed", seed.map(|s| s.to_string()))];
-    let of_any =
-        [("centering", centering.map(str::to_owned)), ("pca_input", input.map(str::to_owned))];
-    let refuse = |given: &[(&'static str, Option<String>)], allowed: &str| match given
-        .iter()
-        .find_map(|(name, value)| Some((*name, value.clone()?)))
-    {
-        Some((name, value)) => Err(param(name, value, allowed)),
-        None => Ok(()),
+    let given = [
+        ("solver", solver.map(str::to_owned)),
+        ("seed", seed.map(|seed| seed.to_string())),
+        ("centering", centering.map(str::to_owned)),
+        ("pca_input", input.map(str::to_owned)),
+    ];
+    let refuse = |some: &[(&'static str, Option<String>)], allowed: &str| {
+        let first = some.iter().find_map(|(name, value)| Some((*name, value.as_ref()?)));
+        first.map_or(Ok(()), |(name, value)| Err(param(name, value, allowed)))
     };
     let Some(pca) = pca else {
-        refuse(&of_a_fit, "none without pca")?;
-        refuse(&of_any, "none without pca")?;
+        refuse(&given, "none without pca")?;
         return Ok(Scores::None);
     };
     let input: Option<PcaInput> = input.map(parsed).transpose()?;
     let Ok(model) = pca.cast::<PyPca>() else {
         return Ok(Scores::Fit(params(pca, solver, seed, centering, input.unwrap_or_default())?));
     };
-    refuse(&of_a_fit, "none for a Pca, which is fitted")?;
+    refuse(&given[..2], "none for a Pca, which is fitted")?;
     let model = model.get().model.clone();
     if let Some(input) = input.filter(|input| *input != model.input()) {
         let allowed = format!("{}, as the Pca that is given", model.input());

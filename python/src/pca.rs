@@ -32,14 +32,13 @@ pub fn params(
     input: PcaInput,
 ) -> PyResult<PcaParams> {
     let components = components(n_components)?;
-    if let (Components::Share(_), Some(solver)) = (components, solver) {
-        return Err(param("solver", solver, "none with a share, which takes all components"));
+    let allowed = "none with a share, which takes all components";
+    match (components, solver, seed) {
+        (Components::Share(_), Some(solver), _) => return Err(param("solver", solver, allowed)),
+        (Components::Share(_), None, Some(seed)) => return Err(param("seed", seed, allowed)),
+        _ => {}
     }
-    let solver = solver.map(parsed).transpose()?.unwrap_or_default();
-    let solver = match (solver, seed) {
-        (_, Some(seed)) if matches!(components, Components::Share(_)) => {
-            return Err(param("seed", seed, "none with a share, which takes all components"));
-        }
+    let solver = match (solver.map(parsed).transpose()?.unwrap_or_default(), seed) {
         (Solver::Randomized { .. }, Some(seed)) => Solver::seeded(seed),
         (Solver::Auto { .. }, Some(seed)) => Solver::Auto { seed },
         (solver, Some(seed)) => {

@@ -10,7 +10,7 @@ use arrow_schema::{DataType, Schema};
 use super::value::{floats, int, ints, text, texts};
 use crate::error::{Error, Result};
 use crate::features::{DESCRIPTOR_LEN, Descriptor, KeyPoint, VectorFormat, Vectors};
-use crate::table::{FileBatch, TableBatches, TableSource, missing, read_vectors};
+use crate::table::{FileBatch, TableBatches, TableSource, missing, read_vectors, until_error};
 
 /// A photo of a result, with all its rows.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,7 +60,10 @@ impl Photo {
 }
 
 /// The photos of a result, in order.
-pub struct Photos {
+pub struct Photos(Box<dyn Iterator<Item = Result<Photo>> + Send>);
+
+/// The state of [`Photos`].
+struct State {
     batches: TableBatches,
     /// The rest of a batch, its next row, and its file.
     batch: Option<(Columns, usize, Arc<str>)>,
@@ -68,7 +71,6 @@ pub struct Photos {
     photo: Option<Photo>,
     /// The formats of the vectors and scores, once they are known.
     formats: Option<Formats>,
-    ended: bool,
 }
 
 /// The formats of a photo's vectors and scores.
@@ -97,7 +99,7 @@ impl std::fmt::Display for Formats {
 
 impl std::fmt::Debug for Photos {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Photos").field("photo", &self.photo).finish_non_exhaustive()
+        f.debug_struct("Photos").finish_non_exhaustive()
     }
 }
 
@@ -108,9 +110,12 @@ impl Photos {
             let fields = schema.fields().iter().enumerate();
             Ok(fields.filter(|(_, field)| field.name() != "image").map(|(i, _)| i).collect())
         })?;
-        Ok(Self { batches, batch: None, photo: None, formats: None, ended: false })
+        let mut state = State { batches, batch: None, photo: None, formats: None };
+        Ok(Self(Box::new(until_error(move || state.step()))))
     }
+}
 
+impl State {
     fn step(&mut self) -> Result<Option<Photo>> {
         loop {
             if let Some((columns, row, uri)) = &mut self.batch {
@@ -158,12 +163,7 @@ impl Iterator for Photos {
     type Item = Result<Photo>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.ended {
-            return None;
-        }
-        let item = self.step().transpose();
-        self.ended = !matches!(item, Some(Ok(_)));
-        item
+        self.0.next()
     }
 }
 

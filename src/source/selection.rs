@@ -201,7 +201,7 @@ impl Selection {
 pub(super) struct Matcher {
     glob: Option<GlobMatcher>,
     extensions: Option<Vec<String>>,
-    pub(super) sizes: Option<(Bound<u64>, Bound<u64>)>,
+    sizes: Option<(Bound<u64>, Bound<u64>)>,
     of_tables: bool,
 }
 

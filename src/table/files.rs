@@ -76,7 +76,8 @@ impl TableSource {
         columns: impl FnMut(&Arc<str>, &Schema) -> Result<Vec<usize>, String> + Send + 'static,
     ) -> Result<TableBatches> {
         let files = self.files()?;
-        Ok(Box::new(Batches { files, columns, open: None, first: 0, retries: 0, ended: false }))
+        let mut batches = Batches { files, columns, open: None, first: 0, retries: 0 };
+        Ok(Box::new(until_error(move || batches.step())))
     }
 
     /// The files, in the order of their names.
@@ -131,7 +132,6 @@ struct Batches<C> {
     open: Option<(Arc<str>, Rows)>,
     first: usize,
     retries: u32,
-    ended: bool,
 }
 
 impl<C: FnMut(&Arc<str>, &Schema) -> Result<Vec<usize>, String>> Batches<C> {
@@ -158,17 +158,16 @@ impl<C: FnMut(&Arc<str>, &Schema) -> Result<Vec<usize>, String>> Batches<C> {
     }
 }
 
-impl<C: FnMut(&Arc<str>, &Schema) -> Result<Vec<usize>, String>> Iterator for Batches<C> {
-    type Item = Result<FileBatch>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.ended {
-            return None;
-        }
-        let step = self.step().transpose();
-        self.ended = !matches!(step, Some(Ok(_)));
-        step
-    }
+/// The items that `step` gives, up to the first error, which is the last one.
+pub(crate) fn until_error<T>(
+    mut step: impl FnMut() -> Result<Option<T>>,
+) -> impl Iterator<Item = Result<T>> {
+    let mut ended = false;
+    std::iter::from_fn(move || {
+        let item = if ended { None } else { step().transpose() };
+        ended = !matches!(item, Some(Ok(_)));
+        item
+    })
 }
 
 /// A Hive partition column and its value, from a folder `key=value`.

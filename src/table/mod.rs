@@ -9,7 +9,7 @@ mod pca;
 mod vectors;
 
 pub use files::TableSource;
-pub(crate) use files::{FileBatch, TableBatches, missing};
+pub(crate) use files::{FileBatch, TableBatches, missing, until_error};
 pub use images::{ImageTable, TableImages};
 pub use pca::{DEFAULT_OUTPUT_COLUMN, TablePca, TableReport};
 pub(crate) use vectors::read_vectors;

@@ -10,7 +10,7 @@ use arrow_schema::{ArrowError, Field, Fields, Schema};
 use serde::{Deserialize, Serialize};
 
 use super::TableSource;
-use super::files::{FileBatch, TableBatches, missing};
+use super::files::{FileBatch, TableBatches, missing, until_error};
 use super::vectors::read_vectors;
 use crate::error::{Error, Result};
 use crate::features::{Vectors, VectorsView};
@@ -180,7 +180,7 @@ impl TablePca {
             {
                 let (model, table) = (model.clone(), sink.table());
                 let name = self.output_column.clone();
-                move |(), batch: Result<(RecordBatch, Vectors, Arc<str>)>| {
+                move |(), batch: Result<Scanned>| {
                     let (batch, vectors, uri) = batch?;
                     let scores = model.project_vectors(vectors.view());
                     let scores = scores.map_err(|e| Error::table(&*uri, e.to_line()))?;
@@ -228,7 +228,10 @@ impl TablePca {
     }
 
     /// Reads the table in batches of all columns, or of only the column of vectors, each with its vectors.
-    fn scan(&self, all_columns: bool) -> Result<Scan> {
+    fn scan(
+        &self,
+        all_columns: bool,
+    ) -> Result<impl Iterator<Item = Result<Scanned>> + Send + use<>> {
         let (column, output) = (self.column.clone(), self.output_column.clone());
         // The first file's name and columns.
         let mut first: Option<(Arc<str>, Fields)> = None;
@@ -246,7 +249,8 @@ impl TablePca {
             Ok(if all_columns { (0..schema.fields().len()).collect() } else { vec![index] })
         })?;
         let (column, stop) = (self.column.clone(), Arc::clone(&self.stop));
-        Ok(Scan { batches, rest: None, column, len: None, stop, ended: false })
+        let mut scan = Scan { batches, rest: None, column, len: None, stop };
+        Ok(until_error(move || scan.step()))
     }
 }
 
@@ -274,14 +278,16 @@ struct Scan {
     /// The length of a vector, once it is known.
     len: Option<usize>,
     stop: Arc<AtomicBool>,
-    ended: bool,
 }
+
+/// Rows, their vectors, and their file.
+type Scanned = (RecordBatch, Vectors, Arc<str>);
 
 /// Most bytes of vectors in memory at a time: a sparse vector becomes dense, which may take far more memory.
 const VECTOR_BYTES: usize = 4 << 20;
 
 impl Scan {
-    fn step(&mut self) -> Result<Option<(RecordBatch, Vectors, Arc<str>)>> {
+    fn step(&mut self) -> Result<Option<Scanned>> {
         loop {
             if self.stop.load(Ordering::Relaxed) {
                 return Err(Error::Interrupted);
@@ -307,18 +313,5 @@ impl Scan {
             self.rest = Some(FileBatch { uri: Arc::clone(&uri), first, retries: 0, rows: rest });
             return Ok(Some((some, vectors, uri)));
         }
-    }
-}
-
-impl Iterator for Scan {
-    type Item = Result<(RecordBatch, Vectors, Arc<str>)>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.ended {
-            return None;
-        }
-        let step = self.step().transpose();
-        self.ended = !matches!(step, Some(Ok(_)));
-        step
     }
 }

@@ -57,7 +57,7 @@ impl Draw {
         }
         let orb = self.orb.params(OpenCvBuild::default()).build()?;
         let mut decode = DecodeParams::default().with_gray_mode(self.gray);
-        if several && ["png", "svg"].contains(&&*ending_of(&self.output)) && !self.output.is_dir() {
+        if several && format_of(&self.output).is_ok() && !self.output.is_dir() {
             let name = self.output.display();
             return Err(Exit::usage(&format!(
                 "-o {name}: of several photos, the name of a folder is due"
